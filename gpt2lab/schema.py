@@ -1,0 +1,373 @@
+"""Every configuration key, typed, with its default and the rules that tie keys to each other.
+
+Each group of `conf/` has its dataclass here; `RunConfig` is the whole. Rules within a group are checked when
+it is built, rules across groups in `RunConfig`. `compose.py` builds these from YAML and overrides.
+"""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from gpt2lab.errors import ConfigError
+
+
+class DataSource(Enum):
+    """Where tokens come from."""
+
+    pydocs = "pydocs"
+    shakespeare = "shakespeare"
+    tinystories = "tinystories"
+    text = "text"
+    shards = "shards"
+    modular = "modular"
+    formal = "formal"
+
+
+class TokenizerName(Enum):
+    bytes = "bytes"
+    gpt2 = "gpt2"
+
+
+class Order(Enum):
+    shuffled = "shuffled"
+    sequential = "sequential"
+
+
+class Operation(Enum):
+    """Operation of the equations a OP b = c (mod prime)."""
+
+    add = "add"
+    sub = "sub"
+    mul = "mul"
+    div = "div"
+    sq_sum = "sq_sum"
+
+
+class FormalTask(Enum):
+    parity = "parity"
+    copy = "copy"
+    reverse = "reverse"
+    majority = "majority"
+
+
+class Decay(Enum):
+    matrices = "matrices"
+    all = "all"
+
+
+class ScheduleName(Enum):
+    constant = "constant"
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class EngineName(Enum):
+    auto = "auto"
+    torch = "torch"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+
+
+class TrackerName(Enum):
+    wandb = "wandb"
+    none = "none"
+
+
+class TrackerMode(Enum):
+    offline = "offline"
+    online = "online"
+
+
+class ArchiveMode(Enum):
+    auto = "auto"
+    off = "off"
+
+
+class SparsityName(Enum):
+    dense = "dense"
+    banded = "banded"
+
+
+def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < minimum:
+            raise ConfigError(f"{group}.{name}={value}: expected at least {minimum}")
+
+
+def _between(group: str, config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{group}.{name}={value}: expected between {low} and {high}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """Shape and starting point of the model."""
+
+    n_layer: int = 4  # transformer blocks, L
+    n_head: int = 4  # attention heads, NH
+    n_embd: int = 128  # channels, C
+    max_seq_len: int = 256  # longest position the model has an embedding for
+    vocab_size: int | None = None  # V; null: the data source's own
+    init_from: str | None = None  # an llm.c checkpoint, hf:gpt2 (-medium, -large, -xl), or an experiment number
+    scale_residual_init: bool = True  # scale residual projections by 1/sqrt(2L) at init
+
+    def __post_init__(self) -> None:
+        _at_least("model", self, 1, "n_layer", "n_head", "n_embd", "max_seq_len", "vocab_size")
+        if self.n_embd % self.n_head:
+            raise ConfigError(
+                f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}: each head takes "
+                "n_embd / n_head channels; change one of them"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Where tokens come from and in which order they are read."""
+
+    source: DataSource = DataSource.pydocs  # pydocs, shakespeare, tinystories, text, shards, modular, formal
+    path: str | None = None  # local file or folder; text needs it, shakespeare and tinystories accept it
+    train: str | None = None  # shards: training token files, a path or a glob pattern
+    val: str | None = None  # shards: validation token files
+    test: str | None = None  # shards: test token files, optional
+    tokenizer: TokenizerName = TokenizerName.bytes  # bytes (256 tokens) or gpt2 (50,257)
+    order: Order = Order.shuffled  # shuffled windows, or sequential as llm.c reads
+    operation: Operation = Operation.add  # modular: add, sub, mul, div, sq_sum
+    prime: int = 97  # modular: the modulus
+    train_fraction: float = 0.5  # modular, formal: share of all examples that is trained on
+    split_seed: int = 0  # modular, formal: which examples those are
+    task: FormalTask = FormalTask.parity  # formal: parity, copy, reverse, majority
+    input_len: int = 8  # formal: input bits
+
+    def __post_init__(self) -> None:
+        _at_least("data", self, 2, "prime")
+        _at_least("data", self, 1, "input_len")
+        if not 0 < self.train_fraction < 1:
+            raise ConfigError(f"data.train_fraction={self.train_fraction}: expected above 0 and below 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter, 2019)."""
+
+    learning_rate: float = 1e-3  # peak learning rate
+    beta1: float = 0.9  # decay of the first moment
+    beta2: float = 0.99  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.1  # decoupled decay, multiplied by the learning rate
+    decay: Decay = Decay.matrices  # which tensors decay: matrices (and embeddings), or all
+    grad_clip: float = 1.0  # largest global L2 norm of the gradient; 0 = off
+
+    def __post_init__(self) -> None:
+        _at_least("optim", self, 0, "learning_rate", "weight_decay", "grad_clip")
+        _between("optim", self, 0, 1, "beta1", "beta2")
+        if self.eps <= 0:
+            raise ConfigError(f"optim.eps={self.eps}: expected above 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    """Learning rate over steps."""
+
+    name: ScheduleName = ScheduleName.constant  # constant, cosine, wsd (warmup, stable, decay)
+    warmup_steps: int = 0  # linear rise from 0
+    final_lr_fraction: float = 0.1  # cosine, wsd: last learning rate as a share of the peak
+    decay_fraction: float = 0.2  # wsd: share of all steps spent decaying
+
+    def __post_init__(self) -> None:
+        _at_least("schedule", self, 0, "warmup_steps")
+        _between("schedule", self, 0, 1, "final_lr_fraction", "decay_fraction")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Length of the run, batch, and what is measured when."""
+
+    max_steps: int = 1000  # optimizer updates
+    batch_size: int | str = 16  # sequences per update, or full: every training example
+    micro_batch_size: int | None = None  # sequences per pass; null: the whole batch at once
+    seq_len: int | None = None  # positions per sequence, T; null: the data's row, else model.max_seq_len
+    eval_every: int = 100  # steps between evaluations; 0 = only before and after training
+    eval_batches: int | None = 20  # batches per evaluation and split; null = the whole split
+    eval_train: bool = True  # evaluate on the training split too (train_eval_loss, train_accuracy)
+    log_every: int = 10  # steps between rows of metrics.csv
+    checkpoint_every: int = 0  # steps between checkpoints; 0 = only at the end
+    stop_when: str | None = None  # stop when a metric gets there, for example val_accuracy>=0.99
+    time_limit: float | None = None  # seconds of training after which the run stops and saves
+
+    def __post_init__(self) -> None:
+        _at_least("train", self, 0, "max_steps", "eval_every", "checkpoint_every")
+        _at_least("train", self, 1, "log_every", "micro_batch_size", "seq_len", "eval_batches")
+        if isinstance(self.batch_size, str) and self.batch_size != "full":
+            raise ConfigError(f"train.batch_size={self.batch_size}: expected a number of sequences, or full")
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ConfigError(f"train.batch_size={self.batch_size}: expected at least 1, or full")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ConfigError(f"train.time_limit={self.time_limit}: expected seconds above 0, or null")
+        if self.stop_when is not None:
+            parse_stop_when(self.stop_when)
+
+
+@dataclass(kw_only=True, slots=True)
+class SampleConfig:
+    """Text written by the model when training ends."""
+
+    count: int = 3  # samples; 0 = none
+    max_tokens: int = 200  # tokens per sample
+    temperature: float = 0.8  # 0 = always the likeliest token
+    top_k: int | None = 200  # draw among the k likeliest tokens; null = all
+    prompt: str = ""  # text the samples begin with; empty: the data's own beginning
+
+    def __post_init__(self) -> None:
+        _at_least("sample", self, 0, "count", "temperature")
+        _at_least("sample", self, 1, "max_tokens", "top_k")
+
+
+@dataclass(kw_only=True, slots=True)
+class EngineConfig:
+    """What executes the model."""
+
+    name: EngineName = EngineName.auto  # auto or torch
+    device: Device = Device.auto  # auto: CUDA, then MPS, then CPU
+    precision: Precision = Precision.fp32  # fp32, tf32 (CUDA), bf16 (products in bfloat16, weights in float32)
+    deterministic: bool = True  # same seed, same bits on the same device
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackerConfig:
+    """Mirror of the metrics in Weights & Biases; our own files are the record."""
+
+    name: TrackerName = TrackerName.wandb  # wandb or none
+    project: str = "gpt2lab"  # W&B project
+    group: str | None = None  # W&B group
+    mode: TrackerMode = TrackerMode.offline  # offline (kept in the run directory) or online
+
+
+@dataclass(kw_only=True, slots=True)
+class ArchiveConfig:
+    """What happens to a finished run."""
+
+    mode: ArchiveMode = ArchiveMode.auto  # auto: becomes an experiment when it finishes; off
+    root: str = "experiments"  # folder of the archive
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run. Cross-field rules are checked here, naming the dotted key."""
+
+    name: str | None = None  # name of the run and of its experiment; null: made from the choices
+    hypothesis: str | None = None  # what the run is expected to show; goes into the report
+    tags: list[str] = field(default_factory=list)  # free words for finding the experiment again
+    seed: int = 0  # initial parameters, order of the data, samples
+    sparsity: SparsityName = SparsityName.dense  # set by the sparsity group
+    fc1_band: int = 0  # full band width of FC1 in hidden units; 0 = dense
+    fc2_band: int = 0  # full band width of FC2 in hidden units; 0 = dense
+    task_position: Any = None  # counted target positions: null (all), 4, [9, 16] (inclusive), auto
+    resume: str | None = None  # run directory to continue
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: expected 0 or above")
+        for name in ("fc1_band", "fc2_band"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}: expected 0 (dense) or a full width in hidden units above 0"
+                )
+        bands = [f"{name}={getattr(self, name)}" for name in ("fc1_band", "fc2_band") if getattr(self, name)]
+        if self.sparsity is SparsityName.dense and bands:
+            raise ConfigError(
+                f"{' '.join(bands)} with sparsity=dense: add sparsity=banded to use the band, "
+                f"or set {' and '.join(band.split('=')[0] + '=0' for band in bands)} to stay dense"
+            )
+        counted = self.task_position
+        if self.train.seq_len is not None and self.train.seq_len > self.model.max_seq_len:
+            raise ConfigError(
+                f"train.seq_len={self.train.seq_len} is above model.max_seq_len={self.model.max_seq_len}: "
+                "shorten the sequences, or raise model.max_seq_len"
+            )
+        if counted != "auto":
+            counted_positions(counted, self.train.seq_len or self.model.max_seq_len)
+        batch = self.train.batch_size
+        if isinstance(batch, int) and (self.train.micro_batch_size or 0) > batch:
+            raise ConfigError(f"train.micro_batch_size={self.train.micro_batch_size} is above train.batch_size={batch}")
+
+
+def counted_positions(
+    task_position: Any, seq_len: int, answer_span: tuple[int, int] | None = None
+) -> tuple[int, ...] | None:
+    """Return the target positions that the loss counts, or None for all of them.
+
+    `task_position` is null, a position, [first, last] inclusive, or auto (the data's `answer_span`).
+    Raises ConfigError for another type, for a position outside 0 ... seq_len - 1, and for auto without a span.
+    """
+    expected = "expected null, a position such as 4, an inclusive span such as [9,16], or auto"
+    if task_position is None:
+        return None
+    if task_position == "auto":
+        if answer_span is None:
+            raise ConfigError("task_position=auto: this data has no answer span; name the positions, or use null")
+        first, last = answer_span
+    elif isinstance(task_position, int) and not isinstance(task_position, bool):
+        first = last = task_position
+    elif (
+        isinstance(task_position, list | tuple)
+        and len(task_position) == 2
+        and all(isinstance(p, int) and not isinstance(p, bool) for p in task_position)
+    ):
+        first, last = task_position
+    else:
+        raise ConfigError(f"task_position={task_position}: {expected}")
+    if not 0 <= first <= last < seq_len:
+        raise ConfigError(
+            f"task_position={task_position}: positions of this run go from 0 to {seq_len - 1}; {expected}"
+        )
+    return tuple(range(first, last + 1))
+
+
+def parse_stop_when(expression: str) -> tuple[str, str, float]:
+    """Split `val_accuracy>=0.99` into (metric, comparison, threshold). Raises ConfigError."""
+    for sign in (">=", "<=", ">", "<"):
+        metric, found, threshold = expression.partition(sign)
+        if found:
+            try:
+                return metric.strip(), sign, float(threshold)
+            except ValueError:
+                break
+    raise ConfigError(
+        f"train.stop_when={expression}: expected METRIC>=NUMBER (or <=, >, <), for example val_accuracy>=0.99"
+    )
+
+
+def plain(config: object) -> Any:
+    """Return a dataclass as nested dicts of plain values (enums by name), ready for YAML or JSON."""
+    if isinstance(config, Enum):
+        return config.name
+    if hasattr(config, "__dataclass_fields__"):
+        return {f.name: plain(getattr(config, f.name)) for f in fields(config)}  # type: ignore[arg-type]
+    if isinstance(config, list | tuple):
+        return [plain(item) for item in config]
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
+    return config
