@@ -1,0 +1,103 @@
+"""What every training engine does, in plain values: numpy arrays in, floats and numpy arrays out.
+
+An engine owns parameters, gradients and optimizer state of one model. Parameters and moments cross this border as the
+16 tensors of `model/params.py` in float32, so a checkpoint of one engine continues on another.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gpt2lab.errors import EngineError
+from gpt2lab.model.params import GPTConfig, Params
+from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """Everything an engine must know to train one model."""
+
+    model: GPTConfig
+    optim: OptimConfig
+    engine: EngineConfig
+    counted: tuple[int, ...] | None = None  # target positions the loss counts; None = all
+    micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one update reports."""
+
+    loss: float  # mean nats per counted token, before the update
+    grad_norm: float  # global L2 norm before clipping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Sums over the counted tokens of one or more batches."""
+
+    loss_sum: float = 0.0  # nats
+    n_correct: int = 0  # counted tokens whose likeliest prediction is the target
+    n_counted: int = 0
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        return Evaluation(
+            loss_sum=self.loss_sum + other.loss_sum,
+            n_correct=self.n_correct + other.n_correct,
+            n_counted=self.n_counted + other.n_counted,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per counted token."""
+        return self.loss_sum / self.n_counted
+
+    @property
+    def accuracy(self) -> float:
+        """Share of counted tokens predicted right, 0 to 1."""
+        return self.n_correct / self.n_counted
+
+
+class Engine(Protocol):
+    """The protocol. Arrays named `inputs`, `targets` and `tokens` are (B, T) int32."""
+
+    name: str  # "torch"
+    device: str  # "cpu", "cuda", "mps"
+    device_name: str  # the model of the processor or card
+    precision: str
+    step: int  # updates done
+
+    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> StepResult:
+        """Do one update. Raises DivergedError, before anything is changed, when loss or gradient is not finite."""
+
+    def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
+        """Return loss and accuracy over the counted positions; changes nothing."""
+
+    def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
+        """Return float32 logits (B, T, V), or (B, 1, V) of the last position."""
+
+    def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, Params]:
+        """Return the mean loss over counted positions and its 16 gradients (unclipped); changes nothing."""
+
+    def parameters(self) -> Params:
+        """Return a copy of the 16 tensors, float32."""
+
+    def moments(self) -> dict[str, np.ndarray]:
+        """Return copies of AdamW's first ("m.NAME") and second ("v.NAME") moments, float32."""
+
+    def restore(self, params: Params, moments: dict[str, np.ndarray], step: int) -> None:
+        """Continue from parameters, moments and a number of updates done."""
+
+    def peak_mem_mib(self) -> float:
+        """Return the most memory held so far: the device's, or the process's on a CPU."""
+
+
+def create_engine(spec: EngineSpec, params: Params) -> Engine:
+    """Build the engine that `spec.engine` names, holding `params`. Raises EngineError when it is not to be had."""
+    if spec.engine.name in (EngineName.auto, EngineName.torch):
+        # Imported here because torch takes a second that config errors should not wait for.
+        from gpt2lab.engine.torch_engine import TorchEngine
+
+        return TorchEngine(spec, params)
+    raise EngineError(f"engine.name={spec.engine.name.name}: no such engine; expected auto or torch")

@@ -1,0 +1,62 @@
+"""Choosing the device and precision PyTorch runs with. Nothing falls back in silence: what was chosen is recorded."""
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from gpt2lab.errors import EngineError
+from gpt2lab.schema import Device, Precision
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """Return the device: the wanted one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted is Device.auto:
+        return torch.device(next(name for name, found in available.items() if found))
+    if not available[wanted.name]:
+        found = ", ".join(name for name, is_there in available.items() if is_there)
+        raise EngineError(
+            f"engine.device={wanted.name}: PyTorch {torch.__version__} finds no such device; found {found}"
+        )
+    return torch.device(wanted.name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of the card or processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type == "cpu" and cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def set_precision(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Set how matrix products round, and return the context that forward passes run in. Raises EngineError."""
+    if precision is Precision.tf32:
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+            raise EngineError(
+                f"engine.precision=tf32 needs a CUDA device of compute capability 8.0 or above; this run is on "
+                f"{device.type}: use fp32 or bf16"
+            )
+        torch.set_float32_matmul_precision("high")
+        return nullcontext()
+    torch.set_float32_matmul_precision("highest")
+    if precision is Precision.bf16:
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise EngineError(f"engine.precision=bf16: {device_name(device)} has no bfloat16: use fp32")
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def set_deterministic(device: torch.device, deterministic: bool) -> None:
+    """Make the same seed give the same bits on the same device, at some cost in speed on a GPU."""
+    torch.use_deterministic_algorithms(deterministic and device.type == "cuda", warn_only=False)

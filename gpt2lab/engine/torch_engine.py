@@ -1,0 +1,158 @@
+"""The PyTorch engine: the reference, and the default where there is no GPU."""
+
+import math
+import os
+import resource
+import sys
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult
+from gpt2lab.engine.torch_device import choose_device, device_name, set_deterministic, set_precision
+from gpt2lab.engine.torch_model import GPT
+from gpt2lab.errors import DivergedError
+from gpt2lab.model.params import TENSORS, Params
+from gpt2lab.schema import Decay
+
+
+class TorchEngine:
+    """GPT-2 with AdamW in PyTorch; see `Engine` for the protocol."""
+
+    name = "torch"
+
+    def __init__(self, spec: EngineSpec, params: Params) -> None:
+        if spec.engine.deterministic:
+            # Read by cuBLAS when its first handle is made.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self._device = choose_device(spec.engine.device)
+        self._autocast = set_precision(self._device, spec.engine.precision)
+        set_deterministic(self._device, spec.engine.deterministic)
+        self.device = self._device.type
+        self.device_name = device_name(self._device)
+        self.precision = spec.engine.precision.name
+        self.step = 0
+        self._spec = spec
+        self._model = GPT.from_params(spec.model, params).to(self._device)
+        self._parameters = list(self._model.parameters())
+        self._band_masks = [(tensor, mask.to(self._device)) for tensor, mask in self._model.band_masks()]
+        self._counted = None if spec.counted is None else torch.tensor(spec.counted, device=self._device)
+        self._optimizer = self._create_optimizer()
+
+    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> StepResult:
+        loss_sum = self._backward(inputs, targets)
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        n_counted = self._n_counted(targets)
+        loss, grad_norm = torch.stack([loss_sum / n_counted, norm]).tolist()  # one wait for the device
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise DivergedError(
+                f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3g}: "
+                "not finite; nothing was updated. Lower optim.learning_rate, or set optim.grad_clip"
+            )
+        clip = self._spec.optim.grad_clip
+        if clip and grad_norm > clip:
+            torch._foreach_mul_(grads, clip / grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self.step += 1
+        return StepResult(loss=loss, grad_norm=grad_norm)
+
+    @torch.no_grad()
+    def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
+        total = Evaluation()
+        for rows in self._micro_batches(inputs):
+            with self._autocast:
+                logits, loss_sum = self._model(self._tensor(inputs[rows]), self._tensor(targets[rows]), self._counted)
+            expected = self._tensor(targets[rows])
+            expected = expected if self._counted is None else expected[:, self._counted]
+            total += Evaluation(
+                loss_sum=float(loss_sum),
+                n_correct=int((logits.argmax(dim=-1) == expected).sum()),
+                n_counted=expected.numel(),
+            )
+        return total
+
+    @torch.no_grad()
+    def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
+        positions = torch.tensor([tokens.shape[1] - 1], device=self._device) if last_only else None
+        with self._autocast:
+            logits, _ = self._model(self._tensor(tokens), counted=positions)
+        return logits.float().cpu().numpy()
+
+    def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, Params]:
+        loss_sum = self._backward(inputs, targets)
+        gradients = {key: p.grad for key, p in self._model.named_parameters() if p.grad is not None}
+        return float(loss_sum) / self._n_counted(targets), self._model.collect(gradients)
+
+    def parameters(self) -> Params:
+        return self._model.params()
+
+    def moments(self) -> dict[str, np.ndarray]:
+        found = {}
+        for prefix, key in (("m", "exp_avg"), ("v", "exp_avg_sq")):
+            values = {
+                name: self._optimizer.state[p].get(key, torch.zeros_like(p))
+                for name, p in self._model.named_parameters()
+            }
+            found.update({f"{prefix}.{name}": array for name, array in self._model.collect(values).items()})
+        return found
+
+    def restore(self, params: Params, moments: dict[str, np.ndarray], step: int) -> None:
+        self._model.load_params(params)
+        self.step = step
+        self._optimizer.state.clear()
+        if step == 0:
+            return
+        for name, _, index, p in self._model.named_tensors():
+            m, v = (torch.from_numpy(np.array(moments[f"{prefix}.{name}"][index])).to(p.device) for prefix in "mv")
+            count = torch.tensor(float(step), device=p.device if p.device.type == "cuda" else "cpu")
+            self._optimizer.state[p] = {"step": count, "exp_avg": m, "exp_avg_sq": v}
+
+    def peak_mem_mib(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+    def _backward(self, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+        """Leave the gradient of the mean loss in `.grad` and return the summed loss (a scalar on the device)."""
+        for p in self._parameters:
+            p.grad = None
+        n_counted = self._n_counted(targets)
+        total = torch.zeros((), device=self._device)
+        for rows in self._micro_batches(inputs):
+            with self._autocast:
+                _, loss_sum = self._model(self._tensor(inputs[rows]), self._tensor(targets[rows]), self._counted)
+            (loss_sum / n_counted).backward()
+            total += loss_sum.detach()
+        for p, mask in self._band_masks:
+            assert p.grad is not None
+            p.grad.mul_(mask)
+        return total
+
+    def _micro_batches(self, inputs: np.ndarray) -> list[slice]:
+        size = self._spec.micro_batch_size or len(inputs)
+        return [slice(start, start + size) for start in range(0, len(inputs), size)]
+
+    def _n_counted(self, targets: np.ndarray) -> int:
+        return len(targets) * (targets.shape[1] if self._counted is None else len(self._counted))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device, torch.long)
+
+    def _create_optimizer(self) -> torch.optim.AdamW:
+        optim = self._spec.optim
+        decays = {spec.name: spec.decays or optim.decay is Decay.all for spec in TENSORS}
+        decayed = [p for name, _, _, p in self._model.named_tensors() if decays[name]]
+        others = [p for name, _, _, p in self._model.named_tensors() if not decays[name]]
+        groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=optim.learning_rate,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            fused=self._device.type in ("cpu", "cuda"),
+        )

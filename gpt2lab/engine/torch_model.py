@@ -1,0 +1,158 @@
+"""GPT-2 in PyTorch, in nanoGPT's shape: the reference that other engines are compared with.
+
+Pre-norm blocks, learned positions, tanh-GELU, output layer tied to the token embedding (Radford et al., 2019).
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2lab.model.bands import banded_tensors
+from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
+
+# Where each of the 16 tensors lives in the module tree; {i} is the layer.
+MODULE_NAMES = {
+    "wte": "wte.weight",
+    "wpe": "wpe.weight",
+    "ln1w": "blocks.{i}.ln_1.weight",
+    "ln1b": "blocks.{i}.ln_1.bias",
+    "qkvw": "blocks.{i}.attn.qkv.weight",
+    "qkvb": "blocks.{i}.attn.qkv.bias",
+    "attprojw": "blocks.{i}.attn.proj.weight",
+    "attprojb": "blocks.{i}.attn.proj.bias",
+    "ln2w": "blocks.{i}.ln_2.weight",
+    "ln2b": "blocks.{i}.ln_2.bias",
+    "fcw": "blocks.{i}.mlp.fc1.weight",
+    "fcb": "blocks.{i}.mlp.fc1.bias",
+    "fcprojw": "blocks.{i}.mlp.fc2.weight",
+    "fcprojb": "blocks.{i}.mlp.fc2.bias",
+    "lnfw": "ln_f.weight",
+    "lnfb": "ln_f.bias",
+}
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which each position sees itself and what came before."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in self.qkv(x).split(C, dim=2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, NH, T, HS)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """FC1 (C to 4C), tanh-GELU, FC2 (4C to C)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.n_embd, config.n_hidden)
+        self.fc2 = nn.Linear(config.n_hidden, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm and around a residual connection."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """The model. Its vocabulary rows are padded as in llm.c's files; logits cover the V real ones only."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.max_seq_len, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, counted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logits and, with targets, the summed loss in nats.
+
+        tokens, targets: (B, T) int64. counted: 1-D int64 target positions that the loss counts, None for all n = T;
+        logits are computed at those positions only: (B, n, V).
+        """
+        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        if counted is not None:
+            x = x[:, counted]
+            targets = targets[:, counted] if targets is not None else None
+        logits = F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+
+    @classmethod
+    def from_params(cls, config: GPTConfig, params: Params, *, dtype: torch.dtype = torch.float32) -> "GPT":
+        """Build a model on the CPU that holds the 16 tensors `params`."""
+        with torch.device("meta"):  # no memory and no random numbers before the values are there
+            model = cls(config)
+        model.to_empty(device="cpu").to(dtype)
+        model.load_params(params)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "GPT":
+        """Load gpt2, gpt2-medium, gpt2-large or gpt2-xl through transformers (extra `hf`)."""
+        from gpt2lab.engine.torch_pretrained import read_pretrained
+
+        config, params = read_pretrained(name)
+        return cls.from_params(config, params)
+
+    def load_params(self, params: Params) -> None:
+        """Copy the 16 tensors into the model."""
+        check_params(params, self.config)
+        with torch.no_grad():
+            for name, _, index, tensor in self.named_tensors():
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(params[name][index])))
+
+    def params(self) -> Params:
+        """Return copies of the 16 tensors, float32."""
+        return self.collect({key: tensor for _, key, _, tensor in self.named_tensors()})
+
+    def collect(self, values: Mapping[str, Tensor]) -> Params:
+        """Stack values keyed by module name (parameters, gradients, moments) into the 16 tensors, float32 copies."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for name, key, _, _ in self.named_tensors():
+            parts.setdefault(name, []).append(values[key].detach().float().cpu().numpy())
+        return {s.name: np.stack(parts[s.name]) if s.per_layer else parts[s.name][0].copy() for s in TENSORS}
+
+    def named_tensors(self) -> Iterator[tuple[str, str, int | slice, nn.Parameter]]:
+        """Yield (tensor name, module name, index into the tensor, parameter) over the table, layer by layer."""
+        modules = dict(self.named_parameters())
+        for spec in TENSORS:
+            for layer in range(self.config.n_layer if spec.per_layer else 1):
+                key = MODULE_NAMES[spec.name].format(i=layer)
+                yield spec.name, key, layer if spec.per_layer else slice(None), modules[key]
+
+    def band_masks(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return (parameter, bool mask of its kept weights) for every matrix that a band thins out."""
+        masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(self.config).items()}
+        return [(tensor, masks[name]) for name, _, _, tensor in self.named_tensors() if name in masks]

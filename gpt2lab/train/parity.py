@@ -1,0 +1,66 @@
+"""Does an engine compute what llm.c computed? Logits, loss and the 16 gradients of one batch, side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpt2lab.engine.base import EngineSpec, create_engine
+from gpt2lab.model.llmc import read_checkpoint, read_debug_state
+from gpt2lab.schema import EngineConfig, OptimConfig, Precision
+
+# Rounding of one product relative to the largest term: half a unit in the last place of each format.
+UNIT_ROUNDOFF = {Precision.fp32: 2.0**-24, Precision.tf32: 2.0**-11, Precision.bf16: 2.0**-9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One row of the parity table. Errors are relative to the largest magnitude of the reference."""
+
+    name: str
+    max_abs: float  # largest absolute value of the reference
+    max_error: float  # largest absolute difference
+    relative_error: float  # max_error / max_abs
+    tolerance: float  # allowed relative error
+
+    @property
+    def passed(self) -> bool:
+        return self.relative_error <= self.tolerance  # False for nan
+
+
+def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) -> list[Comparison]:
+    """Return the comparisons: logits, loss, then each gradient in file order. Raises DataError, EngineError.
+
+    Tolerance: unit roundoff of the precision times the square root of the longest sum that feeds a value
+    (random-walk growth of rounding) times the number of layers crossed, with a factor 8 for the two
+    engines' differing orders of summation.
+    """
+    params, config = read_checkpoint(model_path)
+    state = read_debug_state(state_path, config)
+    spec = EngineSpec(model=config, optim=OptimConfig(), engine=engine)
+    built = create_engine(spec, params)
+    loss, gradients = built.loss_and_gradients(state.inputs, state.targets)
+    logits = built.logits(state.inputs)
+    unit = UNIT_ROUNDOFF[engine.precision]
+    depth = 2 * config.n_layer + 1
+    forward = 8 * unit * depth * np.sqrt(config.n_hidden)
+    backward = 8 * unit * depth * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size))
+    rows = [
+        _compare("logits", logits, state.logits, forward),
+        _compare("loss", np.float64(loss), np.float64(state.loss), forward),
+    ]
+    for name, reference in state.gradients.items():
+        rows.append(_compare(f"gradient {name}", gradients[name], reference, backward))
+    return rows
+
+
+def _compare(name: str, found: np.ndarray, reference: np.ndarray, tolerance: float) -> Comparison:
+    max_abs = float(np.abs(reference).max())
+    max_error = float(np.abs(np.asarray(found, dtype=np.float64) - reference).max())
+    return Comparison(
+        name=name,
+        max_abs=max_abs,
+        max_error=max_error,
+        relative_error=max_error / max_abs if max_abs else max_error,
+        tolerance=float(tolerance),
+    )

@@ -1,0 +1,134 @@
+"""From a RunConfig to the parts of a run: data, model shape, batches, engine and starting parameters."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpt2lab.data import Batches, Source, read_source
+from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.errors import ConfigError
+from gpt2lab.model.bands import apply_bands
+from gpt2lab.model.init import init_params
+from gpt2lab.model.llmc import read_checkpoint
+from gpt2lab.model.params import GPTConfig, Params
+from gpt2lab.schema import RunConfig, counted_positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a training loop works with."""
+
+    config: RunConfig
+    source: Source
+    model: GPTConfig
+    seq_len: int  # T
+    counted: tuple[int, ...] | None  # target positions in the loss; None = all
+    batches: Batches
+    engine: Engine
+
+    @property
+    def n_counted_per_row(self) -> int:
+        return self.seq_len if self.counted is None else len(self.counted)
+
+
+def prepare_parts(config: RunConfig, *, source: Source | None = None) -> Parts:
+    """Read the data and build the engine. Raises ConfigError, DataError or EngineError."""
+    source = source or read_source(config.data, vocab_size=config.model.vocab_size)
+    model, params = starting_point(config, source.vocab_size)
+    seq_len = choose_seq_len(config, source.row_len)
+    counted = counted_positions(config.task_position, seq_len, source.answer_span)
+    batches = Batches(
+        source.splits["train"],
+        seq_len=seq_len,
+        batch_size=config.train.batch_size,
+        order=config.data.order,
+        seed=config.seed,
+        row_len=source.row_len,
+    )
+    spec = EngineSpec(
+        model=model,
+        optim=config.optim,
+        engine=config.engine,
+        counted=counted,
+        micro_batch_size=config.train.micro_batch_size,
+    )
+    return Parts(
+        config=config,
+        source=source,
+        model=model,
+        seq_len=seq_len,
+        counted=counted,
+        batches=batches,
+        engine=create_engine(spec, params),
+    )
+
+
+def choose_seq_len(config: RunConfig, row_len: int | None) -> int:
+    """Return T: what the config asks for, else the data's row, else the model's longest. Raises ConfigError."""
+    wanted = config.train.seq_len
+    if row_len is not None:
+        if wanted not in (None, row_len):
+            raise ConfigError(
+                f"train.seq_len={wanted}: data.source={config.data.source.name} has rows of {row_len} positions; "
+                "leave train.seq_len out"
+            )
+        wanted = row_len
+    seq_len = wanted or config.model.max_seq_len
+    if seq_len > config.model.max_seq_len:
+        raise ConfigError(
+            f"model.max_seq_len={config.model.max_seq_len} is below the {seq_len} positions of a row of "
+            f"data.source={config.data.source.name}: raise it to {seq_len}"
+        )
+    return seq_len
+
+
+def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
+    """Return the model's shape; the vocabulary is the data's unless the config names a larger one."""
+    vocab_size = config.model.vocab_size or data_vocab_size
+    if vocab_size < data_vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={vocab_size} is below the {data_vocab_size} tokens of data.source="
+            f"{config.data.source.name}: leave it out, or set at least {data_vocab_size}"
+        )
+    return GPTConfig(
+        n_layer=config.model.n_layer,
+        n_head=config.model.n_head,
+        n_embd=config.model.n_embd,
+        max_seq_len=config.model.max_seq_len,
+        vocab_size=vocab_size,
+        fc1_band=config.fc1_band,
+        fc2_band=config.fc2_band,
+    )
+
+
+def starting_point(config: RunConfig, data_vocab_size: int) -> tuple[GPTConfig, Params]:
+    """Return shape and starting parameters: drawn from the seed, or those of `model.init_from`."""
+    model = model_shape(config, data_vocab_size)
+    if config.model.init_from is None:
+        params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
+        return model, params
+    origin = config.model.init_from
+    if origin.startswith("hf:"):
+        from gpt2lab.engine.torch_pretrained import read_pretrained
+
+        found, params = read_pretrained(origin.removeprefix("hf:"))
+    else:
+        params, found = read_checkpoint(Path(origin))
+    for name in ("n_layer", "n_head", "n_embd"):
+        if getattr(found, name) != getattr(model, name):
+            raise ConfigError(
+                f"model.{name}={getattr(model, name)}, but model.init_from={origin} has {getattr(found, name)}: "
+                f"set model.n_layer={found.n_layer} model.n_head={found.n_head} model.n_embd={found.n_embd}"
+            )
+    if model.max_seq_len > found.max_seq_len:
+        raise ConfigError(
+            f"model.max_seq_len={model.max_seq_len}: model.init_from={origin} has {found.max_seq_len} positions; "
+            "set at most that"
+        )
+    if found.vocab_size < model.vocab_size:
+        raise ConfigError(
+            f"model.init_from={origin} has {found.vocab_size} tokens, the data needs {model.vocab_size}: "
+            "use data of the same tokenizer"
+        )
+    params["wpe"] = params["wpe"][: model.max_seq_len].copy()
+    model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)
+    return model, apply_bands(params, model)
