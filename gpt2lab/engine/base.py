@@ -66,6 +66,7 @@ class Engine(Protocol):
     device: str  # "cpu", "cuda", "mps"
     device_name: str  # the model of the processor or card
     precision: str
+    threads: int  # processor threads it computes with
     step: int  # updates done
 
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> StepResult:

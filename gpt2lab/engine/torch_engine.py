@@ -32,6 +32,7 @@ class TorchEngine:
         self.device = self._device.type
         self.device_name = device_name(self._device)
         self.precision = spec.engine.precision.name
+        self.threads = torch.get_num_threads()
         self.step = 0
         self._spec = spec
         self._model = GPT.from_params(spec.model, params).to(self._device)

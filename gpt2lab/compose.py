@@ -1,0 +1,248 @@
+"""From YAML files and command-line overrides to a RunConfig: the only file that knows Hydra and OmegaConf."""
+
+import difflib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.schema import RunConfig
+
+TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
+PACKAGE = Path(__file__).parent
+# In a checkout conf/ lies beside the package; a wheel carries it inside.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One composed run: what a task receives."""
+
+    config: RunConfig
+    run_dir: Path
+    overrides: list[str]
+    number: int | None  # place in a multirun; None for a single run
+
+
+Task = Callable[[Job], int]  # returns the exit code
+
+
+def main(task: Task, arguments: Sequence[str] | None = None) -> int:
+    """Compose what the command line asks for, hand each job to `task`, and return the exit code.
+
+    In a multirun the jobs run one after the other; the code is that of the first job that failed.
+    Any error a user can cause is printed as one line.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    codes: list[int] = []
+
+    def run_job(raw: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        run_dir = Path(hydra_config.runtime.output_dir)
+        is_sweep = hydra_config.mode == RunMode.MULTIRUN
+        with error_line(codes):
+            try:
+                config = to_run_config(raw)
+            except ConfigError:
+                _remove_unused(run_dir)
+                raise
+            config.name = config.name or default_name(hydra_config.runtime.choices)
+            number = int(hydra_config.job.num) if is_sweep else None
+            overrides = list(hydra_config.overrides.task)
+            codes.append(task(Job(config=config, run_dir=run_dir, overrides=overrides, number=number)))
+        if codes and codes[-1] == 130:
+            raise KeyboardInterrupt  # the person wants the rest of a sweep to stop too
+
+    argv = sys.argv
+    try:
+        with error_line(codes):
+            sys.argv = [argv[0], *_with_resumed(arguments)]
+            with _hydra_errors():
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)()
+    finally:
+        sys.argv = argv
+    return next((code for code in codes if code), 0)
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """Return the RunConfig of a list of overrides, without running anything. Raises ConfigError."""
+    _register()
+    GlobalHydra.instance().clear()
+    with _hydra_errors(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        raw = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+        choices = OmegaConf.to_container(raw.hydra.runtime.choices)
+        config = to_run_config(raw)
+    assert isinstance(choices, dict)
+    config.name = config.name or default_name(choices)
+    return config
+
+
+def to_run_config(raw: DictConfig) -> RunConfig:
+    """Return the checked dataclass of a composed config. Raises ConfigError."""
+    with _hydra_errors():
+        plain_config = OmegaConf.masked_copy(raw, [f.name for f in fields(RunConfig)])
+        config = OmegaConf.to_object(plain_config)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def from_plain(settings: dict[str, Any]) -> RunConfig:
+    """Return the RunConfig of a config.yaml that a run has written. Raises ConfigError."""
+    with _hydra_errors():
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), settings))
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def default_name(choices: Any) -> str:
+    """Return a name made from the chosen options: the experiment's, or model, data and what else is unusual."""
+    if choices.get("experiment"):
+        return str(choices["experiment"])
+    parts = [choices["model"], choices["data"]]
+    parts += [choices[group] for group, usual in (("sparsity", "dense"), ("debug", None)) if choices[group] != usual]
+    return "-".join(str(part) for part in parts)
+
+
+@contextmanager
+def error_line(codes: list[int]) -> Iterator[None]:
+    """Turn a user's error into one line on stderr and its exit code; anything else stays a traceback."""
+    try:
+        yield
+    except Gpt2labError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"gpt2lab: {' '.join(str(error).split())}", file=sys.stderr)
+        codes.append(error.exit_code)
+    except KeyboardInterrupt:
+        if not codes or codes[-1] != 130:
+            print("gpt2lab: interrupted", file=sys.stderr)
+            codes.append(130)
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
+    """Translate what Hydra and OmegaConf say about a config into one ConfigError."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a trimmed traceback and exits with 1 by itself
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+    finally:
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _explain(error: Exception) -> str:
+    """Return Hydra's message as one line, with the nearest valid names for a mistyped one."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = str(error)
+    mistyped = re.search(r"Could not override '([^']+)'", text)
+    key = mistyped[1] if mistyped else getattr(cause, "full_key", None)
+    if re.search(r"not in struct|not in 'RunConfig'|Key '[^']+' (is )?not in", f"{text} {cause}") and key:
+        known = known_keys()
+        close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+        close = close or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+        hint = f"did you mean {' or '.join(close)}?" if close else "see --cfg job for every key"
+        return f"unknown key {key}: {hint}"
+    missing = re.search(r"Could not find '([^']+)'.*?Available options in '([^']+)':(.*?)(Config search|$)", text, re.S)
+    if missing:
+        group, _, option = missing[1].rpartition("/")
+        options = missing[3].split()
+        close = difflib.get_close_matches(option, options, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{group}={option}: no such option{hint}; expected one of {', '.join(options)}"
+    enum = re.search(r"Invalid value '([^']*)', expected one of \[([^]]*)\]", text)
+    if enum:
+        return f"{key or 'config'}={enum[1]}: expected one of {enum[2]}"
+    if key and "full_key" in text:
+        reason = str(cause).splitlines()[0]
+        return f"{key}: {reason}"
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key of the schema."""
+    keys: list[str] = []
+
+    def walk(config: object, prefix: str) -> None:
+        for f in fields(config):  # type: ignore[arg-type]
+            value = getattr(config, f.name)
+            keys.append(prefix + f.name)
+            if hasattr(value, "__dataclass_fields__"):
+                walk(value, f"{prefix}{f.name}.")
+
+    walk(RunConfig(), "")
+    return keys
+
+
+def _with_resumed(arguments: list[str]) -> list[str]:
+    """Put the overrides of a resumed run before those given now, and its directory in place of a new one."""
+    named = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=") and a != "resume=null"]
+    if not named:
+        return arguments
+    directory = Path(named[-1].strip("'\""))
+    overrides = directory / "overrides.yaml"
+    if not directory.is_dir():
+        raise ConfigError(f"resume={directory}: no such directory; name a run directory below runs/")
+    if not overrides.is_file():
+        raise ConfigError(f"resume={directory}: holds no run (no overrides.yaml); name a run directory below runs/")
+    try:
+        earlier = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        earlier = None
+    if not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
+        raise ConfigError(f"resume={directory}: overrides.yaml is damaged; expected a list of overrides")
+    earlier = [item for item in earlier if not item.startswith("resume=")]
+    escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    return [*earlier, *arguments, f"hydra.run.dir='{escaped}'"]
+
+
+def _remove_unused(run_dir: Path) -> None:
+    """Remove the directory that Hydra made for a job whose config was refused."""
+    if {path.name for path in run_dir.iterdir()} <= {".hydra"}:
+        shutil.rmtree(run_dir)
+
+
+def _new_run_dir(parent: str, moment: str, name: str) -> str:
+    """Make a directory that no other run has, and return it. A resolver, so that Hydra itself writes there."""
+    folder = Path(parent)
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", str(name)).strip("-.")[:60] or "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 1
+    while True:
+        path = folder / f"{moment}-{slug}{'' if count == 1 else f'-{count}'}"
+        try:
+            path.mkdir()
+            return str(path)
+        except FileExistsError:
+            count += 1
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    return _root_.get("name") or default_name(_root_.hydra.runtime.choices)
+
+
+def _register() -> None:
+    ConfigStore.instance().store("schema", node=RunConfig)
+    OmegaConf.register_new_resolver("new_run_dir", _new_run_dir, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+_register()

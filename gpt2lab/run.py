@@ -1,0 +1,42 @@
+"""`python -m gpt2lab.run [overrides]`: compose a config, train, archive and report. Only wires the parts together."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from gpt2lab import compose
+from gpt2lab.archive.store import create, resolve
+from gpt2lab.compose import Job
+from gpt2lab.report import write_report
+from gpt2lab.schema import ArchiveMode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for and return the exit code."""
+    return compose.main(run_job, arguments)
+
+
+def run_job(job: Job) -> int:
+    """Train one composed job, archive it when it has finished, say where everything is; return the exit code."""
+    # Imported late: torch takes seconds that --help and a mistyped key should not wait for.
+    from gpt2lab.train import execute
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    config, root = job.config, Path(job.config.archive.root)
+    console.print(f"run      {job.run_dir}" + (f"  [{' '.join(job.overrides)}]" if job.number is not None else ""))
+    if (config.model.init_from or "").isdigit():
+        config.model.init_from = str(resolve(root, str(config.model.init_from)) / "model.bin")
+    command = ["python", "-m", "gpt2lab.run", *job.overrides]
+    outcome = execute(config, job.run_dir, overrides=job.overrides, command=command, console=console)
+    if outcome.state == "interrupted":
+        return 130
+    if config.archive.mode is ArchiveMode.auto:
+        name = config.name or job.run_dir.name
+        path = create(job.run_dir, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
+        console.print(f"archived {path}  (report: {path / 'README.md'})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Loss and accuracy of an engine on a split, over a fixed set of batches."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gpt2lab.data import eval_batches
+from gpt2lab.engine.base import Evaluation
+from gpt2lab.errors import DataError
+from gpt2lab.train.setup import Parts
+
+
+def evaluate(parts: Parts, split: str) -> Evaluation:
+    """Evaluate on `train.eval_batches` batches of a split (all of it for null), always the same ones.
+
+    Passes are of the run's micro-batch (or batch) size; the sums do not depend on it but for rounding.
+    """
+    train = parts.config.train
+    batches = eval_batches(
+        parts.source.splits[split],
+        seq_len=parts.seq_len,
+        batch_size=parts.batches.batch_size,
+        row_len=parts.source.row_len,
+        count=train.eval_batches,
+    )
+    return sum_evaluations(parts, batches)
+
+
+def sum_evaluations(parts: Parts, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Evaluation:
+    """Return the summed evaluation of batches of (inputs, targets)."""
+    total = Evaluation()
+    for inputs, targets in batches:
+        check_tokens(parts, inputs, targets)
+        total += parts.engine.evaluate(inputs, targets)
+    return total
+
+
+def check_tokens(parts: Parts, inputs: np.ndarray, targets: np.ndarray) -> None:
+    """Raise DataError when a batch holds a token that the model has no row for."""
+    largest = max(int(inputs.max()), int(targets.max()))
+    if largest >= parts.model.vocab_size:
+        raise DataError(
+            f"data.source={parts.config.data.source.name}: token {largest} is outside the model's vocabulary of "
+            f"{parts.model.vocab_size}: set model.vocab_size={largest + 1} or above, or use the right tokenizer"
+        )

@@ -1,0 +1,73 @@
+"""What a run records about its data, model and engine: the sections of provenance.json."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.data import unigram_entropy
+from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
+from gpt2lab.model.params import count_parameters
+from gpt2lab.train.setup import Parts
+
+
+def data_facts(parts: Parts) -> dict[str, Any]:
+    """Return what the data is: sizes, hashes, vocabulary, entropy of the validation split's own token frequencies."""
+    source = parts.source
+    return {
+        "name": source.name,
+        "vocab_size": source.vocab_size,
+        "tokenizer": source.tokenizer.name,
+        "row_len": source.row_len,
+        "answer_span": source.answer_span,
+        "best_loss": None if source.best_loss is None else [float(x) for x in source.best_loss],
+        "splits": {name: {"tokens": s.n_tokens, "bytes": s.n_bytes} for name, s in source.splits.items()},
+        "unigram_entropy": unigram_entropy(source.splits["val"], parts.model.vocab_size),
+        "files": source.files,
+        "detail": source.detail,
+    }
+
+
+def model_facts(parts: Parts) -> dict[str, Any]:
+    """Return shape, counts and the losses that bound it."""
+    model, source = parts.model, parts.source
+    return {
+        "n_layer": model.n_layer,
+        "n_head": model.n_head,
+        "n_embd": model.n_embd,
+        "max_seq_len": model.max_seq_len,
+        "vocab_size": model.vocab_size,
+        "padded_vocab_size": model.padded_vocab_size,
+        "fc1_band": model.fc1_band,
+        "fc2_band": model.fc2_band,
+        "n_params": count_parameters(model),
+        "n_params_active": count_active_parameters(model),
+        "flop_per_token": dense_flop_per_token(model, parts.seq_len),
+        "flop_per_token_kept": kept_flop_per_token(model, parts.seq_len),
+        "counted_positions": None if parts.counted is None else list(parts.counted),
+        "seq_len": parts.seq_len,
+        "batch_size": parts.batches.batch_size,
+        "tokens_per_step": parts.batches.tokens_per_batch,
+        "best_val_loss": best_loss(source.best_loss, parts.counted),
+        "random_guess_loss": math.log(model.vocab_size),
+    }
+
+
+def engine_facts(parts: Parts) -> dict[str, Any]:
+    """Return what computed it."""
+    engine, config = parts.engine, parts.config.engine
+    return {
+        "name": engine.name,
+        "device": engine.device,
+        "device_name": engine.device_name,
+        "precision": engine.precision,
+        "threads": engine.threads,
+        "deterministic": config.deterministic,
+    }
+
+
+def best_loss(per_position: np.ndarray | None, counted: tuple[int, ...] | None) -> float | None:
+    """Return the best reachable mean loss over the counted positions, in nats, where the data knows it."""
+    if per_position is None:
+        return None
+    return float(np.mean(per_position if counted is None else per_position[list(counted)]))

@@ -1,0 +1,139 @@
+"""The training loop: updates, evaluations, rows of metrics, checkpoints, and the reasons to stop.
+
+It knows no files: rows and checkpoints go to the functions it is given.
+"""
+
+import operator
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gpt2lab.schema import parse_stop_when
+from gpt2lab.train.evaluate import check_tokens, evaluate
+from gpt2lab.train.schedule import learning_rate
+from gpt2lab.train.setup import Parts
+
+Row = dict[str, float | int | None]
+WARMUP_UPDATES = 2  # of each process, left out of timings: the first ones allocate and compile
+COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+@dataclass(kw_only=True, slots=True)
+class Hooks:
+    """What the loop calls while it runs."""
+
+    on_row: Callable[[Row], None]  # a measured row, at most one per step
+    on_step: Callable[[int], None]  # updates done, every update
+    save: Callable[[], None]  # write a checkpoint of the engine as it is
+    interrupted: Callable[[], str | None]  # why to stop now, or None
+
+
+@dataclass(kw_only=True, slots=True)
+class Ending:
+    """How a loop ended."""
+
+    state: str  # finished or interrupted
+    reason: str  # in words
+    last_row: Row
+    training_s: float  # seconds spent in updates by all processes of the run
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time spent in updates, evaluations left out."""
+
+    elapsed_s: float = 0.0
+    window: list[float] = field(default_factory=list)
+    n_updates: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.elapsed_s += seconds
+        self.n_updates += 1
+        if self.n_updates > WARMUP_UPDATES:
+            self.window.append(seconds)
+
+    def read(self, tokens_per_step: int) -> Row:
+        """Return the timing columns of the window since the last call, and begin a new one."""
+        row: Row = {"elapsed_s": self.elapsed_s}
+        if self.window:
+            median = statistics.median(self.window)
+            row |= {"step_ms": 1000 * median, "tokens_per_s": tokens_per_step / median}
+            self.window.clear()
+        return row
+
+
+def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
+    """Train from `parts.engine.step` to the end, and return how it ended.
+
+    A run that was interrupted and continued computes what an uninterrupted one does: batches and learning rates are
+    functions of the step, and everything else is the engine's state. Raises DivergedError and DataError.
+    """
+    config, engine = parts.config, parts.engine
+    train = config.train
+    clock = Clock(elapsed_s=elapsed_s)
+    tokens_per_step = parts.batches.tokens_per_batch
+    row: Row = {"step": engine.step, "tokens": engine.step * tokens_per_step}
+    if engine.step == 0:
+        row |= measure(parts)
+        hooks.on_row(row)
+    reason = _reached(train.stop_when, row)
+    while engine.step < train.max_steps and reason is None:
+        rate = learning_rate(engine.step, max_steps=train.max_steps, optim=config.optim, schedule=config.schedule)
+        started = time.perf_counter()
+        inputs, targets = parts.batches.batch(engine.step)
+        check_tokens(parts, inputs, targets)
+        result = engine.train_step(inputs, targets, learning_rate=rate)
+        clock.add(time.perf_counter() - started)
+        hooks.on_step(engine.step)
+
+        out_of_time = train.time_limit is not None and clock.elapsed_s >= train.time_limit
+        last = engine.step == train.max_steps or out_of_time
+        evaluates = last or (train.eval_every > 0 and engine.step % train.eval_every == 0)
+        interruption = hooks.interrupted()
+        if evaluates or engine.step % train.log_every == 0:
+            row = {"step": engine.step, "tokens": engine.step * tokens_per_step, "train_loss": result.loss}
+            row |= {"lr": rate, "grad_norm": result.grad_norm, "peak_mem_mib": engine.peak_mem_mib()}
+            row |= clock.read(tokens_per_step)
+            if evaluates:
+                row |= measure(parts)
+            reason = _reached(train.stop_when, row)
+            if last or reason:
+                row |= measure(parts, final=True, known=row)
+            hooks.on_row(row)
+        if out_of_time and reason is None:
+            reason = f"time limit of {train.time_limit:g} s reached"
+        if interruption and reason is None and not last:
+            hooks.save()
+            return Ending(state="interrupted", reason=interruption, last_row=row, training_s=clock.elapsed_s)
+        if train.checkpoint_every and engine.step % train.checkpoint_every == 0 and not last and reason is None:
+            hooks.save()
+    hooks.save()
+    reason = reason or f"all {train.max_steps} steps done"
+    return Ending(state="finished", reason=reason, last_row=row, training_s=clock.elapsed_s)
+
+
+def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> Row:
+    """Return the evaluation columns. `final` adds the test split and what `known` lacks."""
+    row: Row = {}
+    splits = [("val", "val_loss", "val_accuracy")]
+    if parts.config.train.eval_train:
+        splits.append(("train", "train_eval_loss", "train_accuracy"))
+    if final:
+        splits.append(("test", "test_loss", "test_accuracy"))
+    for split, loss, accuracy in splits:
+        if split in parts.source.splits and (known is None or known.get(loss) is None):
+            result = evaluate(parts, split)
+            row |= {loss: result.loss, accuracy: result.accuracy}
+    return row
+
+
+def _reached(stop_when: str | None, row: Row) -> str | None:
+    """Return why to stop when a measured value of `row` satisfies `stop_when`."""
+    if stop_when is None:
+        return None
+    metric, comparison, threshold = parse_stop_when(stop_when)
+    value = row.get(metric)
+    if value is None or not COMPARISONS[comparison](value, threshold):
+        return None
+    return f"{stop_when} reached: {metric} is {value:.6g}"

@@ -1,0 +1,120 @@
+"""What a person sees while a run trains: a live bar on a terminal, plain lines in a log file."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Row = Mapping[str, float | int | None]
+LOG_INTERVAL_S = 10.0  # between plain lines that report no evaluation
+
+
+class Display:
+    """Shows rows as they come. On a terminal a bar moves below the lines; elsewhere only lines are printed."""
+
+    def __init__(self, console: Console, *, first_step: int, max_steps: int) -> None:
+        self._console = console
+        self._last_line_s = float("-inf")
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[facts]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=max_steps, completed=first_step, facts="")
+
+    def __enter__(self) -> Self:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step` updates done."""
+        if self._progress:
+            self._progress.update(self._task, completed=step)
+
+    def show(self, row: Row) -> None:
+        """Show a row of metrics: always when it holds an evaluation, else on the bar or every ten seconds."""
+        facts = format_row(row)
+        if self._progress:
+            self._progress.update(self._task, facts=format_row(row, names=("train_loss", "tokens_per_s")))
+        now = time.monotonic()
+        if row.get("val_loss") is not None or (not self._progress and now - self._last_line_s > LOG_INTERVAL_S):
+            self._last_line_s = now
+            self._console.print(f"step {row['step']:>6}  {facts}", highlight=False, markup=False, soft_wrap=True)
+
+
+FORMATS = {
+    "train_loss": ("train", "{:.4f}"),
+    "train_eval_loss": ("train (eval)", "{:.4f}"),
+    "train_accuracy": ("acc", "{:.1%}"),
+    "val_loss": ("val", "{:.4f}"),
+    "val_accuracy": ("acc", "{:.1%}"),
+    "test_loss": ("test", "{:.4f}"),
+    "test_accuracy": ("acc", "{:.1%}"),
+    "lr": ("lr", "{:.2e}"),
+    "grad_norm": ("|g|", "{:.2f}"),
+    "tokens_per_s": ("tok/s", "{:,.0f}"),
+}
+
+
+def format_row(row: Row, *, names: tuple[str, ...] = tuple(FORMATS)) -> str:
+    """Return the measured values of a row as one short text."""
+    parts = []
+    for name in names:
+        value = row.get(name)
+        if value is not None:
+            label, form = FORMATS[name]
+            parts.append(f"{label} {form.format(value)}")
+    return "  ".join(parts)
+
+
+def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int) -> None:
+    """Say what is trained, on what and with what; `facts` are the sections of provenance.json."""
+    model, data, engine = facts["model"], facts["data"], facts["engine"]
+    bands = [f"{name} {model[key]}" for name, key in (("FC1", "fc1_band"), ("FC2", "fc2_band")) if model[key]]
+    lines = [
+        f"model    {model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} channels: "
+        f"{model['n_params_active']:,} parameters" + (f", band {', '.join(bands)}" if bands else ""),
+        f"data     {data['name']}: {data['splits']['train']['tokens']:,} training tokens, vocabulary "
+        f"{data['vocab_size']:,}, batch {model['batch_size']} x {model['seq_len']}",
+        f"engine   {engine['name']} on {engine['device']} ({engine['device_name']}), {engine['precision']}",
+    ]
+    if first_step:
+        lines.append(f"resume   from step {first_step}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_ending(console: Console, state: str, reason: str, row: Row, facts: Mapping[str, Any], run_dir: Path) -> None:
+    """Say how the run ended, and how its validation loss compares with what is known about the data."""
+    lines = [f"{state} at step {row['step']}: {reason}"]
+    if state == "interrupted":
+        lines.append(f"continue python -m gpt2lab.run resume={run_dir}")
+    elif row.get("val_loss") is not None:
+        bounds = [f"random guess {facts['model']['random_guess_loss']:.4f}"]
+        # Over counted positions alone, the frequencies of all tokens say nothing.
+        if facts["model"]["counted_positions"] is None:
+            bounds.append(f"unigram entropy {facts['data']['unigram_entropy']:.4f}")
+        if facts["model"]["best_val_loss"] is not None:
+            bounds.append(f"best reachable {facts['model']['best_val_loss']:.4f}")
+        loss = float(row["val_loss"] or 0)
+        perplexity = math.exp(min(loss, 700.0))
+        lines.append(f"val loss {loss:.4f} nats per token (perplexity {perplexity:.2f}; {', '.join(bounds)})")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

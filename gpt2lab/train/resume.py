@@ -1,0 +1,98 @@
+"""Whether a run may be continued with a config, and the state it continues from."""
+
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import ArchiveError, ConfigError, DataError
+from gpt2lab.model.bands import banded_tensors
+from gpt2lab.model.llmc import read_checkpoint
+from gpt2lab.record.checkpoint import load_checkpoint
+from gpt2lab.record.metrics import drop_rows_after
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.schema import RunConfig, plain
+from gpt2lab.train.schedule import depends_on_max_steps
+from gpt2lab.train.setup import Parts
+
+# What may differ when a run goes on: it changes what is written or when the run ends, not what is computed.
+MAY_CHANGE = (
+    "name",
+    "hypothesis",
+    "tags",
+    "resume",
+    "tracker",
+    "archive",
+    "sample",
+    "train.max_steps",
+    "train.stop_when",
+    "train.time_limit",
+    "train.checkpoint_every",
+)
+
+
+def check_same_config(config: RunConfig, run: RunDir) -> None:
+    """Raise ConfigError when the run in `run` was made with another config, naming the keys that differ."""
+    before, now = _flat(run.read_config()), _flat(plain(config))
+    differing = [
+        f"{key}={now.get(key)} (was {before.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if before.get("train.max_steps") != now["train.max_steps"] and depends_on_max_steps(config.schedule):
+        differing.append(
+            f"train.max_steps={now['train.max_steps']} (was {before.get('train.max_steps')}; the learning rates of "
+            f"schedule={config.schedule.name.name} depend on it)"
+        )
+    if differing:
+        raise ConfigError(
+            f"resume={run.path}: that run has another config: {', '.join(differing[:4])}"
+            f"{f' and {len(differing) - 4} more' if len(differing) > 4 else ''}; start a new run for a new config"
+        )
+
+
+def restore(parts: Parts, run: RunDir) -> float:
+    """Put the run's last checkpoint into the engine and cut later rows of metrics; return the seconds trained.
+
+    Raises ArchiveError for a damaged or unfinished checkpoint, DataError when the data is not what it was.
+    """
+    files = run.read_provenance()["data"]["files"] if run.provenance.exists() else None
+    if files is not None and files != parts.source.files:
+        raise DataError(
+            f"resume={run.path}: data.source={parts.config.data.source.name} is not what it was when the run began "
+            "(its hash differs); restore the data, or start a new run"
+        )
+    checkpoint = load_checkpoint(run.path)
+    params, shape = read_checkpoint(checkpoint.model_path)
+    expected = {f"{moment}.{name}" for moment in "mv" for name in params}
+    if checkpoint.step > 0 and not expected <= checkpoint.state.keys():
+        missing = sorted(expected - checkpoint.state.keys())[0]
+        raise ArchiveError(f"{run.state}: no array {missing}; the file was not written by this version")
+    if checkpoint.step > parts.config.train.max_steps:
+        raise ConfigError(
+            f"train.max_steps={parts.config.train.max_steps}: the run in {run.path} has done {checkpoint.step} steps "
+            "already; set it above that"
+        )
+    for name, mask in banded_tensors(parts.model).items():
+        assert not params[name][:, ~mask].any(), f"{name} has weights outside its band"
+    assert shape.n_embd == parts.model.n_embd and shape.vocab_size == parts.model.vocab_size
+    parts.engine.restore(params, checkpoint.state, checkpoint.step)
+    drop_rows_after(run.metrics, checkpoint.step)
+    return float(checkpoint.meta.get("elapsed_s", 0.0))
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def run_to_resume(path: str) -> Path:
+    """Return the directory that `resume=` names. Raises ConfigError when it holds no run."""
+    directory = Path(path)
+    if not (directory / "status.json").is_file():
+        what = "is not a directory" if not directory.is_dir() else "holds no run (no status.json)"
+        raise ConfigError(f"resume={path}: {what}; name a run directory such as runs/2026-01-31/12-00-00-mini-pydocs")
+    return directory
