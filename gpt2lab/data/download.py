@@ -1,0 +1,178 @@
+"""Files from the network into the data folder: with progress, resumed where it broke, checked by SHA-256.
+
+A download grows as `NAME.part` and gets its name only when size and hash are right, so a file that is there is
+whole. One process at a time works on a file; the others wait and then find it.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import DataError
+
+# Called with what is being done, the bytes done and the bytes there are.
+Progress = Callable[[str, int, int], None]
+
+BLOCK_BYTES = 1 << 20
+ATTEMPTS = 4  # in a row without a new byte
+RETRY_WAIT_S = 1.0  # before the second attempt; doubles each time
+TIMEOUT_S = 30  # without a byte from the server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """A file on the network whose content is known."""
+
+    url: str
+    n_bytes: int
+    sha256: str
+
+
+def data_dir() -> Path:
+    """Return the folder of downloads and tokenised corpora: $GPT2LAB_DATA, or `data` where that is not set."""
+    return Path(os.environ.get("GPT2LAB_DATA") or "data").expanduser()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex. Raises DataError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def check_file(path: Path, expected: RemoteFile) -> Path:
+    """Return `path` when it holds what `expected` says. Raises DataError, naming the file, when it does not."""
+    found = hash_file(path)
+    if found != expected.sha256:
+        raise DataError(
+            f"{path}: {path.stat().st_size} bytes with sha256 {found}, expected {expected.n_bytes} bytes with sha256 "
+            f"{expected.sha256}; delete the file to get it again from {expected.url}"
+        )
+    return path
+
+
+def download(file: RemoteFile, target: Path, *, report_progress: Progress | None = None) -> Path:
+    """Return `target`, downloaded and checked; a file that is already there is only checked.
+
+    What an earlier, broken transfer left in `NAME.part` is continued. Raises DataError, naming the URL and the file
+    to place by hand, when the network, the server or the disk refuses, and when size or hash are wrong.
+    """
+    partial = target.with_name(target.name + ".part")
+    by_hand = f"place it by hand as {target} ({file.n_bytes} bytes, sha256 {file.sha256[:16]}...)"
+    if target.exists():
+        return check_file(target, file)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target):
+            if target.exists():  # another process was faster
+                return target
+            _fetch(file, partial, by_hand, report_progress)
+            found = hash_file(partial)
+            if found != file.sha256:
+                partial.unlink()
+                raise DataError(
+                    f"{file.url}: got {found} as its sha256, expected {file.sha256}; the download was thrown away, "
+                    f"try again or {by_hand}"
+                )
+            partial.replace(target)
+            return target
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror}); free some space, or set GPT2LAB_DATA"
+        ) from error
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` (`.NAME.lock` beside it) against other processes; wait while another holds it."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progress | None) -> None:
+    """Bring `partial` to its full size, trying again as long as bytes arrive."""
+    import requests  # costs 80 ms that runs without a download need not pay
+
+    failures = 0
+    while True:
+        before = _size(partial)
+        if before == file.n_bytes:
+            return
+        try:
+            _transfer(file, partial, by_hand, report_progress)
+            reason = "the server sent too little"
+        except requests.RequestException as error:
+            reason = _short(error)
+        after = _size(partial)
+        if after == file.n_bytes:
+            return
+        if after > file.n_bytes:
+            partial.unlink()
+            raise DataError(f"{file.url}: more than the expected {file.n_bytes} bytes came; {by_hand}")
+        failures = 1 if after > before else failures + 1
+        if failures >= ATTEMPTS:
+            kept = f"; {after} of {file.n_bytes} bytes are kept and the next try continues there" if after else ""
+            raise DataError(f"cannot download {file.url} ({reason}){kept}; try again, or {by_hand}")
+        time.sleep(RETRY_WAIT_S * 2 ** (failures - 1))
+
+
+def _transfer(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progress | None) -> None:
+    """Append to `partial` what one request brings."""
+    import requests
+
+    done = _size(partial)
+    if done > file.n_bytes:
+        partial.unlink()
+        done = 0
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={done}-"} if done else {})}
+    with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        if response.status_code == 416:  # what is kept is longer than the server's file: it is from another one
+            partial.unlink()
+        elif 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+            raise DataError(f"cannot download {file.url} (HTTP status {response.status_code}); {by_hand}")
+        response.raise_for_status()
+        continued = response.status_code == 206 and _starts_at(response, done)
+        with partial.open("ab" if continued else "wb") as output:
+            done = done if continued else 0
+            for block in response.iter_content(BLOCK_BYTES):
+                output.write(block)
+                done += len(block)
+                if report_progress:
+                    report_progress(f"downloading {file.url.rsplit('/', 1)[-1]}", done, file.n_bytes)
+                if done > file.n_bytes:
+                    return
+
+
+def _starts_at(response: Any, start: int) -> bool:
+    """Return whether a partial response begins at byte `start`."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return found is not None and int(found[1]) == start
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _short(error: Exception) -> str:
+    """Return what went wrong in a few words; the messages of requests carry object addresses and stacks of causes."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"HTTP status {error.response.status_code}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT_S} s"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the certificate is not accepted"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke"
+    return "no connection"
