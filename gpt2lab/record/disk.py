@@ -1,0 +1,52 @@
+"""Writing to disk so that a reader finds the old content or the new, never half of either."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt2lab.errors import ArchiveError
+
+
+@contextlib.contextmanager
+def disk_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the block (disk full, permission, missing) into one ArchiveError line naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot {action}: {(error.strerror or str(error)).lower()}") from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one rename, after it reached the disk.
+
+    Raises ArchiveError when it cannot be written; the old file is then untouched and nothing is left beside it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors("write", path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
