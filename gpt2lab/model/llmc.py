@@ -5,6 +5,7 @@ n_embd, padded_vocab_size), then the 16 tensors. Debug state: 256 int32 (magic 2
 x and y (int32), logits (B, T, V), loss and the 16 gradients in float32. Source: llm.c `train_gpt2.py`.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt2lab.errors import ConfigError, DataError
-from gpt2lab.model.params import GPTConfig, Params, check_params, tensor_shapes
+from gpt2lab.model.params import GPTConfig, Params, check_params, count_parameters, tensor_shapes
 
 HEADER_INTS = 256
 CHECKPOINT_MAGIC = 20240326
@@ -22,7 +23,6 @@ BFLOAT16_VERSION = 5
 DEBUG_STATE_VERSION = 2
 # Larger than any GPT-2; a header beyond it is damage, and must not become an allocation.
 MAX_DIMENSION = 1 << 24
-MAX_PARAMETERS = 1 << 36
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,7 @@ def read_checkpoint(path: Path) -> tuple[Params, GPTConfig]:
         ) from None
     shapes = tensor_shapes(config)
     dtype = np.dtype("<f4") if version == FLOAT32_VERSION else np.dtype("<u2")
-    sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
-    total = sum(sizes.values())
-    _check_size(path, 4 * HEADER_INTS + total * dtype.itemsize if total < MAX_PARAMETERS else -1)
+    _check_size(path, 4 * HEADER_INTS + count_parameters(config) * dtype.itemsize)
     flat = np.fromfile(path, dtype=dtype, offset=4 * HEADER_INTS)
     if version == BFLOAT16_VERSION:
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
@@ -91,7 +89,7 @@ def read_checkpoint(path: Path) -> tuple[Params, GPTConfig]:
 def read_tensors(path: Path, config: GPTConfig) -> Params:
     """Read the 16 tensors of `config` from a file of bare float32 without a header."""
     shapes = tensor_shapes(config)
-    _check_size(path, 4 * sum(int(np.prod(shape)) for shape in shapes.values()))
+    _check_size(path, 4 * count_parameters(config))
     return _split(np.fromfile(path, dtype="<f4"), shapes)
 
 
@@ -105,7 +103,7 @@ def read_debug_state(path: Path, config: GPTConfig) -> DebugState:
         )
     shapes = tensor_shapes(config)
     n_logits = B * T * config.vocab_size
-    n_params = sum(int(np.prod(shape)) for shape in shapes.values())
+    n_params = count_parameters(config)
     _check_size(path, 4 * (HEADER_INTS + 2 * B * T + n_logits + 1 + n_params))
     with path.open("rb") as file:
         file.seek(4 * HEADER_INTS)
@@ -138,8 +136,6 @@ def _check_size(path: Path, expected: int) -> None:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     size = path.stat().st_size
-    if expected < 0:
-        raise DataError(f"{path}: the header asks for more than {MAX_PARAMETERS} parameters; the file is damaged")
     if size != expected:
         what = "truncated" if size < expected else "longer than its header says"
         raise DataError(f"{path}: {size} bytes, expected {expected}; the file is {what}")
@@ -148,7 +144,7 @@ def _check_size(path: Path, expected: int) -> None:
 def _split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Params:
     params, start = {}, 0
     for name, shape in shapes.items():
-        end = start + int(np.prod(shape))
+        end = start + math.prod(shape)
         params[name] = flat[start:end].reshape(shape)
         start = end
     return params
