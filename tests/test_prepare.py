@@ -147,12 +147,26 @@ def test_a_wrong_hash_throws_the_download_away(server, tmp_path):
 
 
 @pytest.mark.parametrize("n_bytes", [299_999, 300_001])
-def test_a_wrong_size_never_becomes_the_file(server, tmp_path, n_bytes):
+def test_a_file_of_another_size_is_refused_before_it_is_fetched(server, tmp_path, n_bytes):
     file = RemoteFile(url=remote(server).url, n_bytes=n_bytes, sha256=hashlib.sha256(CONTENT).hexdigest())
-    server.script = ["ok"] + [416] * 10
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=rf"the server offers 300000 bytes, expected {n_bytes}"):
         download(file, tmp_path / "c")
-    assert not (tmp_path / "c").exists()
+    assert not (tmp_path / "c").exists() and not (tmp_path / "c.part").exists() and len(server.ranges) == 1
+
+
+def test_a_part_that_does_not_fit_is_thrown_away_and_fetched_again(server, tmp_path):
+    (tmp_path / "c.part").write_bytes(b"x" * 10)
+    server.script = [416]
+    assert download(remote(server), tmp_path / "c").read_bytes() == CONTENT
+    assert server.ranges == ["bytes=10-", None]
+    (tmp_path / "d.part").write_bytes(b"x" * 300_001)
+    assert download(remote(server), tmp_path / "d").read_bytes() == CONTENT
+
+
+def test_a_transfer_that_breaks_often_goes_on_as_long_as_bytes_arrive(server, tmp_path):
+    server.script = [30_000] * 9
+    assert download(remote(server), tmp_path / "c").read_bytes() == CONTENT
+    assert len(server.ranges) == 10
 
 
 def test_no_network_is_one_line_with_url_and_file(tmp_path, monkeypatch):
