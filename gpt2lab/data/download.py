@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 
 BLOCK_BYTES = 1 << 20
 ATTEMPTS = 4  # in a row without a new byte
-RETRY_WAIT_S = 1.0  # before the second attempt; doubles each time
+RETRY_WAIT_S = 0.5  # before the second attempt; doubles each time
 TIMEOUT_S = 30  # without a byte from the server
 
 
@@ -137,10 +137,14 @@ def _transfer(file: RemoteFile, partial: Path, by_hand: str, report_progress: Pr
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={done}-"} if done else {})}
     with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if response.status_code == 416:  # what is kept is longer than the server's file: it is from another one
-            partial.unlink()
-        elif 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+            partial.unlink(missing_ok=True)
+            return
+        if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
             raise DataError(f"cannot download {file.url} (HTTP status {response.status_code}); {by_hand}")
         response.raise_for_status()
+        offered = _offered_bytes(response)
+        if offered is not None and offered != file.n_bytes:  # the login page of a network, or another version
+            raise DataError(f"{file.url}: the server offers {offered} bytes, expected {file.n_bytes}; {by_hand}")
         continued = response.status_code == 206 and _starts_at(response, done)
         with partial.open("ab" if continued else "wb") as output:
             done = done if continued else 0
@@ -157,6 +161,15 @@ def _starts_at(response: Any, start: int) -> bool:
     """Return whether a partial response begins at byte `start`."""
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return found is not None and int(found[1]) == start
+
+
+def _offered_bytes(response: Any) -> int | None:
+    """Return the size of the whole file as the server states it; None when it does not."""
+    if response.status_code == 206:
+        stated = response.headers.get("Content-Range", "").rpartition("/")[2]
+    else:
+        stated = response.headers.get("Content-Length", "")
+    return int(stated) if stated.isdecimal() else None
 
 
 def _size(path: Path) -> int:

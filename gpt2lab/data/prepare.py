@@ -84,7 +84,7 @@ def prepare_file(
     `sha256` is the file's hash; `find` is asked for the file only if its tokens are not in the data folder yet.
     Raises DataError for an empty file and for all that `prepare_split` refuses.
     """
-    keys = {name: f"{sha256[:16]}-{tokenizer.name}-{name}" for name in ("train", "val")}
+    keys = {name: f"{sha256[:16]}-{tokenizer.name}-{TRAIN_SHARE:g}-{name}" for name in ("train", "val")}
     if all(is_prepared(key) for key in keys.values()):
         return {name: read_prepared(key) for name, key in keys.items()}
     path = find()

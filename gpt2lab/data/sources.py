@@ -108,9 +108,9 @@ def _shakespeare(config: DataConfig, vocab_size: int | None, report_progress: Pr
     target = data_dir() / "shakespeare" / "input.txt"
 
     def find() -> Path:
-        return download(SHAKESPEARE, target, report_progress=report_progress)
+        return _download(SHAKESPEARE, target, report_progress)
 
-    splits = prepare_file(find, SHAKESPEARE.sha256, tokenizer, report_progress)
+    splits = prepare_file(find, sha256=SHAKESPEARE.sha256, tokenizer=tokenizer, report_progress=report_progress)
     return _stream_source("shakespeare", splits, {target.name: SHAKESPEARE.sha256}, tokenizer)
 
 
@@ -132,7 +132,7 @@ def _tinystories(config: DataConfig, vocab_size: int | None, report_progress: Pr
             sha256 = hash_file(path)
         key = f"{sha256[:16]}-{tokenizer.name}"
         if local is None and not is_prepared(key):
-            download(remote, path, report_progress=report_progress)
+            _download(remote, path, report_progress)
         splits[split] = prepare_split(path, key=key, tokenizer=tokenizer, report_progress=report_progress)
         files[path.name] = sha256
     return _stream_source("tinystories", splits, files, tokenizer, prompt=END_OF_TEXT + "\n")
@@ -198,13 +198,20 @@ def _text_source(name: str, text: bytes, files: dict[str, str], tokenizer: Token
     return _stream_source(name, splits, files, tokenizer, detail={"train_share": TRAIN_SHARE})
 
 
+def _download(file: RemoteFile, target: Path, report_progress: Progress | None) -> Path:
+    try:
+        return download(file, target, report_progress=report_progress)
+    except DataError as error:
+        raise DataError(f"{error}, or set data.path to a local copy") from error
+
+
 def _local_file(name: str, path: str, tokenizer: Tokenizer, report_progress: Progress | None) -> Source:
     """Return a text file that the user has as a source; its hash is recorded, whatever it is."""
     local = Path(path).expanduser()
     if not local.is_file():
         raise DataError(f"data.path={path}: there is no such file; expected a local copy of the {name} text")
     sha256 = hash_file(local)
-    splits = prepare_file(lambda: local, sha256, tokenizer, report_progress)
+    splits = prepare_file(lambda: local, sha256=sha256, tokenizer=tokenizer, report_progress=report_progress)
     return _stream_source(name, splits, {local.name: sha256}, tokenizer, detail={"train_share": TRAIN_SHARE})
 
 

@@ -1,0 +1,154 @@
+"""Equations and bit strings: every row true, every example once, the best loss as stated."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpt2lab.data.batches import Batches, Split
+from gpt2lab.data.synthetic import formal_rows, modular_rows
+from gpt2lab.errors import ConfigError
+from gpt2lab.schema import DataConfig, FormalTask, Operation, Order
+
+HOLDS = {
+    Operation.add: lambda a, b, c, p: (a + b - c) % p == 0,
+    Operation.sub: lambda a, b, c, p: (a - b - c) % p == 0,
+    Operation.mul: lambda a, b, c, p: (a * b - c) % p == 0,
+    Operation.div: lambda a, b, c, p: (b * c - a) % p == 0 and b != 0,
+    Operation.sq_sum: lambda a, b, c, p: (a**2 + b**2 - c) % p == 0,
+}
+
+
+def every(made):
+    return np.concatenate([made.train, made.val]).astype(int)
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("prime", [2, 5, 13])
+def test_every_equation_is_true_and_occurs_once(operation, prime):
+    made = modular_rows(DataConfig(operation=operation, prime=prime))
+    rows = every(made)
+    bos, eos, eq = prime, prime + 1, prime + 2
+    assert (rows[:, [0, 4, 6, 7]] == [bos, eq, eos, eos]).all()
+    assert (rows[:, 2] == prime + 3 + list(Operation).index(operation)).all()
+    assert all(HOLDS[operation](a, b, c, prime) and c < prime for a, b, c in rows[:, [1, 3, 5]].tolist())
+    pairs = {tuple(pair) for pair in rows[:, [1, 3]].tolist()}
+    assert len(pairs) == len(rows) == prime * (prime - (operation is Operation.div))
+    assert made.tokenizer.vocab_size == prime + 8
+
+
+def test_half_of_the_equations_modulo_97_are_4704():
+    made = modular_rows(DataConfig())
+    assert made.train.shape == (4704, 8) and made.val.shape == (4705, 8)
+    assert made.train.dtype == np.uint16
+
+
+def test_the_split_depends_on_its_seed_alone():
+    first, same, other = (modular_rows(DataConfig(prime=11, split_seed=seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first.train, same.train) and np.array_equal(first.val, same.val)
+    assert {tuple(r) for r in first.train.tolist()} != {tuple(r) for r in other.train.tolist()}
+
+
+def test_the_answer_of_an_equation_is_target_4():
+    made = modular_rows(DataConfig(prime=11))
+    split = Split(shards=(made.train.reshape(-1),), n_bytes=None)
+    _, targets = Batches(split, seq_len=8, batch_size="full", order=Order.shuffled, seed=0, row_len=8).batch(0)
+    first, last = made.answer_span
+    assert first == last and np.array_equal(targets[:, first], made.train[:, 5])
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+def test_best_loss_of_equations_is_the_entropy_of_each_target_given_what_came_before(operation):
+    made = modular_rows(DataConfig(operation=operation, prime=7))
+    assert np.allclose(made.best_loss, conditional_entropies(every(made)), atol=1e-12)
+
+
+@pytest.mark.parametrize("task", list(FormalTask))
+def test_best_loss_of_bits_is_the_entropy_of_each_target_given_what_came_before(task):
+    made = formal_rows(DataConfig(task=task, input_len=5))
+    assert np.allclose(made.best_loss, conditional_entropies(every(made)), atol=1e-12)
+
+
+def conditional_entropies(rows):
+    """Entropy in nats of row[t+1] given row[0..t], over all rows; 0 for the last target, which is always BOS."""
+    T = rows.shape[1]
+    joint = [math.log(len(rows)) - _mean_log_count(rows[:, :t]) for t in range(1, T + 1)]
+    return np.append(np.diff(joint), 0.0)
+
+
+def _mean_log_count(prefixes):
+    counts = np.unique(prefixes, axis=0, return_counts=True)[1]
+    return float((counts * np.log(counts)).sum() / counts.sum())
+
+
+@pytest.mark.parametrize(("prime", "named"), [(91, "89 or 97"), (4, "3 or 5"), (9, "7 or 11")])
+def test_division_by_a_modulus_that_is_not_prime_is_refused_with_the_next_ones(prime, named):
+    with pytest.raises(ConfigError, match=rf"data\.prime={prime} is not a prime number.*use {named}"):
+        modular_rows(DataConfig(operation=Operation.div, prime=prime))
+    assert len(every(modular_rows(DataConfig(prime=prime)))) == prime**2
+
+
+def test_a_modulus_too_large_to_list_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.prime=99991: expected at most 4096"):
+        modular_rows(DataConfig(prime=99991))
+
+
+@pytest.mark.parametrize("make", [modular_rows, formal_rows])
+@pytest.mark.parametrize("fraction", [1e-6, 0.5])
+def test_a_split_with_an_empty_side_is_refused(make, fraction):
+    config = DataConfig(prime=2, input_len=1, train_fraction=fraction)
+    if fraction == 0.5:
+        made = make(config)
+        assert len(made.train) == len(made.val) > 0
+    else:
+        with pytest.raises(ConfigError, match=r"data\.train_fraction=1e-06: of \d examples 0 would be trained on"):
+            make(config)
+
+
+ANSWERS = {
+    FormalTask.parity: lambda x: [sum(x) % 2],
+    FormalTask.copy: lambda x: x,
+    FormalTask.reverse: lambda x: x[::-1],
+    FormalTask.majority: lambda x: [int(x.count(1) > x.count(0))],
+}
+
+
+@pytest.mark.parametrize("task", list(FormalTask))
+@pytest.mark.parametrize("n", [1, 2, 7, 8])
+def test_every_bit_string_occurs_once_with_its_answer(task, n):
+    made = formal_rows(DataConfig(task=task, input_len=n))
+    rows = every(made).tolist()
+    assert len({tuple(row[1 : n + 1]) for row in rows}) == len(rows) == 2**n
+    for row in rows:
+        answer = ANSWERS[task](row[1 : n + 1])
+        assert row == [2, *row[1 : n + 1], 4 + list(FormalTask).index(task), *answer] + [3] * (18 - n - len(answer))
+        assert len(row) == 20
+
+
+@pytest.mark.parametrize(("task", "span"), [(FormalTask.copy, (9, 16)), (FormalTask.parity, (9, 9))])
+def test_the_answer_span_of_eight_bits_begins_at_target_9(task, span):
+    made = formal_rows(DataConfig(task=task, input_len=8))
+    targets = np.roll(made.train, -1, axis=1)
+    first, last = made.answer_span
+    assert (first, last) == span
+    assert np.isin(targets[:, first : last + 1], [0, 1]).all()
+    assert (targets[:, first - 1] > 3).all() and (targets[:, last + 1] == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "n", "longest"),
+    [(FormalTask.copy, 9, 8), (FormalTask.reverse, 9, 8), (FormalTask.parity, 17, 16), (FormalTask.majority, 40, 16)],
+)
+def test_input_that_a_row_cannot_hold_is_refused(task, n, longest):
+    with pytest.raises(ConfigError, match=rf"data\.input_len={n}: data\.task={task.name} has room for {longest} bits"):
+        formal_rows(DataConfig(task=task, input_len=n))
+    assert formal_rows(DataConfig(task=task, input_len=longest)).train.shape[1] == 20
+
+
+def test_rows_read_as_equations_and_parse_back():
+    made = modular_rows(DataConfig(operation=Operation.div, prime=7))
+    text = made.tokenizer.decode(made.train[0])
+    words = text.split()
+    assert [words[0], words[2], words[4], *words[6:]] == ["BOS", "/", "=", "EOS", "EOS"]
+    assert np.array_equal(made.tokenizer.encode(text), made.train[0])
+    assert made.rule == "a / b = c, b not 0 (mod 7)"
