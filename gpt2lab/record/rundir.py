@@ -6,7 +6,6 @@ as long as the `RunDir` is open, and the system drops it when the process dies, 
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
 
 STATES = ("running", "finished", "interrupted", "failed")
 
@@ -171,11 +170,11 @@ class RunDir:
             "pid": os.getpid(),
             **details,
         }
-        write_atomic(self.status, _json(status))
+        write_atomic(self.status, json_bytes(status))
 
     def read_status(self) -> dict[str, Any]:
         """Return status.json. Raises ArchiveError when it is missing or damaged."""
-        status = _read_json(self.status)
+        status = read_json(self.status)
         if status.get("state") not in STATES:
             raise ArchiveError(f"{self.status}: state is {status.get('state')!r}, expected one of {', '.join(STATES)}")
         return status
@@ -198,11 +197,11 @@ class RunDir:
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
         """Write provenance.json, keys in the order given; values are finite JSON values."""
-        write_atomic(self.provenance, _json(provenance))
+        write_atomic(self.provenance, json_bytes(provenance))
 
     def read_provenance(self) -> dict[str, Any]:
         """Return provenance.json. Raises ArchiveError when it is missing or damaged."""
-        return _read_json(self.provenance)
+        return read_json(self.provenance)
 
 
 def find_runs(directory: Path) -> list[Path]:
@@ -227,22 +226,6 @@ def latest_run(runs_root: Path) -> Path | None:
             moment = (str(status.get("ended") or status.get("started") or ""), path)
             latest = moment if latest is None else max(latest, moment)
     return latest[1] if latest else None
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with disk_errors("read", path):
-        content = path.read_bytes()
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise ArchiveError(f"{path}: damaged, it is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ArchiveError(f"{path}: damaged, expected a JSON object")
-    return value
 
 
 def _yaml(value: object) -> bytes:

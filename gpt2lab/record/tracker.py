@@ -58,7 +58,8 @@ class Tracker:
     def _stop(self, doing: str, error: Exception) -> None:
         self.state = f"off: {doing} failed ({_one_line(error)})"
         self._warn(f"W&B {doing} failed ({_one_line(error)}); the run goes on and metrics.csv has every row")
-        run, self._run = self._run, None
+        run: Any = self._run
+        self._run = None
         try:
             run.finish(exit_code=1)
         except Exception:
