@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.record.rundir import create_unique
 from gpt2lab.schema import RunConfig
 
 TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
@@ -93,18 +94,11 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def to_run_config(raw: DictConfig) -> RunConfig:
-    """Return the checked dataclass of a composed config. Raises ConfigError."""
+def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
+    """Return the checked dataclass of a composed config, or of a config.yaml read back. Raises ConfigError."""
     with _hydra_errors():
-        plain_config = OmegaConf.masked_copy(raw, [f.name for f in fields(RunConfig)])
-        config = OmegaConf.to_object(plain_config)
-    assert isinstance(config, RunConfig)
-    return config
-
-
-def from_plain(settings: dict[str, Any]) -> RunConfig:
-    """Return the RunConfig of a config.yaml that a run has written. Raises ConfigError."""
-    with _hydra_errors():
+        if isinstance(settings, DictConfig):
+            settings = OmegaConf.masked_copy(settings, [f.name for f in fields(RunConfig)])
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), settings))
     assert isinstance(config, RunConfig)
     return config
@@ -222,17 +216,8 @@ def _remove_unused(run_dir: Path) -> None:
 
 def _new_run_dir(parent: str, moment: str, name: str) -> str:
     """Make a directory that no other run has, and return it. A resolver, so that Hydra itself writes there."""
-    folder = Path(parent)
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", str(name)).strip("-.")[:60] or "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 1
-    while True:
-        path = folder / f"{moment}-{slug}{'' if count == 1 else f'-{count}'}"
-        try:
-            path.mkdir()
-            return str(path)
-        except FileExistsError:
-            count += 1
+    return str(create_unique(Path(parent), f"{moment}-{slug}"))
 
 
 def _run_name(*, _root_: DictConfig) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive.store import create, resolve
+from gpt2lab.archive import create, resolve, write_index
 from gpt2lab.compose import Job
 from gpt2lab.report import write_report
 from gpt2lab.schema import ArchiveMode
@@ -34,6 +34,7 @@ def run_job(job: Job) -> int:
     if config.archive.mode is ArchiveMode.auto:
         name = config.name or job.run_dir.name
         path = create(job.run_dir, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
+        write_index(root)
         console.print(f"archived {path}  (report: {path / 'README.md'})")
     return 0
 

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from pathlib import Path
 
@@ -53,12 +54,14 @@ def read_records(path: Path):
     content = path.read_bytes()
     assert content[:4] == b":W&B"
     position, parts = 7, b""
-    while position < len(content):
+    while position + 7 <= len(content):
         left = BLOCK - position % BLOCK
         if left < 7:
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if position + 7 + length > len(content):
+            return  # still being written, or cut by a kill
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or its last part
@@ -68,11 +71,21 @@ def read_records(path: Path):
             yield record
 
 
+def wait_for_exit(path: Path) -> list:
+    """Return the records once the last one is there: W&B's service may still be writing when `finish` returns."""
+    deadline = time.monotonic() + 20
+    while True:
+        records = list(read_records(path))
+        if time.monotonic() > deadline or any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.05)
+
+
 def read_mirror(run_dir: Path) -> tuple[list[dict], set[str]]:
     """Return the rows that W&B holds in all parts of the run, and the ids of those parts."""
     rows, ids = [], set()
     for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb")):
-        for record in read_records(path):
+        for record in wait_for_exit(path):
             if record.WhichOneof("record_type") == "run":
                 ids.add(record.run.run_id)
             if record.WhichOneof("record_type") == "history":

@@ -47,7 +47,7 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     backward = 8 * unit * depth * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size))
     rows = [
         _compare("logits", logits, state.logits, forward),
-        _compare("loss", np.float64(loss), np.float64(state.loss), forward),
+        _compare("loss", np.array(loss), np.array(state.loss), forward),
     ]
     for name, reference in state.gradients.items():
         rows.append(_compare(f"gradient {name}", gradients[name], reference, backward))
