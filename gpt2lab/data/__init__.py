@@ -3,7 +3,7 @@
 from gpt2lab.data.batches import Batches, Split, eval_batches
 from gpt2lab.data.download import Progress, data_dir
 from gpt2lab.data.shards import read_shard, write_shard
-from gpt2lab.data.sources import Source, read_source, unigram_entropy
+from gpt2lab.data.sources import Source, read_source, source_tokenizer, unigram_entropy
 from gpt2lab.data.tokenizers import Tokenizer, read_tokenizer
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "read_shard",
     "read_source",
     "read_tokenizer",
+    "source_tokenizer",
     "unigram_entropy",
     "write_shard",
 ]

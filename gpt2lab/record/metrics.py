@@ -29,7 +29,7 @@ class Column:
 COLUMNS: tuple[Column, ...] = (
     Column("step", "updates", "optimizer updates done; row 0 is before training"),
     Column("tokens", "tokens", "training tokens consumed so far"),
-    Column("train_loss", "nats/token", "mean loss over counted tokens of the batches since the last row"),
+    Column("train_loss", "nats/token", "mean loss over the counted tokens of this update's batch, before the update"),
     Column("train_eval_loss", "nats/token", "loss on the training split, measured as val_loss is"),
     Column("train_accuracy", "", "share of counted training tokens predicted right"),
     Column("val_loss", "nats/token", "loss on the validation split"),

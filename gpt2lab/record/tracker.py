@@ -91,7 +91,7 @@ def start_tracker(
         warn(f"W&B cannot be imported ({_one_line(error)}): pip install wandb, or tracker=none; the run goes on")
         return Tracker(None, state="off: wandb cannot be imported", warn=warn)
     mode = config.mode
-    if mode is TrackerMode.online and not _has_key():
+    if mode is TrackerMode.online and not has_key():
         warn("tracker.mode=online but no W&B key was found: run `wandb login`; this run is mirrored offline")
         mode = TrackerMode.offline
     try:
@@ -135,7 +135,7 @@ def _run_id(run_dir: Path, resume: bool) -> str:
     return run_id
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Return whether W&B could log in by itself: it asks on the terminal otherwise, and waits there."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

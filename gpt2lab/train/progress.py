@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Row = Mapping[str, float | int | None]
 LOG_INTERVAL_S = 10.0  # between plain lines that report no evaluation
@@ -57,6 +67,34 @@ class Display:
         if row.get("val_loss") is not None or (not self._progress and now - self._last_line_s > LOG_INTERVAL_S):
             self._last_line_s = now
             self._console.print(f"step {row['step']:>6}  {facts}", highlight=False, markup=False, soft_wrap=True)
+
+
+class Transfer:
+    """Shows how far a download or a tokenisation is; appears only when there is one.
+
+    Called with what is done, and the bytes done of how many. Without a terminal each step is one line.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done_bytes: int, total_bytes: int) -> None:
+        if what not in self._tasks:
+            if not self._console.is_terminal:
+                self._console.print(f"{what} ({total_bytes:,} bytes)", highlight=False, markup=False, soft_wrap=True)
+            self._tasks[what] = self._progress.add_task(what, total=total_bytes)
+            if self._console.is_terminal:
+                self._progress.start()
+        self._progress.update(self._tasks[what], completed=done_bytes, total=total_bytes)
 
 
 FORMATS = {

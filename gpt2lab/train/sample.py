@@ -1,11 +1,26 @@
 """Writing text with a model, by any engine."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.base import Engine
+from gpt2lab.data import Tokenizer, read_tokenizer, source_tokenizer
+from gpt2lab.engine.base import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
+from gpt2lab.model.llmc import read_checkpoint
+from gpt2lab.model.params import GPTConfig
+from gpt2lab.schema import DataSource, EngineConfig, OptimConfig, RunConfig, TokenizerName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """How a model's tokens are read."""
+
+    tokenizer: Tokenizer
+    default_prompt: str
+    room: int | None  # tokens that prompt and sample may have together; None = any number
 
 
 def generate(
@@ -45,3 +60,60 @@ def draw(logits: np.ndarray, *, temperature: float, top_k: int | None, rng: np.r
         scaled = np.where(scaled < smallest_kept, -np.inf, scaled)
     gumbel = rng.gumbel(size=scaled.shape)  # the argmax of logits plus Gumbel noise is a draw from their softmax
     return (scaled + gumbel).argmax(axis=1).astype(np.int32)
+
+
+def continue_text(
+    engine: Engine,
+    words: Words,
+    prompt: str | None,
+    *,
+    count: int,
+    max_tokens: int,
+    max_seq_len: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+) -> list[str]:
+    """Return `count` texts that begin with `prompt` (None: the data's own beginning)."""
+    begin = words.tokenizer.encode(words.default_prompt if prompt is None else prompt).astype(np.int32)
+    room = max_tokens if words.room is None else min(max_tokens, max(words.room - len(begin), 0))
+    steps = generate(
+        engine,
+        begin,
+        count=count,
+        max_tokens=room,
+        max_seq_len=max_seq_len,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    )
+    rows = np.concatenate([np.tile(begin, (count, 1)), *(step[:, None] for step in steps)], axis=1)
+    return [words.tokenizer.decode(row) for row in rows]
+
+
+def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig]:
+    """Return an engine that holds the model of an llm.c checkpoint file, or of `hf:NAME`, and the model's shape."""
+    if checkpoint.startswith("hf:"):
+        from gpt2lab.engine.torch_pretrained import read_pretrained
+
+        shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
+    else:
+        params, shape = read_checkpoint(Path(checkpoint))
+    return create_engine(EngineSpec(model=shape, optim=OptimConfig(), engine=engine), params), shape
+
+
+def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Words:
+    """Return how to read the tokens of a model: as its config says, or by its vocabulary size without one.
+
+    Raises ConfigError when neither tells.
+    """
+    if config is not None and tokenizer is None:
+        chosen = source_tokenizer(config.data, vocab_size=vocab_size)
+        if config.data.source in (DataSource.modular, DataSource.formal):
+            return Words(tokenizer=chosen, default_prompt="BOS", room=config.model.max_seq_len)
+        return Words(tokenizer=chosen, default_prompt="0" if chosen.name == "ids" else "\n", room=None)
+    known = {256: TokenizerName.bytes, 50257: TokenizerName.gpt2}
+    name = tokenizer or known.get(vocab_size)
+    if name is None:
+        raise ConfigError(f"a vocabulary of {vocab_size} tokens belongs to no tokenizer known here: name --tokenizer")
+    return Words(tokenizer=read_tokenizer(name), default_prompt="\n", room=None)

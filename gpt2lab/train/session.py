@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from gpt2lab.errors import ConfigError, Gpt2labError
@@ -20,9 +19,9 @@ from gpt2lab.schema import RunConfig, parse_stop_when, plain
 from gpt2lab.train.facts import data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
-from gpt2lab.train.progress import Display, print_ending, print_header
+from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
 from gpt2lab.train.resume import check_same_config, restore
-from gpt2lab.train.sample import generate
+from gpt2lab.train.sample import Words, continue_text
 from gpt2lab.train.setup import Parts, prepare_parts
 
 
@@ -76,7 +75,8 @@ def _execute(
     command: Sequence[str],
     console: Console,
 ) -> Outcome:
-    parts = prepare_parts(config)
+    with Transfer(console) as transfer:
+        parts = prepare_parts(config, report_progress=transfer)
     elapsed_s = restore(parts, run) if config.resume else 0.0
     facts = {"data": data_facts(parts), "model": model_facts(parts), "engine": engine_facts(parts)}
     settings = plain(config)
@@ -102,7 +102,7 @@ def _execute(
     try:
         ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=elapsed_s)
         if ending.state == "finished":
-            write_samples(parts, run.samples, console=console)
+            write_samples(parts, run.samples)
         finished = ending.state == "finished"
     finally:
         tracker.finish(finished)
@@ -156,28 +156,25 @@ def _train(
         return run_loop(parts, hooks, elapsed_s=elapsed_s)
 
 
-def write_samples(parts: Parts, folder: Path, *, console: Console) -> None:
-    """Write `sample.count` texts of the model as folder/sample-1.txt ... and show the first."""
-    options = parts.config.sample
+def write_samples(parts: Parts, folder: Path) -> None:
+    """Write `sample.count` texts of the model as folder/sample-1.txt, sample-2.txt, ..."""
+    options, source = parts.config.sample, parts.source
     if not options.count:
         return
-    tokenizer, model = parts.source.tokenizer, parts.model
-    prompt = tokenizer.encode(options.prompt or parts.source.prompt).astype(np.int32)
-    room = options.max_tokens if parts.source.row_len is None else parts.source.row_len - len(prompt)
-    drawn = generate(
+    texts = continue_text(
         parts.engine,
-        prompt,
+        Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
+        options.prompt or None,
         count=options.count,
-        max_tokens=max(room, 0),
-        max_seq_len=model.max_seq_len,
+        max_tokens=options.max_tokens,
+        max_seq_len=parts.model.max_seq_len,
         temperature=options.temperature,
         top_k=options.top_k,
         seed=parts.config.seed,
     )
-    tokens = np.concatenate([np.tile(prompt, (options.count, 1)), *(step[:, None] for step in drawn)], axis=1)
     folder.mkdir(exist_ok=True)
-    for number, row in enumerate(tokens, 1):
-        (folder / f"sample-{number}.txt").write_text(tokenizer.decode(row) + "\n", encoding="utf-8")
+    for number, text in enumerate(texts, 1):
+        (folder / f"sample-{number}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def _check_stop_when(config: RunConfig) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt2lab.data import Batches, Source, read_source
+from gpt2lab.data import Batches, Progress, Source, read_source
 from gpt2lab.engine.base import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.bands import apply_bands
@@ -30,9 +30,9 @@ class Parts:
         return self.seq_len if self.counted is None else len(self.counted)
 
 
-def prepare_parts(config: RunConfig, *, source: Source | None = None) -> Parts:
+def prepare_parts(config: RunConfig, *, report_progress: Progress | None = None) -> Parts:
     """Read the data and build the engine. Raises ConfigError, DataError or EngineError."""
-    source = source or read_source(config.data, vocab_size=config.model.vocab_size)
+    source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
     model, params = starting_point(config, source.vocab_size)
     seq_len = choose_seq_len(config, source.row_len)
     counted = counted_positions(config.task_position, seq_len, source.answer_span)

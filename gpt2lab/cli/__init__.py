@@ -1,0 +1,5 @@
+"""The `gpt2lab` command."""
+
+from gpt2lab.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,127 @@
+"""Commands on the archive: snapshot, list, show, report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.rundir import RunDir, find_runs, latest_run
+from gpt2lab.report import write_report
+
+root_option = click.option(
+    "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
+)
+
+
+@click.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the experiment; by default the run's.")
+@click.option("--hypothesis", help="What the run was expected to show; by default the run's.")
+@click.option("--force", is_flag=True, help="Archive again, or archive what is not finished.")
+@root_option
+def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, force: bool, root: Path) -> None:
+    """Archive a run, or each run of a sweep that is not archived yet.
+
+    DIRECTORY is a run directory or a folder of them; without it, the run that ended last.
+    """
+    if directory is None:
+        directory = latest_run(Path("runs"))
+        if directory is None:
+            raise ArchiveError("runs: there is no run in it; name a run directory")
+    runs = find_runs(directory) if directory.is_dir() else []
+    if not runs:
+        raise ArchiveError(f"{directory}: holds no run (no status.json); name a run directory")
+    refused: list[ArchiveError] = []
+    for run in runs:
+        title = name or str(RunDir(run).read_config().get("name") or run.name)
+        try:
+            path = create(run, root, name=title, hypothesis=hypothesis, write_report=write_report, force=force)
+        except ArchiveError as error:
+            if len(runs) == 1:
+                raise
+            click.echo(f"left out: {error}", err=True)
+            refused.append(error)
+        else:
+            click.echo(f"{run} is experiment {path}")
+    write_index(root)
+    if len(refused) == len(runs):
+        raise ArchiveError(f"{directory}: none of its {len(runs)} runs was archived")
+
+
+@click.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
+@root_option
+def list_command(as_json: bool, root: Path) -> None:
+    """List the experiments."""
+    experiments = list_experiments(root)
+    if as_json:
+        for experiment in experiments:
+            click.echo(json.dumps({"number": experiment.number, "path": str(experiment.path), **experiment.summary}))
+        return
+    if not experiments:
+        click.echo(f"{root}: there are no experiments in it yet")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("no.", "right"), ("name", "left"), ("status", "left"), ("data", "left")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for title in ("parameters", "tokens", "val loss", "val acc"):
+        table.add_column(title, justify="right")
+    table.add_column("date")
+    for experiment in experiments:
+        table.add_row(f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"}))
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+
+
+def _cells(summary: dict[str, Any]) -> list[str]:
+    def number(key: str, form: str) -> str:
+        return form.format(summary[key]) if isinstance(summary.get(key), int | float) else "-"
+
+    return [
+        str(summary.get("name") or "-"),
+        str(summary.get("status") or "-"),
+        str(summary.get("data") or "-"),
+        number("n_params", "{:,}"),
+        number("tokens", "{:,}"),
+        number("val_loss", "{:.4f}"),
+        number("val_accuracy", "{:.1%}"),
+        str(summary.get("date") or "-")[:10],
+    ]
+
+
+@click.command()
+@click.argument("experiment")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json.")
+@root_option
+def show(experiment: str, as_json: bool, root: Path) -> None:
+    """Show the report of EXPERIMENT: a number, a folder name, or a name that only one has."""
+    path = resolve(root, experiment)
+    if as_json:
+        click.echo(json.dumps(read_summary(path), indent=2))
+        return
+    readme = path / "README.md"
+    if not readme.is_file():
+        raise ArchiveError(f"{readme}: missing; write it again with gpt2lab report {experiment}")
+    Console().print(Markdown(readme.read_text(encoding="utf-8")))
+    click.echo(str(path))
+
+
+@click.command()
+@click.argument("experiment")
+@root_option
+def report(experiment: str, root: Path) -> None:
+    """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
+    path = resolve(root, experiment)
+    summary_before = read_summary(path) if (path / "summary.json").is_file() else {}
+    write_report(path, str(summary_before.get("name") or path.name[6:]))
+    refresh_manifest(path)
+    write_index(root)
+    click.echo(str(path / "README.md"))
+
+
+COMMANDS = (snapshot, list_command, show, report)

@@ -1,0 +1,55 @@
+"""The command group: which commands there are, and how errors end."""
+
+import os
+import sys
+
+import click
+
+from gpt2lab import __version__
+from gpt2lab.cli import archive, data, doctor, model
+from gpt2lab.compose import TRACEBACK_VARIABLE
+from gpt2lab.errors import Gpt2labError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gpt2lab")
+def group() -> None:
+    """Train GPT-2-scale models as tracked runs, and keep them as experiments."""
+
+
+@group.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def run(overrides: tuple[str, ...]) -> None:
+    """Train: the same as `python -m gpt2lab.run [OVERRIDES]`.
+
+    `gpt2lab run --help` lists the config groups, `gpt2lab run --cfg job` every key.
+    """
+    from gpt2lab.run import main as run_main
+
+    sys.exit(run_main(list(overrides)))
+
+
+for command in (*archive.COMMANDS, *data.COMMANDS, *model.COMMANDS, *doctor.COMMANDS):
+    group.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the console script. A user's error is one line and its exit code."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(0)
+    except click.ClickException as error:
+        print(f"gpt2lab: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    except Gpt2labError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"gpt2lab: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

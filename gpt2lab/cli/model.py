@@ -1,0 +1,141 @@
+"""Commands on models: plan, sample, parity, export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from gpt2lab.archive import resolve
+from gpt2lab.cli.archive import root_option
+from gpt2lab.compose import compose, to_run_config
+from gpt2lab.errors import ArchiveError, Gpt2labError
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.schema import Device, EngineConfig, EngineName, RunConfig, TokenizerName
+
+engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
+device_option = click.option("--device", type=click.Choice([d.name for d in Device]), default="auto")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def plan(overrides: tuple[str, ...]) -> None:
+    """Say what a run would need, before anything is allocated: parameters, FLOPs, memory."""
+    from gpt2lab.train.plan import describe, make_plan
+
+    for what, value in describe(make_plan(compose(list(overrides)))):
+        click.echo(f"{what:<16} {value}")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--prompt", help="Text to begin with.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Samples to write.")
+@click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 = the likeliest token."
+)
+@click.option("--top-k", type=click.IntRange(1), help="Draw among the k likeliest tokens.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--tokenizer", type=click.Choice([t.name for t in TokenizerName]), help="For a bare checkpoint file.")
+@device_option
+@root_option
+def sample(
+    checkpoint: str,
+    prompt: str | None,
+    count: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    tokenizer: str | None,
+    device: str,
+    root: Path,
+) -> None:
+    """Write text with the model of CHECKPOINT: an experiment, a run directory, a model.bin, or hf:gpt2."""
+    from gpt2lab.train.sample import continue_text, open_model, words_of
+
+    path, config = _find_checkpoint(checkpoint, root)
+    engine, shape = open_model(path, EngineConfig(device=Device[device]))
+    texts = continue_text(
+        engine,
+        words_of(config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
+        prompt,
+        count=count,
+        max_tokens=max_tokens,
+        max_seq_len=shape.max_seq_len,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    )
+    for number, text in enumerate(texts, 1):
+        if count > 1:
+            click.echo(f"--- sample {number} ---")
+        click.echo(text)
+
+
+def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
+    """Return the checkpoint that `ref` names and the config it was trained with, where there is one."""
+    if ref.startswith("hf:") or Path(ref).is_file():
+        return ref, None
+    directory = Path(ref) if Path(ref).is_dir() else resolve(root, ref)
+    model = directory / "model.bin"
+    if not model.is_file():
+        raise ArchiveError(f"{model}: missing; weights are kept out of git, so a clone does not have them")
+    return str(model), to_run_config(RunDir(directory).read_config())
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("debug_state", type=click.Path(path_type=Path))
+@engine_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per comparison.")
+def parity(model: Path, debug_state: Path, engine: str, device: str, as_json: bool) -> None:
+    """Compare an engine with what llm.c computed: logits, loss and the 16 gradients.
+
+    MODEL is an llm.c checkpoint, DEBUG_STATE the state file written beside it.
+    """
+    from gpt2lab.train.parity import compare_with_llmc
+
+    settings = EngineConfig(name=EngineName[engine], device=Device[device])
+    rows = compare_with_llmc(model, debug_state, settings)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(_json_row(row)))
+    else:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("what")
+        for title in ("largest", "max error", "relative", "allowed"):
+            table.add_column(title, justify="right")
+        table.add_column("")
+        for row in rows:
+            numbers = (row.max_abs, row.max_error, row.relative_error, row.tolerance)
+            table.add_row(row.name, *(f"{n:.3g}" for n in numbers), "ok" if row.passed else "DIFFERS")
+        Console(highlight=False, markup=False).print(table)
+    if not all(row.passed for row in rows):
+        raise ParityError(
+            f"{sum(not row.passed for row in rows)} of {len(rows)} comparisons differ by more than allowed"
+        )
+
+
+class ParityError(Gpt2labError):
+    """An engine computes something else than llm.c did."""
+
+    exit_code = 5
+
+
+def _json_row(row: Any) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "max_abs": row.max_abs,
+        "max_error": row.max_error,
+        "relative_error": row.relative_error,
+        "tolerance": row.tolerance,
+        "passed": row.passed,
+    }
+
+
+COMMANDS = (plan, sample, parity)

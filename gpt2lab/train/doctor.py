@@ -1,0 +1,49 @@
+"""What this machine offers to a run."""
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+
+from gpt2lab.data import data_dir
+from gpt2lab.data.tokenizers import GPT2_FILES, find_gpt2_file
+from gpt2lab.record.tracker import has_key
+from gpt2lab.schema import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination; `ok` is False for what is missing but not needed for the default run."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def examine() -> list[Finding]:
+    """Look at Python, devices, tokenizers, W&B and disk; nothing is downloaded."""
+    from gpt2lab.engine.torch_device import choose_device, device_name, is_available
+
+    findings = [Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    chosen = choose_device(Device.auto)
+    findings.append(Finding("engine", True, f"torch on {chosen.type}: {device_name(chosen)}, {os.cpu_count()} cores"))
+    for device in (Device.cuda, Device.mps):
+        there = is_available(device)
+        findings.append(Finding(f"device {device.name}", there, "found" if there else "not found: runs use the CPU"))
+    findings.append(_gpt2_tokenizer())
+    has_hf = importlib.util.find_spec("transformers") is not None
+    findings.append(Finding("transformers", has_hf, "found" if has_hf else "not found: pip install 'gpt2lab[hf]'"))
+    key = has_key()
+    findings.append(Finding("W&B key", key, "found" if key else "none: runs are tracked offline (wandb login)"))
+    git = shutil.which("git")
+    findings.append(Finding("git", bool(git), git or "not found: provenance will have no commit"))
+    free = shutil.disk_usage(".").free / 2**30
+    findings.append(Finding("disk", free > 5, f"{free:.1f} GiB free here; data goes to {data_dir()}"))
+    return findings
+
+
+def _gpt2_tokenizer() -> Finding:
+    missing = [name for name in GPT2_FILES if find_gpt2_file(name) is None]
+    text = f"{' and '.join(missing)} not found: downloaded at first use, or pip install 'gpt2lab[offline]'"
+    return Finding("gpt2 tokenizer", not missing, text if missing else "found")

@@ -1,0 +1,87 @@
+"""What a run will need, from its config alone: parameters, operations and memory before anything is allocated."""
+
+import math
+from dataclasses import dataclass
+
+from gpt2lab.data import read_source
+from gpt2lab.model.bands import density, is_dense
+from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token, training_bytes
+from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
+from gpt2lab.schema import DataSource, RunConfig, TokenizerName, counted_positions
+from gpt2lab.train.setup import choose_seq_len, model_shape
+
+VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of one run. `batch_size` is None for train.batch_size=full on a corpus that was not read."""
+
+    model: GPTConfig
+    seq_len: int  # T
+    batch_size: int | None  # sequences per update
+    n_counted: int  # target positions per sequence in the loss
+    n_steps: int
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        return None if self.batch_size is None else self.batch_size * self.seq_len
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Plan the run of `config`; of the data only synthetic rows are made, nothing is read. Raises ConfigError."""
+    row_len, answer_span, n_examples = None, None, None
+    if config.data.source in (DataSource.modular, DataSource.formal):
+        source = read_source(config.data, vocab_size=config.model.vocab_size)
+        vocab_size, row_len, answer_span = source.vocab_size, source.row_len, source.answer_span
+        n_examples = source.splits["train"].n_tokens // (row_len or 1)
+    else:
+        vocab_size = config.model.vocab_size or VOCAB_SIZES[config.data.tokenizer]
+    seq_len = choose_seq_len(config, row_len)
+    counted = counted_positions(config.task_position, seq_len, answer_span)
+    batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else n_examples
+    return Plan(
+        model=model_shape(config, vocab_size),
+        seq_len=seq_len,
+        batch_size=batch_size,
+        n_counted=seq_len if counted is None else len(counted),
+        n_steps=config.train.max_steps,
+    )
+
+
+def describe(plan: Plan) -> list[tuple[str, str]]:
+    """Return the plan as (what, value with its unit) lines."""
+    model, T = plan.model, plan.seq_len
+    lines = [
+        ("shape", f"{model.n_layer} layers, {model.n_head} heads of {model.head_size}, {model.n_embd} channels"),
+        ("vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,} rows)"),
+        ("parameters", f"{count_active_parameters(model):,} trained of {count_parameters(model):,} stored"),
+        ("largest tensors", _largest(model)),
+    ]
+    for name, band in (("FC1", model.fc1_band), ("FC2", model.fc2_band)):
+        share = density(model.n_embd, band)
+        wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
+        text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{wide}"
+        lines.append((name, text if band else "dense"))
+    lines.append(("sequence", f"{T} positions, {plan.n_counted} of them in the loss"))
+    dense, kept = dense_flop_per_token(model, T), kept_flop_per_token(model, T)
+    saved = f"; the bands leave {kept / dense:.1%} of it" if kept < dense else ""
+    lines.append(("work", f"{dense:,} FLOP per token (6N + 12LCT, dense){saved}"))
+    if plan.tokens_per_step is not None:
+        lines.append(("batch", f"{plan.batch_size:,} sequences, {plan.tokens_per_step:,} tokens"))
+        total = plan.tokens_per_step * plan.n_steps
+        lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP"))
+    stored = training_bytes(model)
+    parts = ", ".join(f"{name} {_mib(n_bytes)}" for name, n_bytes in stored.items())
+    lines.append(("memory", f"{_mib(sum(stored.values()))} without activations: {parts}"))
+    return lines
+
+
+def _largest(model: GPTConfig) -> str:
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    return ", ".join(f"{name} {sizes[name]:,}" for name in largest)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"
