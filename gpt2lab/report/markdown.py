@@ -25,7 +25,10 @@ _BACKTICKS = re.compile(r"`+")
 _AUTOLINK = re.compile(r"<(?:https?://|mailto:)[^\s<>`]*>")
 _TAG_START = re.compile(r"<(?=[A-Za-z/!?])")
 _FENCE = re.compile(r"(`{3,})[^`]*$|(~{3,})")
+_INDENTED_FENCE = re.compile(r" {1,3}(?:`{3,}[^`]*$|~{3,})")
 _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
+_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)]) {1,4}(?=[^ \t])")
+_RULE = re.compile(r"([-*])[ \t]*(?:\1[ \t]*){2,}$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
@@ -99,32 +102,28 @@ def notes(text: str, level: int = 3) -> Markdown:
     heading becomes `level`. A code block that was left open is closed.
     """
     lines = _COMMENT.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
-    blocks = _split_fences([_CONTROL.sub("", line) for line in lines])
-    prose = [_atx_headings(block) if not is_code else block for block, is_code in blocks]
-    depths = [
-        len(match[1])
-        for block, (_, is_code) in zip(prose, blocks, strict=True)
-        if not is_code
-        for line in block
-        if (match := _HEADING.match(line))
+    blocks = [
+        (block if is_code else _escape_html(_atx_headings(block)), is_code)
+        for block, is_code in _split_fences([_CONTROL.sub("", line) for line in lines])
     ]
+    depths = [depth for block, is_code in blocks if not is_code for depth in _headings(block).values()]
     shift = level - min(depths, default=level)
     result: list[str] = []
-    headings: list[tuple[int, int]] = []  # (depth, index in result) of headings that have no text yet
-    for block, (_, is_code) in zip(prose, blocks, strict=True):
-        for line in block if is_code else _escape_html(block):
-            match = None if is_code else _HEADING.match(line)
-            if match:
-                depth = min(6, max(level, len(match[1]) + shift))
-                while headings and headings[-1][0] >= depth:
-                    del result[headings.pop()[1] :]
-                headings.append((depth, len(result)))
-                line = "#" * depth + line[match.end() :]
-            elif line.strip():
-                headings.clear()
+    open_headings: list[tuple[int, int]] = []  # (depth, index in result) of headings that have no text yet
+    for block, is_code in blocks:
+        found = {} if is_code else _headings(block)
+        for number, line in enumerate(block):
+            if number in found:
+                depth = min(6, found[number] + shift)
+                while open_headings and open_headings[-1][0] >= depth:
+                    del result[open_headings.pop()[1] :]
+                open_headings.append((depth, len(result)))
+                line = "#" * depth + line.lstrip(" ").lstrip("#")
+            elif not _is_blank(line):
+                open_headings.clear()
             result.append(line)
-    if headings:
-        del result[headings[0][1] :]
+    if open_headings:
+        del result[open_headings[0][1] :]
     return Markdown(re.sub(r"\n{3,}", "\n\n", "\n".join(result)).strip("\n"))
 
 
@@ -132,11 +131,14 @@ def _split_fences(lines: list[str]) -> list[tuple[list[str], bool]]:
     """Split into blocks of prose and of code, (lines, is code).
 
     Only a fence that begins a line unindented counts: that is a code block in any context, so what is kept raw here
-    is code to every reader of the page. Other fences are treated as prose, and their HTML as text.
+    is code to every reader of the page. A fence inside a list item is left to it, as prose: the item's end closes it.
+    Any other indented fence is moved to the left edge, where it is one for certain.
     """
     blocks: list[tuple[list[str], bool]] = [([], False)]
     closing: re.Pattern[str] | None = None
     for line in lines:
+        if closing is None and _INDENTED_FENCE.match(line) and not _in_item(blocks[-1][0], line):
+            line = line.lstrip(" ")
         opened = _FENCE.match(line) if closing is None else None
         if opened:
             marks = opened[1] or opened[2]
@@ -153,15 +155,46 @@ def _split_fences(lines: list[str]) -> list[tuple[list[str], bool]]:
     return blocks
 
 
+def _is_blank(line: str) -> bool:
+    return not line.strip(" \t")
+
+
+def _in_item(before: list[str], line: str) -> bool:
+    """Whether an indented line stands, beyond doubt, inside the list item that the prose `before` it ends with."""
+    indent = len(line) - len(line.lstrip(" "))
+    paragraph: list[str] = []
+    for earlier in reversed(before):
+        if _is_blank(earlier) and paragraph and paragraph[-1][0] != " ":
+            break
+        if not _is_blank(earlier):
+            paragraph.append(earlier)
+    edge = [earlier for earlier in paragraph if earlier[0] != " "]
+    items = [_ITEM.match(earlier) for earlier in edge if not _RULE.match(earlier)]
+    if not edge or paragraph[-1][0] == " " or len(items) < len(edge) or items[0] is None or not all(items):
+        return False
+    return indent >= len(items[0][0])
+
+
+def _headings(lines: list[str]) -> dict[int, int]:
+    """Return {line number: depth} of the headings in prose, those inside list items aside."""
+    return {
+        number: len(match[1])
+        for number, line in enumerate(lines)
+        if (match := _HEADING.match(line)) and not (line[0] == " " and _in_item(lines[:number], line))
+    }
+
+
 def _atx_headings(lines: list[str]) -> list[str]:
     """Write headings that are underlined with === or --- as # and ##."""
     result: list[str] = []
     for line in lines:
         underline = _UNDERLINE.match(line)
-        # Under a table row, a list item or a quotation, dashes are something else.
         above = result[-1] if result else ""
         if underline and re.match(r" {0,3}[^\s#>|*+-]", above):
             result[-1] = ("# " if "=" in line else "## ") + above.strip()
+        elif underline and not _is_blank(above):
+            # Below a list item, a quotation or a table row: a rule, not a heading.
+            result += ["", line]
         else:
             result.append(line)
     return result
@@ -172,7 +205,7 @@ def _escape_html(lines: list[str]) -> list[str]:
     result: list[str] = []
     paragraph: list[str] = []
     for line in [*lines, ""]:
-        if line.strip():
+        if not _is_blank(line):
             paragraph.append(line)
             continue
         spans = [_code_spans(part) for part in paragraph]
