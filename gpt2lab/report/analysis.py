@@ -203,7 +203,7 @@ def spikes(loss: Curve) -> Finding | None:
     )
     found = find_spikes(loss)
     if not found:
-        return Finding("spikes", "No loss spikes", f"None in {len(loss):,} logged training losses ({rule}).")
+        return Finding("spikes", "No loss spikes", f"Of {len(loss):,} logged training losses none is one ({rule}).")
     step, value, median = max(found, key=lambda spike: spike[1] - spike[2])
     verdict = "1 loss spike" if len(found) == 1 else f"{len(found)} loss spikes"
     text = (
