@@ -1,0 +1,18 @@
+"""The archive: experiments that are numbered, complete and described by their own files."""
+
+from gpt2lab.archive.experiments import Experiment, Listed, list_experiments, read_summary, resolve
+from gpt2lab.archive.index import write_index
+from gpt2lab.archive.manifest import read_manifest, refresh_manifest
+from gpt2lab.archive.store import create
+
+__all__ = [
+    "Experiment",
+    "Listed",
+    "create",
+    "list_experiments",
+    "read_manifest",
+    "read_summary",
+    "refresh_manifest",
+    "resolve",
+    "write_index",
+]

@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gpt2lab.errors import ArchiveError
 
@@ -35,6 +37,24 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_directory(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises ArchiveError when it is missing or damaged."""
+    with disk_errors("read", path):
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise ArchiveError(f"{path}: damaged, it is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ArchiveError(f"{path}: damaged, expected a JSON object")
+    return value
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """Return an object as indented JSON, keys in the order given; numbers must be finite."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def fsync_directory(path: Path) -> None:

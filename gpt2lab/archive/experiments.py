@@ -1,0 +1,120 @@
+"""Finding and reading experiments. Only complete ones have a number, so whatever has none is passed over."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import read_json
+
+_NUMBERED = re.compile(r"(\d{5,})-([a-z0-9-]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One directory of the archive."""
+
+    number: int
+    slug: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed(Experiment):
+    """An experiment and what a list says about it; a file that cannot be read is empty here, named in `damage`."""
+
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+    status: dict[str, Any]
+    damage: tuple[str, ...] = ()
+
+
+def find_experiments(root: Path) -> list[Experiment]:
+    """Return the experiments below `root` by number, without reading them; [] where there is no archive."""
+    if not root.is_dir():
+        return []
+    found = []
+    for path in root.iterdir():
+        match = _NUMBERED.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append(Experiment(number=int(match[1]), slug=match[2], path=path))
+    return sorted(found, key=lambda experiment: (experiment.number, experiment.slug))
+
+
+def list_experiments(root: Path) -> list[Listed]:
+    """Return the experiments below `root` by number, with what their files say. A damaged one does not hide others."""
+    listed = []
+    for experiment in find_experiments(root):
+        parts: dict[str, dict[str, Any]] = {}
+        damage = []
+        for part in ("summary", "provenance", "status"):
+            try:
+                parts[part] = read_json(experiment.path / f"{part}.json")
+            except ArchiveError as error:
+                parts[part] = {}
+                damage.append(str(error))
+        listed.append(
+            Listed(
+                number=experiment.number,
+                slug=experiment.slug,
+                path=experiment.path,
+                summary=parts["summary"],
+                provenance=parts["provenance"],
+                status=parts["status"],
+                damage=tuple(damage),
+            )
+        )
+    return listed
+
+
+def resolve(root: Path, ref: str) -> Path:
+    """Return the experiment that `ref` names: a number, NNNNN-slug, its path, or a name that only one has.
+
+    Raises ArchiveError, listing what there is, when none or several match.
+    """
+    experiments = find_experiments(root)
+    if not experiments:
+        raise ArchiveError(f"{root}: there are no experiments in it; a finished run becomes one with gpt2lab snapshot")
+    name = ref.strip().rstrip("/")
+    if name and Path(name).resolve().parent == root.resolve():
+        name = Path(name).name
+    matches = [experiment for experiment in experiments if name == experiment.path.name]
+    if not matches and re.fullmatch(r"[0-9]+", name):
+        matches = [experiment for experiment in experiments if experiment.number == int(name)]
+    if not matches:
+        matches = [
+            experiment for experiment in experiments if name == experiment.slug or name == _read_name(experiment)
+        ]
+    if len(matches) == 1:
+        return matches[0].path
+    if matches:
+        raise ArchiveError(f"{ref!r} names {len(matches)} experiments of {root}: {_names(matches)}; use the number")
+    raise ArchiveError(f"{ref!r} names no experiment of {root}; there are {_names(experiments)}")
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """Return summary.json of an experiment. Raises ArchiveError when it is missing or damaged."""
+    return read_json(directory / "summary.json")
+
+
+def read_run_id(experiment: Experiment) -> str | None:
+    """Return the id of the run that was archived, or None where provenance.json cannot be read."""
+    try:
+        return read_json(experiment.path / "provenance.json").get("run_id")
+    except ArchiveError:
+        return None
+
+
+def _read_name(experiment: Experiment) -> object:
+    try:
+        return read_summary(experiment.path).get("name")
+    except ArchiveError:
+        return None
+
+
+def _names(experiments: list[Experiment]) -> str:
+    """Name the latest ten."""
+    names = ", ".join(experiment.path.name for experiment in experiments[-10:])
+    earlier = len(experiments) - 10
+    return names if earlier <= 0 else f"{names}, and {earlier} earlier ones"

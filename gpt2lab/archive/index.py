@@ -1,0 +1,91 @@
+"""experiments/README.md: the table of all experiments, written anew whenever one is added."""
+
+import html
+import math
+import re
+from pathlib import Path
+from typing import TypeGuard
+
+from gpt2lab.archive.experiments import Listed, list_experiments
+from gpt2lab.archive.store import lock
+from gpt2lab.record.disk import write_atomic
+
+_MAX_TEXT = 160
+
+_HEAD = """\
+# Experiments
+
+<!-- Generated: every `gpt2lab snapshot` writes this page anew from the experiments beside it. -->
+
+Each folder is one archived run: its record, the source that ran, and a report generated from them. Losses are mean
+nats per counted token of the validation split at the end of training.
+"""
+
+_COLUMNS = ("No.", "Name", "Status", "Data", "Parameters", "Tokens", "Val loss", "Val accuracy", "Date", "Hypothesis")
+_ALIGN = ("---:", "---", "---", "---", "---:", "---:", "---:", "---:", "---", "---")
+
+
+def write_index(root: Path) -> Path:
+    """Write README.md of the archive below `root`, newest first; the same experiments give the same bytes.
+
+    An experiment with a damaged file is listed as damaged. Raises ArchiveError when the page cannot be written.
+    """
+    path = root / "README.md"
+    # Under the lock, so that the page of an earlier listing cannot replace a later one.
+    with lock(root):
+        rows = [_row(experiment) for experiment in reversed(list_experiments(root))]
+        table = [_COLUMNS, _ALIGN, *rows] if rows else []
+        lines = ["| " + " | ".join(cells) + " |" for cells in table] or ["There are none yet."]
+        write_atomic(path, (_HEAD + "\n" + "\n".join(lines) + "\n").encode())
+    return path
+
+
+def escape(text: object) -> str:
+    """Return text of any origin as one line that shows itself inside a Markdown table: no markup, no HTML."""
+    words = "".join(char if char.isprintable() else " " for char in str(text)).split()
+    line = " ".join(words)
+    if len(line) > _MAX_TEXT:
+        line = line[:_MAX_TEXT].rstrip() + "…"
+    return re.sub(r"([\\`*_\[\](){}#|~!])", r"\\\1", html.escape(line, quote=False))
+
+
+def _row(experiment: Listed) -> tuple[str, ...]:
+    summary = experiment.summary
+    status = "damaged" if experiment.damage else summary.get("status")
+    return (
+        f"[{experiment.number:05d}]({experiment.path.name}/README.md)",
+        escape(summary.get("name") or experiment.slug),
+        _text(status),
+        _text(summary.get("data")),
+        _count(summary.get("n_params")),
+        _count(summary.get("tokens")),
+        _number(summary.get("val_loss"), "{:.3f}"),
+        _number(summary.get("val_accuracy"), "{:.1%}"),
+        _text(str(summary.get("date") or "")[:10]),
+        _text(summary.get("hypothesis")),
+    )
+
+
+def _text(value: object) -> str:
+    return "" if value is None else escape(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: object, pattern: str) -> str:
+    return pattern.format(value) if _is_number(value) else ""
+
+
+def _count(value: object) -> str:
+    """Write a count with three significant digits: 815, 81.9 k, 1.02 M."""
+    if not _is_number(value):
+        return ""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        # What rounds up to the next unit is written in it: 999,950 is 1.00 M.
+        if value >= size * 0.9995:
+            scaled = value / size
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{digits}f}{unit}"
+    return str(value)

@@ -1,0 +1,244 @@
+"""A run on disk: one directory that holds everything the run leaves behind.
+
+`status.json` makes a directory a run and belongs to one process at a time: `claim` and `reopen` hold a lock for
+as long as the `RunDir` is open, and the system drops it when the process dies, however it dies.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
+
+STATES = ("running", "finished", "interrupted", "failed")
+
+
+def now_utc() -> str:
+    """Return the time as ISO 8601 in UTC with milliseconds; later times sort later as text."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def create_unique(parent: Path, name: str) -> Path:
+    """Make and return `parent`/`name`, or NAME-2, NAME-3, ... where that exists.
+
+    Two processes at once get two directories. Raises ArchiveError when `parent` cannot be written.
+    """
+    assert name and Path(name).name == name, f"{name!r} is not the name of one directory"
+    with disk_errors("create run directory", parent / name):
+        parent.mkdir(parents=True, exist_ok=True)
+        count = 1
+        while True:
+            path = parent / (name if count == 1 else f"{name}-{count}")
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                count += 1
+
+
+class RunDir:
+    """The files of one run. Build it with `claim` (new run), `reopen` (resume) or directly, to read only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        return self.path / "overrides.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.bin"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.safetensors"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def source_archive(self) -> Path:
+        return self.path / "source.tar.gz"
+
+    @classmethod
+    def claim(cls, path: Path) -> "RunDir":
+        """Make `path` the directory of a new run, state running, and lock it.
+
+        Raises ArchiveError when it already holds a run, another process is in it, or it cannot be written.
+        """
+        run = cls(path)
+        with disk_errors("create run directory", path):
+            path.mkdir(parents=True, exist_ok=True)
+        run._acquire()
+        try:
+            taken = [file.name for file in (run.status, run.metrics, run.model) if file.exists()]
+            if taken:
+                raise ArchiveError(
+                    f"{path} already holds a run ({taken[0]}): name another directory with hydra.run.dir=, "
+                    f"or continue that run with resume={path}"
+                )
+            run.write_status("running")
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDir":
+        """Lock the directory of an earlier run, to continue it; its status stays until it is written.
+
+        Raises ArchiveError when it holds no run, or a process is still in it.
+        """
+        run = cls(path)
+        if not run.status.is_file():
+            raise ArchiveError(f"{path} is not a run directory: it has no status.json")
+        run._acquire()
+        return run
+
+    def _acquire(self) -> None:
+        with disk_errors("lock", self.path):
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            pid = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
+            os.close(lock)
+            raise ArchiveError(f"{self.path}: process {pid} is running in it; wait for it, or stop it first") from None
+        except OSError as error:
+            os.close(lock)
+            raise ArchiveError(f"{self.path}: cannot lock: {(error.strerror or str(error)).lower()}") from error
+        self._lock = lock
+
+    def close(self) -> None:
+        """Let other processes have the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write_status(self, state: str, *, reason: str | None = None, **details: Any) -> None:
+        """Replace status.json: `state`, `reason`, times, pid, and `details` over those written before.
+
+        `started` is the first start of the run; `ended` is null while it runs. `details` are finite JSON values.
+        """
+        assert state in STATES, f"{state} is not one of {STATES}"
+        assert self._lock is not None, "only the process that holds the run may write its status"
+        now = now_utc()
+        before = self.read_status() if self.status.exists() else {}
+        status = {
+            **before,
+            "state": state,
+            "reason": reason,
+            "started": before.get("started") or now,
+            "ended": None if state == "running" else now,
+            "pid": os.getpid(),
+            **details,
+        }
+        write_atomic(self.status, json_bytes(status))
+
+    def read_status(self) -> dict[str, Any]:
+        """Return status.json. Raises ArchiveError when it is missing or damaged."""
+        status = read_json(self.status)
+        if status.get("state") not in STATES:
+            raise ArchiveError(f"{self.status}: state is {status.get('state')!r}, expected one of {', '.join(STATES)}")
+        return status
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the resolved config, keys in the order given."""
+        write_atomic(self.config, _yaml(config))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.yaml. Raises ArchiveError when it is missing or damaged."""
+        return _read_yaml(self.config, dict)
+
+    def write_overrides(self, overrides: list[str]) -> None:
+        """Write the overrides of the command line, in their order."""
+        write_atomic(self.overrides, _yaml(overrides))
+
+    def read_overrides(self) -> list[str]:
+        """Return overrides.yaml. Raises ArchiveError when it is missing or damaged."""
+        return _read_yaml(self.overrides, list)
+
+    def write_provenance(self, provenance: dict[str, Any]) -> None:
+        """Write provenance.json, keys in the order given; values are finite JSON values."""
+        write_atomic(self.provenance, json_bytes(provenance))
+
+    def read_provenance(self) -> dict[str, Any]:
+        """Return provenance.json. Raises ArchiveError when it is missing or damaged."""
+        return read_json(self.provenance)
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """Return the run directories at or below `directory`, sorted by path; hidden folders are passed over."""
+    return sorted(_walk_runs(directory))
+
+
+def _walk_runs(directory: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(directory):
+        if "status.json" in files:
+            yield Path(folder)
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def latest_run(runs_root: Path) -> Path | None:
+    """Return the run below `runs_root` that started or ended last, or None; damaged ones are passed over."""
+    latest: tuple[str, Path] | None = None
+    for path in find_runs(runs_root):
+        with contextlib.suppress(ArchiveError):
+            status = RunDir(path).read_status()
+            moment = (str(status.get("ended") or status.get("started") or ""), path)
+            latest = moment if latest is None else max(latest, moment)
+    return latest[1] if latest else None
+
+
+def _yaml(value: object) -> bytes:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000).encode()
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    with disk_errors("read", path):
+        content = path.read_bytes()
+    try:
+        value = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, kind):
+        raise ArchiveError(f"{path}: damaged, expected a {'mapping' if kind is dict else 'list'}")
+    return value
