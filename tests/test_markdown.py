@@ -148,6 +148,7 @@ def test_code_in_a_list_item_stays_there() -> None:
 def test_a_section_is_taken_with_what_is_nested_in_it() -> None:
     text = "intro\n## question\nwhy\n### detail\nbecause\n## Next\nmore"
     assert markdown.take_section(text, "Question") == ("why\n### detail\nbecause", "intro\n## Next\nmore")
+    assert markdown.take_section("```\n# Question\n```", "Question")[0] == ""
     assert markdown.take_section(text, "Absent") == ("", text)
 
 

@@ -10,6 +10,7 @@ import run_records
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from gpt2lab.archive.store import NOTES
 from gpt2lab.errors import ArchiveError
 from gpt2lab.report import write_report
 from gpt2lab.report.markdown import one_line
@@ -157,6 +158,15 @@ def test_the_question_of_the_notes_stands_beside_the_hypothesis(text_run: Path) 
     assert "smallest" not in section(page, "Notes") and "It **does**." in section(page, "Notes")
 
 
+def test_the_untouched_notes_of_a_new_experiment_add_no_section(tmp_path: Path) -> None:
+    run = run_records.write_record(tmp_path / "run", run_records.text_rows(), notes=NOTES)
+    assert "Notes" not in headings(report(run))
+    (run / "notes.md").write_text(NOTES.replace("## Question\n", "## Question\n\nWhy?\n") + "\nMore.\n")
+    page = report(run)
+    assert section(page, "Notes").strip() == "### Next\n\nMore."
+    assert section(page, "Question and hypothesis").strip().startswith("Why?\n")
+
+
 def test_a_run_without_hypothesis_notes_or_samples_says_so_once(tmp_path: Path) -> None:
     page = report(run_records.write_interrupted_run(tmp_path / "run"))
     assert "No hypothesis was written down before this run." in page
@@ -234,6 +244,6 @@ def test_the_title_is_shown_as_it_is(text_run: Path) -> None:
 
 def test_a_report_that_cannot_be_written_is_one_line_naming_the_file(text_run: Path) -> None:
     (text_run / "README.md").mkdir()
-    with pytest.raises(ArchiveError, match=r"README\.md: cannot write the report") as raised:
+    with pytest.raises(ArchiveError, match=r"README\.md: cannot write: is a directory") as raised:
         write_report(text_run, "run")
     assert "\n" not in str(raised.value)

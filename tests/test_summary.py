@@ -138,18 +138,19 @@ def test_provenance_without_its_parts_gives_blanks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "status.json"])
 def test_a_missing_file_is_named(text_run: Path, name: str) -> None:
     (text_run / name).unlink()
-    with pytest.raises(ArchiveError, match=f"{name}: not found"):
+    with pytest.raises(ArchiveError, match=f"{name}: cannot read: no such file"):
         summarise(text_run)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("status.json", "{", "status.json: cannot be read"),
-        ("status.json", "[]", "status.json: expected a mapping, got list"),
-        ("config.yaml", "a: [", "config.yaml: cannot be read"),
-        ("config.yaml", "\xff", "config.yaml: cannot be read"),
-        ("overrides.yaml", "a: 1", "overrides.yaml: expected a list"),
+        ("status.json", "{", "status.json: damaged, it is not JSON"),
+        ("status.json", "[]", "status.json: damaged, expected a JSON object"),
+        ("config.yaml", "a: [", "config.yaml: damaged, it is not YAML"),
+        ("config.yaml", "- 1", "config.yaml: damaged, expected a mapping"),
+        ("config.yaml", "\xff", "config.yaml: damaged, it is not YAML"),
+        ("overrides.yaml", "a: 1", "overrides.yaml: damaged, expected a list"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(text_run: Path, name: str, content: str, words: str) -> None:

@@ -3,7 +3,6 @@
 Nothing here or above it needs torch, the data or the engine: an old experiment can be reported again anywhere.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import yaml
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, read_json
 from gpt2lab.record.metrics import read_metrics
 
 
@@ -84,34 +84,35 @@ def _is_not_finite(value: Any) -> bool:
     return value is not None and not np.isfinite(value)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> Any:
+    with disk_errors("read", path):
+        content = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ArchiveError(f"{path}: not found; a report needs the record of a run (see gpt2lab snapshot)") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ArchiveError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    value = _read_yaml(path)
     if not isinstance(value, dict):
-        raise ArchiveError(f"{path}: expected a mapping, got {type(value).__name__}")
+        raise ArchiveError(f"{path}: damaged, expected a mapping, got {type(value).__name__}")
     return value
 
 
 def _read_overrides(path: Path) -> list[str]:
     if not path.exists():
         return []
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ArchiveError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    value = _read_yaml(path) or []
     if not isinstance(value, list):
-        raise ArchiveError(f"{path}: expected a list of overrides, got {type(value).__name__}")
+        raise ArchiveError(f"{path}: damaged, expected a list of overrides, got {type(value).__name__}")
     return [str(item) for item in value]
 
 
 def _read_text(path: Path) -> str:
     # Samples and notes are shown, not computed with: a stray byte must not cost the report.
-    return path.read_text(encoding="utf-8", errors="replace")
+    with disk_errors("read", path):
+        return path.read_text(encoding="utf-8", errors="replace")
 
 
 def read_inputs(directory: Path) -> Inputs:
@@ -119,10 +120,10 @@ def read_inputs(directory: Path) -> Inputs:
     metrics = directory / "metrics.csv"
     notes = directory / "notes.md"
     return Inputs(
-        config=_read_mapping(directory / "config.yaml"),
+        config=_read_config(directory / "config.yaml"),
         overrides=_read_overrides(directory / "overrides.yaml"),
-        provenance=_read_mapping(directory / "provenance.json"),
-        status=_read_mapping(directory / "status.json"),
+        provenance=read_json(directory / "provenance.json"),
+        status=read_json(directory / "status.json"),
         rows=list(read_metrics(metrics)) if metrics.exists() else [],
         notes=_read_text(notes) if notes.exists() else "",
         samples={path.name: _read_text(path) for path in sorted(directory.glob("samples/*.txt"))},

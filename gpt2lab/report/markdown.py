@@ -86,8 +86,10 @@ def fence(text: str, language: str = "text") -> Markdown:
 
 def take_section(text: str, heading: str) -> tuple[str, str]:
     """Return (what stands below the heading of that name, the rest); ("", text) where there is no such heading."""
-    lines = text.split("\n")
-    headings = [(n, len(match[1])) for n, line in enumerate(lines) if (match := _HEADING.match(line))]
+    blocks = _split_fences(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    lines = [line for block, _ in blocks for line in block]
+    prose = [not is_code for block, is_code in blocks for _ in block]
+    headings = [(n, len(match[1])) for n, line in enumerate(lines) if prose[n] and (match := _HEADING.match(line))]
     for n, depth in headings:
         if lines[n].strip().strip("#").strip().casefold() == heading.casefold():
             end = next((m for m, other in headings if m > n and other <= depth), len(lines))

@@ -4,7 +4,6 @@ The template says where things stand; this file says what they are. Every value 
 unless it is `Markdown` already, so no name, note or sample can change the page.
 """
 
-import json
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.report import markdown, numbers
 from gpt2lab.report.figures import draw_figures
 from gpt2lab.report.inputs import Inputs, read_inputs
@@ -44,14 +43,11 @@ def write_report(directory: Path, title: str) -> None:
     """
     inputs = read_inputs(directory)
     summary = summarise_inputs(inputs, title)
-    try:
-        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-        (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_atomic(directory / "summary.json", json_bytes(summary))
+    with disk_errors("write", directory / "figures"):
         pictures = draw_figures(inputs, summary, directory / "figures")
-        page = _template().render(_context(directory, inputs, summary, pictures))
-        (directory / "README.md").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ArchiveError(f"{error.filename or directory}: cannot write the report: {error.strerror}") from error
+    page = _template().render(_context(directory, inputs, summary, pictures))
+    write_atomic(directory / "README.md", page.encode())
 
 
 def _template() -> jinja2.Template:
@@ -71,6 +67,8 @@ def _template() -> jinja2.Template:
 
 def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
     question, notes = markdown.take_section(inputs.notes, "Question")
+    # The page has its own heading of that name.
+    notes = "\n\n".join(markdown.take_section(notes, "Notes"))
     columns, rows, caption = checkpoint_table(inputs, summary)
     splits = [split for split in SPLITS if summary[LOSS_COLUMNS[split]] is not None]
     return {
