@@ -43,7 +43,7 @@ def test_each_run_gets_the_figures_that_its_numbers_fill(tmp_path: Path, write, 
 def test_the_bytes_depend_on_the_numbers_and_not_on_the_readers_settings(tmp_path: Path) -> None:
     run = run_records.write_banded_run(tmp_path / "run")
     draw(run, tmp_path / "a")
-    with matplotlib.rc_context({"font.size": 22, "lines.linewidth": 9, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"font.size": 22, "axes.linewidth": 9, "xtick.direction": "in", "svg.fonttype": "none"}):
         draw(run, tmp_path / "b")
         assert matplotlib.rcParams["font.size"] == 22  # and they are left as they were
     for path in (tmp_path / "a").iterdir():

@@ -110,6 +110,8 @@ def test_the_results_are_those_of_the_summary(text_run: Path) -> None:
         f"{summary['train_eval_loss']:.4f}",
         f"{summary['val_loss']:.4f}",
     ]
+    best = f"{summary['best_val_loss']:.4f} (step {summary['best_val_loss_step']:,})"
+    assert cells(results, "Best loss (nats/token)")[2] == best
     assert cells(results, "Bits per byte")[2] == f"{summary['bits_per_byte']:.4f}"
     assert cells(results, "Perplexity")[2] == f"{summary['perplexity']:.2f}"
     for finding in summary["findings"]:

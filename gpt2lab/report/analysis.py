@@ -176,20 +176,21 @@ def generalisation(train: Curve, val: Curve, *, threshold: float = ACCURACY_REAC
 
 def find_spikes(loss: Curve) -> list[tuple[int, float, float]]:
     """Return (step, value, median before) of each spike: its highest row, where neighbouring rows belong to one."""
+    if len(loss) <= SPIKE_WINDOW:
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(loss.values, SPIKE_WINDOW)[:-1]
+    medians = np.median(windows, axis=1)
+    spreads = 1.4826 * np.median(np.abs(windows - medians[:, None]), axis=1)  # the deviation of a normal, robustly
+    above = loss.values[SPIKE_WINDOW:] - medians > np.maximum(SPIKE_SPREADS * spreads, SPIKE_NATS)
     spikes: list[tuple[int, float, float]] = []
     previous = None
-    for index in range(SPIKE_WINDOW, len(loss)):
-        window = loss.values[index - SPIKE_WINDOW : index]
-        median = float(np.median(window))
-        spread = 1.4826 * float(np.median(np.abs(window - median)))  # the deviation of a normal, robustly
-        value = float(loss.values[index])
-        if value <= median + max(SPIKE_SPREADS * spread, SPIKE_NATS):
-            continue
-        if previous == index - 1:
-            spikes[-1] = max(spikes[-1], (int(loss.steps[index]), value, spikes[-1][2]), key=lambda spike: spike[1])
+    for at in np.flatnonzero(above):
+        spike = (int(loss.steps[at + SPIKE_WINDOW]), float(loss.values[at + SPIKE_WINDOW]), float(medians[at]))
+        if previous is not None and at == previous + 1:
+            spikes[-1] = max(spikes[-1], (*spike[:2], spikes[-1][2]), key=lambda spike: spike[1])
         else:
-            spikes.append((int(loss.steps[index]), value, median))
-        previous = index
+            spikes.append(spike)
+        previous = at
     return spikes
 
 

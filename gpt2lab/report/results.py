@@ -81,7 +81,7 @@ def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> tuple[list[str]
     ]
     measured = [(head, inputs.curve(name), show) for head, name, show in columns]
     measured = [column for column in measured if len(column[1])]
-    steps = [row["step"] for row in inputs.rows if any(row["step"] in curve.steps for _, curve, _ in measured)]
+    steps = sorted({int(step) for _, curve, _ in measured for step in curve.steps})
     if len(steps) < 2:
         return [], [], ""
     telling = {
