@@ -76,8 +76,8 @@ def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
         verdict = "Level at the end"
     text = (
         f"A line through the {len(tail)} validation losses of steps {first:,} to {last:,} changes by {change:+.4f} ± "
-        f"{margin:.4f} nats (95 % interval of the fit; a change is called one when the interval excludes zero and it "
-        f"is at least {NOTABLE_NATS} nats, and beyond ± {UNCLEAR_NATS} nats no change is not called level)."
+        f"{margin:.4f} nats (95 % interval of the fit). Rule: a change when the interval excludes zero and it is at "
+        f"least {NOTABLE_NATS} nats; level only if the interval is no wider than ± {UNCLEAR_NATS} nats."
     )
     before, after = (lr.at(first), lr.at(last)) if lr is not None else (None, None)
     if before and after is not None and after < before / 2:
