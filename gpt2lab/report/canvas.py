@@ -1,0 +1,113 @@
+"""How every figure of a report looks, and how it becomes an SVG file whose bytes depend on the numbers alone.
+
+Colours are Okabe & Ito's (2008), told apart by readers of any colour vision. Text is drawn as outlines of
+matplotlib's own font, so a page looks the same everywhere.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from gpt2lab.report.inputs import Curve
+
+BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#666666", "#E6E6E6"
+WIDTH = 8.0  # inches; 768 CSS pixels, what GitHub gives a README
+MAX_POINTS = 600  # of a drawn line: more than there are pixels to see them
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One figure on disk: its file name, what it shows in words, and the line under it."""
+
+    file: str
+    alt: str
+    caption: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change the bytes
+        matplotlib.rcParams.update(
+            {
+                "svg.hashsalt": "gpt2lab",
+                "svg.fonttype": "path",
+                "font.size": 10,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "axes.edgecolor": GREY,
+                "grid.color": LIGHT,
+                "legend.frameon": False,
+                "lines.linewidth": 1.6,
+                "lines.markersize": 3.5,
+            }
+        )
+        yield
+
+
+def write_svg(figure: Figure, path: Path, title: str) -> None:
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Title": title, "Date": None, "Creator": None})
+
+
+def thin(curve: Curve, points: int = MAX_POINTS) -> Curve:
+    """Return at most `points` rows: the lowest and highest of each stretch, so that no spike is lost."""
+    if len(curve) <= points:
+        return curve
+    kept: set[int] = {0, len(curve) - 1}
+    for stretch in np.array_split(np.arange(len(curve)), points // 2 - 1):
+        kept |= {int(stretch[curve.values[stretch].argmin()]), int(stretch[curve.values[stretch].argmax()])}
+    index = np.array(sorted(kept))
+    return Curve(curve.steps[index], curve.values[index])
+
+
+def step_axis(axes: Axes, log: bool) -> None:
+    axes.set_xlabel("Step (optimizer updates)" + (", log scale" if log else ""))
+    if log:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.margins(x=0.01)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def log_loss_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def label_line(axes: Axes, text: str, value: float) -> None:
+    """Write `text` above or below the horizontal line at `value`, where the curves drawn so far keep furthest away."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    curves = [np.column_stack([line.get_xdata(), line.get_ydata()]) for line in axes.lines]
+    points = np.vstack([to_axes.transform(curve) for curve in curves if len(curve) > 2] or [np.empty((0, 2))])
+    height = float(to_axes.transform((axes.get_xlim()[1], value))[1])
+
+    def distance(place: tuple[float, str, int]) -> float:
+        x, _, side = place
+        near = np.abs(points[:, 0] - min(max(x, 1 / 6), 5 / 6)) <= 1 / 6
+        return float(np.abs(points[near, 1] - height - 0.04 * side).min(initial=1.0))
+
+    places = [(x, align, side) for side in (1, -1) for x, align in ((0.995, "right"), (0.5, "center"), (0.005, "left"))]
+    x, align, side = max(places, key=distance)
+    axes.annotate(
+        text,
+        (x, value),
+        (0, 3 * side),
+        axes.get_yaxis_transform(),
+        "offset points",
+        ha=align,
+        va="bottom" if side > 0 else "top",
+        fontsize=8.5,
+        color=GREY,
+    )

@@ -1,0 +1,188 @@
+"""The curves of a run report. A split keeps its colour in every figure."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gpt2lab.report import numbers
+from gpt2lab.report.analysis import DELAY_FACTOR
+from gpt2lab.report.band_figure import draw_bands
+from gpt2lab.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    WIDTH,
+    Picture,
+    label_line,
+    log_loss_axis,
+    step_axis,
+    style,
+    thin,
+    write_svg,
+)
+from gpt2lab.report.inputs import Curve, Inputs
+from gpt2lab.report.summary import counts_every_position
+
+LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
+
+
+def _is_delayed(summary: dict[str, Any]) -> bool:
+    train, val = summary["steps_to_train_accuracy"], summary["steps_to_val_accuracy"]
+    # What has memorised and not generalised may still be waiting for it: the same axis shows both.
+    return bool(train) and (val is None or val >= DELAY_FACTOR * train)
+
+
+def _references(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, float]]:
+    lines = [("best reachable", summary["reachable_val_loss"]), ("uniform guess", summary["random_guess_loss"])]
+    if counts_every_position(inputs):
+        lines.append(("unigram entropy", summary["unigram_entropy"]))
+    return [(name, value) for name, value in lines if value is not None]
+
+
+def _draw_splits(axes: Axes, curves: list[tuple[str, Curve, str]], log: bool) -> None:
+    for label, curve, colour in curves:
+        shown = thin(curve.since(1) if log else curve)
+        marker = "o" if len(shown) <= 40 else None
+        axes.plot(shown.steps, shown.values, color=colour, marker=marker, label=label)
+
+
+def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture | None:
+    """Write loss.svg: running training loss, and each split's evaluated loss, over steps."""
+    log = _is_delayed(summary)
+    running = inputs.curve("train_loss")
+    splits = [
+        ("training split", inputs.curve("train_eval_loss"), ORANGE),
+        ("validation split", inputs.curve("val_loss"), BLUE),
+        ("test split", inputs.curve("test_loss"), GREEN),
+    ]
+    splits = [split for split in splits if len(split[1].since(int(log)))]
+    drawn = [curve.since(int(log)).values for curve in (running, *(curve for _, curve, _ in splits))]
+    values = np.concatenate(drawn)
+    if len({int(step) for curve in (running, *(curve for _, curve, _ in splits)) for step in curve.steps}) < 2:
+        return None
+    low, high = float(values.min()), float(values.max())
+    log_loss = low > 0 and high / low > LOG_LOSS_RATIO
+    with style():
+        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+        axes = figure.subplots()
+        shown = thin(running.since(1) if log else running)
+        if len(shown):
+            axes.plot(shown.steps, shown.values, color=ORANGE, alpha=0.35, linewidth=1, label="training batches")
+        _draw_splits(axes, splits, log)
+        if log_loss:
+            log_loss_axis(axes)
+        step_axis(axes, log)
+        axes.set_ylabel("Loss (nats per counted token)" + (", log scale" if log_loss else ""))
+        margin = 0.08 * (high - low)
+        for name, value in _references(inputs, summary):
+            if (value > 0 or not log_loss) and low - margin <= value <= high + margin:
+                axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+                label_line(axes, f"{name} {numbers.loss(value)}", value)
+        axes.legend(loc="lower left" if log_loss else "best")
+        write_svg(figure, folder / "loss.svg", "Loss over steps")
+    described = [
+        f"{label} from {numbers.loss(float(curve.values[0]))} at step {int(curve.steps[0]):,} to "
+        f"{numbers.loss(curve.last[1])} at step {curve.last[0]:,}"
+        for label, curve, _ in splits or [("training batches", running, ORANGE)]
+    ]
+    without = " Step 0 is left out by the log axis." if log else ""
+    return Picture("loss.svg", f"Loss over steps: {'; '.join(described)}.", f"Loss over steps.{without}")
+
+
+def draw_accuracy(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture | None:
+    """Write accuracy.svg, for rows or answers: an accuracy over running text is no curve to look at."""
+    if counts_every_position(inputs) and not inputs.fact("provenance.data.row_len"):
+        return None
+    log = _is_delayed(summary)
+    splits = [
+        ("training split", inputs.curve("train_accuracy"), ORANGE),
+        ("validation split", inputs.curve("val_accuracy"), BLUE),
+        ("test split", inputs.curve("test_accuracy"), GREEN),
+    ]
+    splits = [split for split in splits if len(split[1].since(int(log)))]
+    if not splits:
+        return None
+    threshold = summary["accuracy_threshold"]
+    reached = {
+        "training": (summary["steps_to_train_accuracy"], ORANGE),
+        "validation": (summary["steps_to_val_accuracy"], BLUE),
+    }
+    with style():
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots()
+        _draw_splits(axes, splits, log)
+        step_axis(axes, log)
+        axes.set_ylabel("Accuracy at counted positions")
+        axes.set_ylim(-0.03, 1.05)
+        axes.axhline(threshold, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        for step, colour in reached.values():
+            if step:
+                axes.axvline(step, color=colour, linestyle=":", linewidth=1.2)
+        axes.legend(loc="best")
+        write_svg(figure, folder / "accuracy.svg", "Accuracy over steps")
+    firsts = [
+        f"{name} reached {threshold} at step {step:,}" if step is not None else f"{name} did not reach {threshold}"
+        for name, (step, _) in reached.items()
+        if len(inputs.curve("train_accuracy" if name == "training" else "val_accuracy"))
+    ]
+    text = "; ".join(firsts)
+    caption = f"Accuracy at counted positions. The dashed line is {threshold}, a dotted line its first step."
+    return Picture("accuracy.svg", f"Accuracy over steps: {text}." if text else "Accuracy over steps.", caption)
+
+
+def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
+    """Write learning_rate.svg: the schedule as it was applied, and the gradient norm beside it."""
+    lr, norm = inputs.curve("lr").since(1), inputs.curve("grad_norm").since(1)
+    if len(lr) < 2:
+        return None
+    clip = inputs.fact("config.optim.grad_clip")
+    with style():
+        columns = 2 if len(norm) > 1 else 1
+        figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+        panels = figure.subplots(1, columns, squeeze=False)[0]
+        panels[0].plot(lr.steps, lr.values, color=GREEN)
+        panels[0].set_ylabel("Learning rate")
+        panels[0].set_ylim(0, 1.08 * float(lr.values.max()) or 1)
+        if columns == 2:
+            shown = thin(norm)
+            panels[1].plot(shown.steps, shown.values, color=GREEN, linewidth=1)
+            panels[1].set_ylabel("Gradient norm (L2)")
+            if norm.values.min() > 0 and norm.values.max() / norm.values.min() > LOG_LOSS_RATIO:
+                log_loss_axis(panels[1])
+            else:
+                panels[1].set_ylim(bottom=0)
+            if clip and norm.values.min() <= clip <= norm.values.max():
+                panels[1].axhline(clip, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        for axes in panels:
+            step_axis(axes, log=False)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+        write_svg(figure, folder / "learning_rate.svg", "Learning rate and gradient norm over steps")
+    peak_step, peak = lr.best(largest=True)
+    alt = f"Learning rate over steps: peak {numbers.rounded(peak)} at step {peak_step:,}, "
+    alt += f"{numbers.rounded(lr.last[1])} at step {lr.last[0]:,}."
+    if columns == 1:
+        return Picture("learning_rate.svg", alt, "Learning rate as applied.")
+    step, largest = norm.best(largest=True)
+    alt += f" Gradient norm: largest {numbers.rounded(largest)} at step {step:,}, last {numbers.rounded(norm.last[1])}."
+    dashed = f" The dashed line is the clipping threshold {numbers.setting(clip)}." if clip else ""
+    return Picture("learning_rate.svg", alt, f"Learning rate as applied, and gradient norm before clipping.{dashed}")
+
+
+def draw_figures(inputs: Inputs, summary: dict[str, Any], folder: Path) -> list[Picture]:
+    """Write every figure that these inputs can fill into `folder`, and remove those they cannot."""
+    folder.mkdir(exist_ok=True)
+    pictures = {
+        "loss": draw_loss(inputs, summary, folder),
+        "accuracy": draw_accuracy(inputs, summary, folder),
+        "learning_rate": draw_learning_rate(inputs, folder),
+        "bands": draw_bands(inputs, summary, folder),
+    }
+    for name, picture in pictures.items():
+        if picture is None:
+            (folder / f"{name}.svg").unlink(missing_ok=True)
+    return [picture for picture in pictures.values() if picture is not None]

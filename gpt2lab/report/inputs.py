@@ -1,0 +1,130 @@
+"""What a report is made from: the files of one run or experiment directory, read once.
+
+Nothing here or above it needs torch, the data or the engine: an old experiment can be reported again anywhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, read_json
+from gpt2lab.record.metrics import read_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One measured column: steps int64 (N,), ascending, and finite values float64 (N,)."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def last(self) -> tuple[int, float]:
+        """Step and value of the last measurement."""
+        return int(self.steps[-1]), float(self.values[-1])
+
+    def best(self, largest: bool = False) -> tuple[int, float]:
+        """Step and value of the lowest (or largest) measurement, the first where several are equal."""
+        index = int(np.argmax(self.values) if largest else np.argmin(self.values))
+        return int(self.steps[index]), float(self.values[index])
+
+    def at(self, step: int) -> float | None:
+        """The value measured at `step`, or None."""
+        found = np.flatnonzero(self.steps == step)
+        return float(self.values[found[0]]) if len(found) else None
+
+    def since(self, step: int) -> "Curve":
+        """The part measured at `step` or later."""
+        return Curve(self.steps[self.steps >= step], self.values[self.steps >= step])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The record of one run. `config`, `provenance` and `status` are nested plain values."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    provenance: dict[str, Any]
+    status: dict[str, Any]
+    rows: list[dict[str, Any]]
+    notes: str
+    samples: dict[str, str]  # file name -> text
+
+    def curve(self, column: str) -> Curve:
+        """The rows of metrics.csv in which `column` was measured and is finite."""
+        pairs = [(row["step"], row[column]) for row in self.rows if _is_finite(row.get(column))]
+        return Curve(np.array([p[0] for p in pairs], dtype=np.int64), np.array([p[1] for p in pairs], dtype=np.float64))
+
+    def not_finite(self, *columns: str) -> list[int]:
+        """Steps at which one of `columns` was measured and is infinite or not a number."""
+        found = (row["step"] for row in self.rows for name in columns if _is_not_finite(row.get(name)))
+        return sorted(set(found))
+
+    def fact(self, path: str) -> Any:
+        """Look up `provenance.model.n_layer` and the like; None where any part of the path is absent."""
+        file, *keys = path.split(".")
+        value: Any = getattr(self, file)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+def _is_not_finite(value: Any) -> bool:
+    return value is not None and not np.isfinite(value)
+
+
+def _read_yaml(path: Path) -> Any:
+    with disk_errors("read", path):
+        content = path.read_bytes()
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    value = _read_yaml(path)
+    if not isinstance(value, dict):
+        raise ArchiveError(f"{path}: damaged, expected a mapping, got {type(value).__name__}")
+    return value
+
+
+def _read_overrides(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    value = _read_yaml(path) or []
+    if not isinstance(value, list):
+        raise ArchiveError(f"{path}: damaged, expected a list of overrides, got {type(value).__name__}")
+    return [str(item) for item in value]
+
+
+def _read_text(path: Path) -> str:
+    # Samples and notes are shown, not computed with: a stray byte must not cost the report.
+    with disk_errors("read", path):
+        return path.read_text(encoding="utf-8", errors="replace")
+
+
+def read_inputs(directory: Path) -> Inputs:
+    """Read the record of a run. Raises ArchiveError naming the file that is missing or damaged."""
+    metrics = directory / "metrics.csv"
+    notes = directory / "notes.md"
+    return Inputs(
+        config=_read_config(directory / "config.yaml"),
+        overrides=_read_overrides(directory / "overrides.yaml"),
+        provenance=read_json(directory / "provenance.json"),
+        status=read_json(directory / "status.json"),
+        rows=list(read_metrics(metrics)) if metrics.exists() else [],
+        notes=_read_text(notes) if notes.exists() else "",
+        samples={path.name: _read_text(path) for path in sorted(directory.glob("samples/*.txt"))},
+    )

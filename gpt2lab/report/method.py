@@ -1,0 +1,205 @@
+"""The Method section of a report: model, data and training as (key, value) rows, from the record alone."""
+
+import json
+from typing import Any
+
+from gpt2lab.model import bands
+from gpt2lab.report import numbers
+from gpt2lab.report.inputs import Inputs
+from gpt2lab.report.markdown import code, one_line
+from gpt2lab.report.summary import counts_every_position
+
+Facts = list[tuple[str, Any]]
+MAX_DETAIL = 200  # characters of a value that a data source adds in its own words
+
+
+def read_method(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, Facts]]:
+    """Return (table, rows) for model, data and training; a fact that was not recorded leaves its row out."""
+    tables = [
+        ("Model", _model(inputs)),
+        ("Data", _data(inputs, summary)),
+        ("Training", _training(inputs, summary)),
+    ]
+    return [(name, [(key, value) for key, value in facts if value]) for name, facts in tables]
+
+
+def matrix_rows(inputs: Inputs) -> list[list[Any]]:
+    """Return one row per matrix of a layer: name, shape, band, kept weights, density (exact)."""
+    n_embd = inputs.fact("provenance.model.n_embd")
+    if not n_embd:
+        return []
+    rows = []
+    for name, out, inner, band in (
+        ("Attention, query, key and value", 3 * n_embd, n_embd, None),
+        ("Attention, output", n_embd, n_embd, None),
+        ("MLP, FC1", 4 * n_embd, n_embd, inputs.fact("provenance.model.fc1_band") or 0),
+        ("MLP, FC2", n_embd, 4 * n_embd, inputs.fact("provenance.model.fc2_band") or 0),
+    ):
+        kept = out * inner if band is None else bands.kept_weights(n_embd, band)
+        width = numbers.MISSING
+        if band is not None:
+            asked = f" ({band:,} asked)" if band else ""
+            width = f"dense{asked}" if bands.is_dense(n_embd, band) else f"{band:,}"
+        shape, of = f"{out:,} × {inner:,}", f"{kept:,} of {out * inner:,}"
+        rows.append([name, shape, width, of, numbers.percent(kept / (out * inner))])
+    return rows
+
+
+def _model(inputs: Inputs) -> Facts:
+    fact = inputs.fact
+    model = fact("provenance.model") or {}
+    n_embd, vocab, padded = model.get("n_embd"), model.get("vocab_size"), model.get("padded_vocab_size")
+    init_from = fact("config.model.init_from")
+    shape = None
+    if n_embd:
+        shape = (
+            f"GPT-2: {model.get('n_layer')} layers, {model.get('n_head')} heads, {n_embd:,} channels, "
+            f"{4 * n_embd:,} hidden units"
+        )
+    stored, active = model.get("n_params"), model.get("n_params_active")
+    params = numbers.count(stored) if stored else None
+    if params and active is not None and active != stored:
+        params += f" stored, {active:,} in use (without zeros outside bands and padding of the vocabulary)"
+    return [
+        ("Shape", shape),
+        ("Parameters", params),
+        ("Vocabulary", vocab and f"{vocab:,} tokens" + (f", padded to {padded:,}" if padded != vocab else "")),
+        ("Positions", model.get("max_seq_len") and f"{model['max_seq_len']:,}"),
+        ("Starts from", code(init_from) if init_from else f"random weights, seed {fact('config.seed')}"),
+    ]
+
+
+def _data(inputs: Inputs, summary: dict[str, Any]) -> Facts:
+    data = inputs.fact("provenance.data") or {}
+    splits = data.get("splits") or {}
+    facts: Facts = [("Source", f"{data.get('name')}, {data.get('tokenizer')} tokenizer" if data.get("name") else None)]
+    for split, name in (("train", "Training split"), ("val", "Validation split"), ("test", "Test split")):
+        size = splits.get(split) or {}
+        if size.get("tokens") is not None:
+            n_bytes = size.get("bytes")
+            facts.append((name, f"{size['tokens']:,} tokens" + (f" ({n_bytes:,} bytes)" if n_bytes else "")))
+    if data.get("row_len"):
+        facts.append(("Rows", f"{data['row_len']} positions each"))
+    facts.append(("Loss counts", _counted(inputs)))
+    references = [
+        (
+            summary["unigram_entropy"] if counts_every_position(inputs) else None,
+            "unigram entropy of the validation split",
+        ),
+        (summary["reachable_val_loss"], "best reachable over the counted positions"),
+        (summary["random_guess_loss"], "uniform guess"),
+    ]
+    known = [f"{numbers.loss(value)} {name}" for value, name in references if value is not None]
+    facts.append(("Reference losses (nats)", ", ".join(known)))
+    for key, value in (data.get("detail") or {}).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        facts.append((str(key).replace("_", " ").capitalize(), _short(text) if value is not None else None))
+    return facts
+
+
+def _short(text: str) -> str:
+    text = one_line(text)
+    return text if len(text) <= MAX_DETAIL else text[:MAX_DETAIL] + " …"
+
+
+def _counted(inputs: Inputs) -> str | None:
+    if not inputs.fact("provenance.model"):
+        return None
+    counted, seq_len = inputs.fact("provenance.model.counted_positions"), inputs.fact("provenance.model.seq_len")
+    if counted is None:
+        return "every position"
+    first, last = min(counted), max(counted)
+    if len(counted) == 1:
+        which = f"target position {first}"
+    elif len(counted) == last - first + 1:
+        which = f"target positions {first} to {last}"
+    else:
+        which = f"target positions {', '.join(map(str, counted))}"
+    return f"{which} of 0 to {seq_len - 1}" if seq_len else which
+
+
+def _training(inputs: Inputs, summary: dict[str, Any]) -> Facts:
+    fact = inputs.fact
+    steps, asked = summary["steps"], summary["max_steps"]
+    updates = numbers.count(steps) if steps is not None else None
+    if updates and asked not in (None, steps):
+        updates += f" of {asked:,} asked"
+    batch, seq_len = fact("provenance.model.batch_size"), fact("provenance.model.seq_len")
+    per_step = fact("provenance.model.tokens_per_step")
+    full = " (the whole training split)" if fact("config.train.batch_size") == "full" else ""
+    sequences = f"{batch:,} sequences{full} × {seq_len:,} tokens" if batch and seq_len else None
+    seen = None
+    if summary["tokens"]:
+        train_tokens = fact("provenance.data.splits.train.tokens")
+        passes = f", {numbers.rounded(summary['tokens'] / train_tokens)} passes over the split" if train_tokens else ""
+        seen = f"{numbers.compact(summary['tokens'])}{passes}"
+    return [
+        ("Updates", updates),
+        ("Batch", sequences and sequences + (f" = {per_step:,} tokens per update" if per_step else "")),
+        ("Training tokens", seen),
+        ("Optimizer", _optimizer(inputs)),
+        ("Schedule", _schedule(inputs)),
+        ("Evaluation", _evaluation(inputs)),
+        ("Stops when", code(fact("config.train.stop_when")) if fact("config.train.stop_when") else None),
+        ("Seed", None if fact("config.seed") is None else str(fact("config.seed"))),
+        ("Engine", _engine(inputs)),
+        ("Hardware", hardware(summary)),
+    ]
+
+
+def _optimizer(inputs: Inputs) -> str | None:
+    optim = inputs.fact("config.optim")
+    if not optim:
+        return None
+    show = {key: numbers.setting(value) for key, value in optim.items() if isinstance(value, int | float)}
+    clip = f"clipped to norm {show.get('grad_clip')}" if optim.get("grad_clip") else "no clipping"
+    return (
+        f"AdamW, peak learning rate {show.get('learning_rate')}, β1 {show.get('beta1')}, β2 {show.get('beta2')}, "
+        f"ε {show.get('eps')}, weight decay {show.get('weight_decay')} on {optim.get('decay')}, {clip}"
+    )
+
+
+def _schedule(inputs: Inputs) -> str | None:
+    schedule = inputs.fact("config.schedule")
+    if not schedule:
+        return None
+    name = str(schedule.get("name"))
+    parts = [name]
+    if schedule.get("warmup_steps"):
+        parts.append(f"{schedule['warmup_steps']:,} warm-up steps")
+    if name == "wsd":
+        parts.append(f"decay over the last {numbers.percent(schedule.get('decay_fraction'))} of the steps")
+    if name != "constant":
+        parts.append(f"ends at {numbers.setting(schedule.get('final_lr_fraction'))} of the peak")
+    return ", ".join(parts)
+
+
+def _evaluation(inputs: Inputs) -> str | None:
+    train = inputs.fact("config.train")
+    if not train:
+        return None
+    every, batches = train.get("eval_every"), train.get("eval_batches")
+    when = f"every {every:,} steps" if every else "before and after training"
+    return f"{when}, on " + (f"{batches:,} batches of each split" if batches else "the whole of each split")
+
+
+def _engine(inputs: Inputs) -> str | None:
+    engine = inputs.fact("provenance.engine")
+    if not engine:
+        return None
+    bits = {True: "deterministic", False: "not deterministic"}.get(engine.get("deterministic"))
+    return ", ".join(str(part) for part in (engine.get("name"), engine.get("precision"), bits) if part)
+
+
+def hardware(summary: dict[str, Any]) -> str | None:
+    """Return the device in words: what computed, and on a CPU with how many threads of how many cores."""
+    found = summary["hardware"]
+    device, name = found.get("device"), found.get("device_name") or found.get("cpu")
+    if device is None and name is None:
+        return None
+    if device not in (None, "cpu"):
+        return f"{name} ({device})" if name else str(device)
+    threads, cores = found.get("threads"), found.get("cores")
+    extent = f", {threads} {'thread' if threads == 1 else 'threads'}" if threads else ""
+    extent += f" of {cores} cores" if threads and cores else ""
+    return f"{name or 'CPU'}{'' if name and 'cpu' in name.lower() else ' (CPU)' if name else ''}{extent}"

@@ -1,0 +1,186 @@
+"""summary.json: the numbers of one run, as plain values; null = not measured.
+
+It is what an index, a comparison or another program reads; the README is written from the same values.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.model import bands
+from gpt2lab.report import analysis
+from gpt2lab.report.inputs import Curve, Inputs, read_inputs
+
+SPLITS = ("train", "val", "test")
+# The column that stands for a split. The running training loss is over other batches than an evaluation.
+LOSS_COLUMNS = {"train": "train_eval_loss", "val": "val_loss", "test": "test_loss"}
+WARM_UP_SHARE = 0.1  # rows at the start that a median speed leaves out: compilation, caches, allocation
+
+
+def summarise(directory: Path, title: str | None = None) -> dict[str, Any]:
+    """Return the summary of the run recorded in `directory`. Raises ArchiveError naming a missing or damaged file."""
+    return summarise_inputs(read_inputs(directory), title or directory.name)
+
+
+def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
+    """Return the summary of `inputs`: plain JSON values, losses in nats per counted token."""
+    fact = inputs.fact
+    model = fact("provenance.model") or {}
+    val, train = inputs.curve("val_loss"), inputs.curve("train_eval_loss")
+    val_loss = val.last[1] if len(val) else None
+    train_seen = analysis.reached(inputs.curve("train_accuracy"))
+    val_seen = analysis.reached(inputs.curve("val_accuracy"))
+    summary: dict[str, Any] = {
+        "name": title,
+        "status": fact("status.state"),
+        "reason": fact("status.reason"),
+        "date": fact("status.started") or fact("provenance.created"),
+        "hypothesis": fact("config.hypothesis"),
+        "tags": fact("config.tags") or [],
+        "seed": fact("config.seed"),
+        "data": fact("provenance.data.name"),
+        "steps": inputs.rows[-1]["step"] if inputs.rows else None,
+        "max_steps": fact("config.train.max_steps"),
+        "tokens": inputs.rows[-1]["tokens"] if inputs.rows else None,
+        "train_loss": _final(inputs.curve("train_loss")),
+    }
+    for split in SPLITS:
+        loss, accuracy = inputs.curve(LOSS_COLUMNS[split]), inputs.curve(f"{split}_accuracy")
+        summary[LOSS_COLUMNS[split]] = _final(loss)
+        summary[f"{split}_accuracy"] = _final(accuracy)
+        summary[f"best_{LOSS_COLUMNS[split]}"], summary[f"best_{LOSS_COLUMNS[split]}_step"] = _best(loss)
+        summary[f"best_{split}_accuracy"], summary[f"best_{split}_accuracy_step"] = _best(accuracy, largest=True)
+    summary |= {
+        "loss_step": val.last[0] if len(val) else None,
+        "perplexity": perplexity(val_loss),
+        "bits_per_byte": bits_per_byte(inputs, "val", val_loss),
+        "gap": _gap(train, val),
+        "accuracy_threshold": analysis.ACCURACY_REACHED,
+        "steps_to_train_accuracy": train_seen,
+        "steps_to_val_accuracy": val_seen,
+        "delay": val_seen - train_seen if train_seen is not None and val_seen is not None else None,
+        "unigram_entropy": fact("provenance.data.unigram_entropy"),
+        "reachable_val_loss": model.get("best_val_loss"),
+        "random_guess_loss": model.get("random_guess_loss"),
+        "n_params": model.get("n_params"),
+        "n_params_active": model.get("n_params_active"),
+        **_density(inputs),
+        "tokens_per_s": _median_speed(inputs.curve("tokens_per_s")),
+        "step_ms": _median_speed(inputs.curve("step_ms")),
+        "peak_mem_mib": _largest(inputs.curve("peak_mem_mib")),
+        "training_s": fact("status.training_s"),
+        "hardware": {
+            **{key: fact(f"provenance.engine.{key}") for key in ("device", "device_name", "threads")},
+            **{key: fact(f"provenance.platform.{key}") for key in ("cpu", "cores")},
+        },
+        "engine": fact("provenance.engine.name"),
+        "precision": fact("provenance.engine.precision"),
+    }
+    if summary["training_s"] is None:
+        summary["training_s"] = _final(inputs.curve("elapsed_s"))
+    summary["findings"] = [
+        {"topic": finding.topic, "verdict": finding.verdict, "text": finding.text}
+        for finding in find(inputs, summary)
+        if finding is not None
+    ]
+    return summary
+
+
+def counts_every_position(inputs: Inputs) -> bool:
+    """Whether the loss is the mean over all positions, as per-byte and per-corpus references are."""
+    return inputs.fact("provenance.model.counted_positions") is None
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return exp(loss) per counted token; None beyond what a float holds."""
+    return math.exp(loss) if loss is not None and loss < 700 else None
+
+
+def bits_per_byte(inputs: Inputs, split: str, loss: float | None) -> float | None:
+    """Return loss / ln 2 * tokens / bytes of a split; None unless its bytes are known and all positions counted."""
+    tokens = inputs.fact(f"provenance.data.splits.{split}.tokens")
+    n_bytes = inputs.fact(f"provenance.data.splits.{split}.bytes")
+    if loss is None or not tokens or not n_bytes or not counts_every_position(inputs):
+        return None
+    return loss / math.log(2) * tokens / n_bytes
+
+
+def find(inputs: Inputs, summary: dict[str, Any]) -> list[analysis.Finding | None]:
+    """Return what the curves say, most telling first; None where a question does not arise."""
+    val, train_loss = inputs.curve("val_loss"), inputs.curve("train_loss")
+    train_accuracy, val_accuracy = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
+    answers = not counts_every_position(inputs) or analysis.reached(train_accuracy) is not None
+    not_finite = inputs.not_finite("train_loss", "train_eval_loss", "val_loss", "test_loss", "grad_norm")
+    return [
+        analysis.progress(train_loss, not_finite, summary["steps"]),
+        analysis.generalisation(train_accuracy, val_accuracy) if answers else None,
+        analysis.against_references(
+            val,
+            unigram=summary["unigram_entropy"] if counts_every_position(inputs) else None,
+            reachable=summary["reachable_val_loss"],
+            random_guess=summary["random_guess_loss"],
+        ),
+        analysis.convergence(val, inputs.curve("lr")),
+        analysis.gap(inputs.curve("train_eval_loss"), val),
+        analysis.best_earlier(val),
+        analysis.spikes(train_loss),
+        analysis.clipping(inputs.curve("grad_norm"), inputs.fact("config.optim.grad_clip")),
+        ineffective_bands(summary),
+        analysis.one_seed(summary["seed"]),
+    ]
+
+
+def ineffective_bands(summary: dict[str, Any]) -> analysis.Finding | None:
+    """Say which band was asked for and removes nothing."""
+    if not summary["ineffective_bands"]:
+        return None
+    asked = " and ".join(f"{name}={summary[name]}" for name in summary["ineffective_bands"])
+    text = f"{asked} keeps every weight of a matrix this size, so it is reported as dense (density 100 %)."
+    return analysis.Finding("bands", "A band without effect", text)
+
+
+def _density(inputs: Inputs) -> dict[str, Any]:
+    n_embd = inputs.fact("provenance.model.n_embd")
+    result: dict[str, Any] = {"density": {}, "ineffective_bands": []}
+    for matrix in ("fc1", "fc2"):
+        name = f"{matrix}_band"
+        band = inputs.fact(f"provenance.model.{name}")
+        result[name] = band
+        if n_embd is None or band is None:
+            continue
+        result["density"][matrix] = bands.density(n_embd, band)
+        if band and bands.is_dense(n_embd, band):
+            result["ineffective_bands"].append(name)
+    return result
+
+
+def _final(curve: Curve) -> float | None:
+    return curve.last[1] if len(curve) else None
+
+
+def _best(curve: Curve, largest: bool = False) -> tuple[float | None, int | None]:
+    if not len(curve):
+        return None, None
+    step, value = curve.best(largest)
+    return value, step
+
+
+def _gap(train: Curve, val: Curve) -> float | None:
+    common = np.intersect1d(train.steps, val.steps)
+    if not len(common):
+        return None
+    step = int(common[-1])
+    return float(val.values[val.steps == step][0] - train.values[train.steps == step][0])
+
+
+def _median_speed(curve: Curve) -> float | None:
+    if not len(curve):
+        return None
+    warm_up = math.ceil(WARM_UP_SHARE * len(curve)) if len(curve) > 2 else 0
+    return float(np.median(curve.values[warm_up:]))
+
+
+def _largest(curve: Curve) -> float | None:
+    return float(curve.values.max()) if len(curve) else None
