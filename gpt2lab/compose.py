@@ -55,7 +55,9 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> int:
 
     def run_job(raw: DictConfig) -> None:
         hydra_config = HydraConfig.get()
-        run_dir = Path(hydra_config.runtime.output_dir)
+        run_dir = Path(os.path.relpath(hydra_config.runtime.output_dir))
+        if run_dir.parts[:1] == ("..",):
+            run_dir = Path(hydra_config.runtime.output_dir)
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         with error_line(codes):
             try:

@@ -85,7 +85,8 @@ class Transfer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._console.is_terminal and self._tasks:
+            self._progress.stop()
 
     def __call__(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if what not in self._tasks:

@@ -1,102 +1,26 @@
-"""Every configuration key, typed, with its default and the rules that tie keys to each other.
+"""One dataclass per config group, with its defaults and the rules within the group.
 
-Each group of `conf/` has its dataclass here; `RunConfig` is the whole. Rules within a group are checked when
-it is built, rules across groups in `RunConfig`. `compose.py` builds these from YAML and overrides.
+The comment behind a field is its documentation: the README's table of keys is made from it.
 """
 
-from dataclasses import dataclass, field, fields
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass
 
 from gpt2lab.errors import ConfigError
-
-
-class DataSource(Enum):
-    """Where tokens come from."""
-
-    pydocs = "pydocs"
-    shakespeare = "shakespeare"
-    tinystories = "tinystories"
-    text = "text"
-    shards = "shards"
-    modular = "modular"
-    formal = "formal"
-
-
-class TokenizerName(Enum):
-    bytes = "bytes"
-    gpt2 = "gpt2"
-
-
-class Order(Enum):
-    shuffled = "shuffled"
-    sequential = "sequential"
-
-
-class Operation(Enum):
-    """Operation of the equations a OP b = c (mod prime)."""
-
-    add = "add"
-    sub = "sub"
-    mul = "mul"
-    div = "div"
-    sq_sum = "sq_sum"
-
-
-class FormalTask(Enum):
-    parity = "parity"
-    copy = "copy"
-    reverse = "reverse"
-    majority = "majority"
-
-
-class Decay(Enum):
-    matrices = "matrices"
-    all = "all"
-
-
-class ScheduleName(Enum):
-    constant = "constant"
-    cosine = "cosine"
-    wsd = "wsd"
-
-
-class EngineName(Enum):
-    auto = "auto"
-    torch = "torch"
-
-
-class Device(Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(Enum):
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-
-
-class TrackerName(Enum):
-    wandb = "wandb"
-    none = "none"
-
-
-class TrackerMode(Enum):
-    offline = "offline"
-    online = "online"
-
-
-class ArchiveMode(Enum):
-    auto = "auto"
-    off = "off"
-
-
-class SparsityName(Enum):
-    dense = "dense"
-    banded = "banded"
+from gpt2lab.schema.choices import (
+    ArchiveMode,
+    DataSource,
+    Decay,
+    Device,
+    EngineName,
+    FormalTask,
+    Operation,
+    Order,
+    Precision,
+    ScheduleName,
+    TokenizerName,
+    TrackerMode,
+    TrackerName,
+)
 
 
 def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
@@ -264,88 +188,6 @@ class ArchiveConfig:
     root: str = "experiments"  # folder of the archive
 
 
-@dataclass(kw_only=True, slots=True)
-class RunConfig:
-    """One run. Cross-field rules are checked here, naming the dotted key."""
-
-    name: str | None = None  # name of the run and of its experiment; null: made from the choices
-    hypothesis: str | None = None  # what the run is expected to show; goes into the report
-    tags: list[str] = field(default_factory=list)  # free words for finding the experiment again
-    seed: int = 0  # initial parameters, order of the data, samples
-    sparsity: SparsityName = SparsityName.dense  # set by the sparsity group
-    fc1_band: int = 0  # full band width of FC1 in hidden units; 0 = dense
-    fc2_band: int = 0  # full band width of FC2 in hidden units; 0 = dense
-    task_position: Any = None  # counted target positions: null (all), 4, [9, 16] (inclusive), auto
-    resume: str | None = None  # run directory to continue
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: expected 0 or above")
-        for name in ("fc1_band", "fc2_band"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)}: expected 0 (dense) or a full width in hidden units above 0"
-                )
-        bands = [f"{name}={getattr(self, name)}" for name in ("fc1_band", "fc2_band") if getattr(self, name)]
-        if self.sparsity is SparsityName.dense and bands:
-            raise ConfigError(
-                f"{' '.join(bands)} with sparsity=dense: add sparsity=banded to use the band, "
-                f"or set {' and '.join(band.split('=')[0] + '=0' for band in bands)} to stay dense"
-            )
-        counted = self.task_position
-        if self.train.seq_len is not None and self.train.seq_len > self.model.max_seq_len:
-            raise ConfigError(
-                f"train.seq_len={self.train.seq_len} is above model.max_seq_len={self.model.max_seq_len}: "
-                "shorten the sequences, or raise model.max_seq_len"
-            )
-        if counted != "auto":
-            counted_positions(counted, self.train.seq_len or self.model.max_seq_len)
-        batch = self.train.batch_size
-        if isinstance(batch, int) and (self.train.micro_batch_size or 0) > batch:
-            raise ConfigError(f"train.micro_batch_size={self.train.micro_batch_size} is above train.batch_size={batch}")
-
-
-def counted_positions(
-    task_position: Any, seq_len: int, answer_span: tuple[int, int] | None = None
-) -> tuple[int, ...] | None:
-    """Return the target positions that the loss counts, or None for all of them.
-
-    `task_position` is null, a position, [first, last] inclusive, or auto (the data's `answer_span`).
-    Raises ConfigError for another type, for a position outside 0 ... seq_len - 1, and for auto without a span.
-    """
-    expected = "expected null, a position such as 4, an inclusive span such as [9,16], or auto"
-    if task_position is None:
-        return None
-    if task_position == "auto":
-        if answer_span is None:
-            raise ConfigError("task_position=auto: this data has no answer span; name the positions, or use null")
-        first, last = answer_span
-    elif isinstance(task_position, int) and not isinstance(task_position, bool):
-        first = last = task_position
-    elif (
-        isinstance(task_position, list | tuple)
-        and len(task_position) == 2
-        and all(isinstance(p, int) and not isinstance(p, bool) for p in task_position)
-    ):
-        first, last = task_position
-    else:
-        raise ConfigError(f"task_position={task_position}: {expected}")
-    if not 0 <= first <= last < seq_len:
-        raise ConfigError(
-            f"task_position={task_position}: positions of this run go from 0 to {seq_len - 1}; {expected}"
-        )
-    return tuple(range(first, last + 1))
-
-
 def parse_stop_when(expression: str) -> tuple[str, str, float]:
     """Split `val_accuracy>=0.99` into (metric, comparison, threshold). Raises ConfigError."""
     for sign in (">=", "<=", ">", "<"):
@@ -358,16 +200,3 @@ def parse_stop_when(expression: str) -> tuple[str, str, float]:
     raise ConfigError(
         f"train.stop_when={expression}: expected METRIC>=NUMBER (or <=, >, <), for example val_accuracy>=0.99"
     )
-
-
-def plain(config: object) -> Any:
-    """Return a dataclass as nested dicts of plain values (enums by name), ready for YAML or JSON."""
-    if isinstance(config, Enum):
-        return config.name
-    if hasattr(config, "__dataclass_fields__"):
-        return {f.name: plain(getattr(config, f.name)) for f in fields(config)}  # type: ignore[arg-type]
-    if isinstance(config, list | tuple):
-        return [plain(item) for item in config]
-    if isinstance(config, dict):
-        return {key: plain(value) for key, value in config.items()}
-    return config
