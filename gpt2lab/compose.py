@@ -99,8 +99,13 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
     """Return the checked dataclass of a composed config, or of a config.yaml read back. Raises ConfigError."""
     with _hydra_errors():
+        names = [f.name for f in fields(RunConfig)]
+        unknown = [str(key) for key in settings if key not in (*names, "hydra")]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known_keys(), n=1)
+            raise ConfigError(f"unknown key {unknown[0]}{f': did you mean {close[0]}?' if close else ''}")
         if isinstance(settings, DictConfig):
-            settings = OmegaConf.masked_copy(settings, [f.name for f in fields(RunConfig)])
+            settings = OmegaConf.masked_copy(settings, names)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), settings))
     assert isinstance(config, RunConfig)
     return config
@@ -147,30 +152,51 @@ def _hydra_errors() -> Iterator[None]:
 
 def _explain(error: Exception) -> str:
     """Return Hydra's message as one line, with the nearest valid names for a mistyped one."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(error)
-    mistyped = re.search(r"Could not override '([^']+)'", text)
-    key = mistyped[1] if mistyped else getattr(cause, "full_key", None)
-    if re.search(r"not in struct|not in 'RunConfig'|Key '[^']+' (is )?not in", f"{text} {cause}") and key:
-        known = known_keys()
-        close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-        close = close or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-        hint = f"did you mean {' or '.join(close)}?" if close else "see --cfg job for every key"
-        return f"unknown key {key}: {hint}"
-    missing = re.search(r"Could not find '([^']+)'.*?Available options in '([^']+)':(.*?)(Config search|$)", text, re.S)
+    text, cause = str(error), str(error.__cause__ or "")
+    key = _named_key(text, error.__cause__ or error)
+    if re.search(r"not in struct|Key '[^']*' (is )?not in", f"{text} {cause}"):
+        close = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.6)
+        close = close or [name for name in known_keys() if name.split(".")[-1] == key.split(".")[-1]]
+        return f"unknown key {key}: {f'did you mean {_either(close)}?' if close else 'see --cfg job for every key'}"
+    missing = re.search(r"Could not find '([^']+)'.*?Available options in '[^']+':(.*?)(Config search|$)", text, re.S)
     if missing:
         group, _, option = missing[1].rpartition("/")
-        options = missing[3].split()
+        options = missing[2].split()
         close = difflib.get_close_matches(option, options, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{group}={option}: no such option{hint}; expected one of {', '.join(options)}"
-    enum = re.search(r"Invalid value '([^']*)', expected one of \[([^]]*)\]", text)
+    merged = re.search(r"Error merging override (.*)", text)
+    if merged:
+        return f"{merged[1].strip()}: {_expected(cause)}"
+    if "LexerNoViableAlt" in text or "Error parsing override" in text:
+        shown = re.sub(r"\s*(\^|See https).*", "", text, flags=re.S).replace("LexerNoViableAltException: ", "")
+        return (
+            f"{' '.join(shown.split())}: not an override; expected KEY=VALUE, with quotes around a value of special "
+            "characters, for example 'train.stop_when=\"val_accuracy>=0.99\"'"
+        )
+    first = cause.splitlines()[0] if cause and "full_key" in cause else text
+    return f"{key}: {_expected(first)}" if key and "full_key" in f"{text}{cause}" else text
+
+
+def _named_key(text: str, cause: BaseException) -> str:
+    named = re.search(r"Could not override '([^']+)'", text)
+    return named[1] if named else str(getattr(cause, "full_key", None) or "")
+
+
+def _expected(reason: str) -> str:
+    """Return OmegaConf's reason in the words of this project."""
+    first = (reason.splitlines() or [""])[0]
+    enum = re.search(r"expected one of \[([^]]*)\]", first)
     if enum:
-        return f"{key or 'config'}={enum[1]}: expected one of {enum[2]}"
-    if key and "full_key" in text:
-        reason = str(cause).splitlines()[0]
-        return f"{key}: {reason}"
-    return re.sub(r"\s+", " ", text).strip()
+        return f"expected one of {enum[1]}"
+    number = re.search(r"could not be converted to (Integer|Float)", first)
+    if number:
+        return f"expected {'a whole number, written out' if number[1] == 'Integer' else 'a number'}"
+    return first
+
+
+def _either(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" or " if len(names) > 1 else "") + names[-1]
 
 
 def known_keys() -> list[str]:

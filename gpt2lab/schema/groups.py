@@ -81,6 +81,16 @@ class DataConfig:
         _at_least("data", self, 1, "input_len")
         if not 0 < self.train_fraction < 1:
             raise ConfigError(f"data.train_fraction={self.train_fraction}: expected above 0 and below 1")
+        readers = (DataSource.text, DataSource.shakespeare, DataSource.tinystories)
+        if self.path and self.source not in readers:
+            raise ConfigError(
+                f"data.path={self.path}: data.source={self.source.name} reads no path; use data=text for your own text"
+            )
+        for name in ("train", "val", "test"):
+            if getattr(self, name) and self.source is not DataSource.shards:
+                raise ConfigError(
+                    f"data.{name}={getattr(self, name)}: only data=shards reads it; data.source={self.source.name}"
+                )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the update under way."""
+"""Ctrl-C and SIGTERM: at once while a run is prepared, after the update under way while it trains."""
 
 import signal
 import threading
@@ -9,13 +9,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While open, the first SIGINT or SIGTERM is noted in `reason`; a second SIGINT stops at once.
+    """While open, SIGINT and SIGTERM raise KeyboardInterrupt.
 
-    Outside the main thread Python delivers no signals, and nothing is changed.
+    With `deferred` set, the first one is only noted in `reason`, and a second SIGINT raises. Outside the main thread
+    Python delivers no signals, and nothing is changed.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.deferred = False
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -28,6 +30,6 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
+        if not self.deferred or (self.reason is not None and number == signal.SIGINT):
             raise KeyboardInterrupt
         self.reason = f"stopped by {signal.Signals(number).name}"

@@ -153,7 +153,11 @@ def _train(
             display.show(row)
 
         hooks = Hooks(on_row=on_row, on_step=display.advance, save=save, interrupted=lambda: interrupts.reason)
-        return run_loop(parts, hooks, elapsed_s=elapsed_s)
+        interrupts.deferred = True
+        try:
+            return run_loop(parts, hooks, elapsed_s=elapsed_s)
+        finally:
+            interrupts.deferred = False
 
 
 def write_samples(parts: Parts, folder: Path) -> None:
