@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,14 @@ def golden() -> Path:
     if not GOLDEN.is_dir():
         pytest.skip("the files that llm.c computed are not on this machine")
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tracked_files() -> list[str]:
+    """Paths, from the project's root, of the files that git tracks or would track."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    result = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=False)
+    names = [name for name in result.stdout.split("\0") if (PROJECT / name).is_file()]
+    if not names:
+        pytest.skip("this copy of the project is not a git checkout")
+    return names
