@@ -99,13 +99,10 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
     """Return the checked dataclass of a composed config, or of a config.yaml read back. Raises ConfigError."""
     with _hydra_errors():
-        names = [f.name for f in fields(RunConfig)]
-        unknown = [str(key) for key in settings if key not in (*names, "hydra")]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], known_keys(), n=1)
-            raise ConfigError(f"unknown key {unknown[0]}{f': did you mean {close[0]}?' if close else ''}")
         if isinstance(settings, DictConfig):
-            settings = OmegaConf.masked_copy(settings, names)
+            # `+key=value` adds to a composed config what no schema knows.
+            settings = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
+            settings = OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), settings))
     assert isinstance(config, RunConfig)
     return config

@@ -67,6 +67,9 @@ def list_command(as_json: bool, root: Path) -> None:
     if not experiments:
         click.echo(f"{root}: there are no experiments in it yet")
         return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width to fit into
     table = Table(box=None, pad_edge=False)
     for title, justify in (("no.", "right"), ("name", "left"), ("status", "left"), ("data", "left")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
@@ -75,7 +78,7 @@ def list_command(as_json: bool, root: Path) -> None:
     table.add_column("date")
     for experiment in experiments:
         table.add_row(f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"}))
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    console.print(table)
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:

@@ -33,8 +33,25 @@ for command in (*archive.COMMANDS, *data.COMMANDS, *model.COMMANDS, *doctor.COMM
     group.add_command(command)
 
 
+def complete() -> None:
+    """Answer the shell's completion, which Hydra's script asks of the executable itself.
+
+    Install it with `eval "$(gpt2lab run -sc install=bash)"`.
+    """
+    line = os.environ.get("COMP_LINE", "").split(" ")
+    if line[1:2] == ["run"] and len(line) > 2:
+        os.environ["COMP_LINE"] = " ".join([line[0], *line[2:]])
+        from gpt2lab.run import main as run_main
+
+        run_main(["-sc", "query=bash"])
+    else:
+        print("\n".join(group.commands))
+
+
 def main() -> None:
     """Entry point of the console script. A user's error is one line and its exit code."""
+    if sys.argv[1:] == ["-sc", "query=bash"]:
+        return complete()
     try:
         group.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

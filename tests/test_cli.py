@@ -1,0 +1,223 @@
+"""The `gpt2lab` command, as a person types it; exit codes and one-line errors."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt2lab.cli import main
+from gpt2lab.run import main as run_main
+
+TINY = [
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.n_embd=8",
+    "model.max_seq_len=16",
+    "train.batch_size=2",
+    "train.max_steps=3",
+    "train.eval_batches=1",
+    "sample.count=1",
+    "sample.max_tokens=5",
+    "tracker=none",
+]
+
+
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory) -> Path:
+    """A folder with one archived run, `first`, and one that is not, `second`."""
+    folder = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert run_main([*TINY, "name=first", "hydra.run.dir=runs/first"]) == 0
+        assert run_main([*TINY, "name=second", "archive.mode=off", "hydra.run.dir=runs/second"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def workplace(finished_runs, tmp_path, monkeypatch) -> Path:
+    """A copy of the two runs and their archive as the current directory."""
+    shutil.copytree(finished_runs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def gpt2lab(*arguments: str, monkeypatch, expect: int = 0) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpt2lab", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    assert code == expect
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command line and returns what it printed: (stdout, stderr)."""
+
+    def run(*arguments: str, expect: int = 0) -> tuple[str, str]:
+        capsys.readouterr()
+        gpt2lab(*arguments, monkeypatch=monkeypatch, expect=expect)
+        output = capsys.readouterr()
+        return output.out, output.err
+
+    return run
+
+
+def test_list_names_each_experiment_with_its_numbers(workplace, command):
+    out, _ = command("list")
+    assert "00001" in out
+    assert "first" in out
+    assert "pydocs" in out
+    [entry] = [json.loads(line) for line in command("list", "--json")[0].splitlines()]
+    assert (entry["number"], entry["name"]) == (1, "first")
+    assert entry["val_loss"] == pytest.approx(5.5, abs=0.2)
+
+
+def test_an_empty_archive_is_said_to_be_empty(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    assert "no experiments" in command("list")[0]
+
+
+@pytest.mark.parametrize("ref", ["1", "00001", "00001-first", "first"])
+def test_show_finds_an_experiment_by_number_folder_or_name(workplace, command, ref):
+    out, _ = command("show", ref)
+    assert "Method" in out
+    assert "nats" in out
+    assert json.loads(command("show", ref, "--json")[0])["name"] == "first"
+
+
+def test_show_of_a_number_that_does_not_exist_lists_what_there_is(workplace, command):
+    _, error = command("show", "7", expect=5)
+    assert error.count("\n") == 1
+    assert "00001-first" in error
+
+
+def test_snapshot_archives_the_named_run_once(workplace, command):
+    assert "experiments/00002-second" in command("snapshot", "runs/second")[0]
+    assert "00002-second" in Path("experiments/README.md").read_text()
+    _, error = command("snapshot", "runs/second", expect=5)
+    assert "archived already, as 00002-second" in error
+    assert "00003" in command("snapshot", "runs/second", "--force", "--name", "Again, please")[0]
+    assert Path("experiments/00003-again-please/README.md").is_file()
+
+
+def test_snapshot_without_a_name_takes_the_latest_run(workplace, command):
+    assert "runs/second is experiment" in command("snapshot")[0]
+
+
+def test_snapshot_of_a_folder_takes_each_run_that_is_not_archived_yet(workplace, command):
+    out, error = command("snapshot", "runs")
+    assert out.count("is experiment") == 1
+    assert "left out: this run is archived already, as 00001-first" in error
+
+
+def test_snapshot_of_nothing_is_one_line(workplace, command):
+    assert "holds no run" in command("snapshot", "nowhere", expect=5)[1]
+    Path("empty").mkdir()
+    assert "holds no run" in command("snapshot", "empty", expect=5)[1]
+
+
+def test_snapshot_of_an_unfinished_run_needs_force(workplace, command):
+    status = json.loads(Path("runs/second/status.json").read_text())
+    Path("runs/second/status.json").write_text(json.dumps(status | {"state": "interrupted", "reason": "a storm"}))
+    _, error = command("snapshot", "runs/second", expect=5)
+    assert "interrupted (a storm)" in error
+    assert "--force" in error
+    command("snapshot", "runs/second", "--force")
+    assert "interrupted" in Path("experiments/00002-second/README.md").read_text()
+
+
+def test_report_is_written_again_to_the_same_bytes_and_takes_over_notes(workplace, command):
+    path = Path("experiments/00001-first")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    command("report", "1")
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    (path / "notes.md").write_text("## Conclusion\n\nIt learned *something*.\n")
+    command("report", "1")
+    assert "It learned *something*." in (path / "README.md").read_text()
+    assert (path / "notes.md").read_text() == "## Conclusion\n\nIt learned *something*.\n"
+
+
+@pytest.mark.parametrize("ref", ["1", "runs/second", "runs/second/model.bin"])
+def test_sample_writes_text_from_experiments_runs_and_files(workplace, command, ref):
+    out, _ = command("sample", ref, "--prompt", "The", "--max-tokens", "4", "--count", "2", "--temperature", "0")
+    first, second = out.split("--- sample 2 ---\n")
+    assert first.removeprefix("--- sample 1 ---\n") == second  # without temperature both take the likeliest
+    assert second.startswith("The")
+    again, _ = command("sample", ref, "--prompt", "The", "--max-tokens", "4", "--seed", "3")
+    assert command("sample", ref, "--prompt", "The", "--max-tokens", "4", "--seed", "3")[0] == again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["sample", "9"], 5, "names no experiment"),
+        (["sample", "runs/second/metrics.csv"], 3, "too short for the header"),
+        (["sample", "runs/second/source.tar.gz"], 3, "magic number"),
+        (["sample", "1", "--prompt", ""], 2, "the prompt is empty"),
+        (["sample", "1", "--count", "0"], 2, "count"),
+        (["parity", "none.bin", "none.bin"], 3, "none.bin: no such file"),
+        (["parity", "runs/second/model.bin", "runs/second/model.bin"], 3, "magic number 20240326, expected 20240327"),
+        (["plan", "model.n_layr=3"], 2, "did you mean model.n_layer"),
+        (["plan", "data=modular", "train.seq_len=9"], 2, "rows of 8 positions"),
+        (["data", "prepare", "moby_dick"], 2, "moby_dick"),
+        (["data", "prepare", "text"], 2, "data.path is not set"),
+        (["data", "prepare", "text", "data.path=nowhere.txt"], 3, "nowhere.txt"),
+        (["nonsense"], 2, "No such command"),
+        (["list", "--rooot", "x"], 2, "--rooot"),
+    ],
+)
+def test_nonsense_is_one_line_and_its_exit_code(workplace, command, arguments, code, words):
+    out, error = command(*arguments, expect=code)
+    assert out == ""
+    assert error.startswith("gpt2lab: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_parity_prints_a_table_and_passes_on_llmc_files(golden, command):
+    files = [str(golden / "model.bin"), str(golden / "debug_state.bin")]
+    out, _ = command("parity", *files)
+    assert out.count(" ok\n") == 18
+    rows = [json.loads(line) for line in command("parity", *files, "--json")[0].splitlines()]
+    assert all(row["passed"] for row in rows)
+
+
+def test_plan_counts_what_a_model_needs(command):
+    out, _ = command("plan", "model=gpt2", "data.tokenizer=gpt2", "sparsity=banded", "fc2_band=0")
+    assert "124,475,904 stored" in out  # 124,439,808 and 47 padded rows of 768
+    assert "density 8.19%" in out
+    assert "FC2              dense" in out
+
+
+def test_plan_says_that_a_band_that_keeps_everything_is_dense(command):
+    out, _ = command("plan", "sparsity=banded", "fc1_band=1024")
+    assert "density 100.00%; the band keeps everything: dense" in out
+
+
+def test_data_prepare_says_what_there_is(command):
+    out, _ = command("data", "prepare", "modular", "data.prime=23")
+    assert "train          2,112 tokens" in out
+
+
+def test_doctor_names_the_engine(command):
+    assert "torch on" in command("doctor")[0]
+
+
+def test_bash_completes_keys_and_commands():
+    def complete(line: str) -> list[str]:
+        environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+        script = [sys.executable, "-c", "from gpt2lab.cli import main; main()", "-sc", "query=bash"]
+        return subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert "snapshot" in complete("gpt2lab ")
+    assert "train.max_steps=" in complete("gpt2lab run train.max")
+    assert "data=modular" in complete("gpt2lab run data=mo")
