@@ -99,11 +99,12 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
     """Return the checked dataclass of a composed config, or of a config.yaml read back. Raises ConfigError."""
     with _hydra_errors():
+        content: Any = settings
         if isinstance(settings, DictConfig):
-            # `+key=value` adds to a composed config what no schema knows.
-            settings = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
-            settings = OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), settings))
+            # As plain values, so that what `+key=value` added without a schema is refused by the merge.
+            content = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
+            content = OmegaConf.to_container(content, resolve=True, enum_to_str=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), content))
     assert isinstance(config, RunConfig)
     return config
 

@@ -66,7 +66,7 @@ def test_a_changed_table_is_noticed_and_rewritten(
 
 
 def test_a_missing_marker_is_named(docs: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="begin: config"):
+    with pytest.raises(SystemExit, match="begin: options"):
         docs.generate("# gpt2lab\n")
 
 

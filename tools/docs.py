@@ -105,9 +105,12 @@ def command_rows(group: click.Group, parent: click.Context) -> Iterator[list[str
         yield [f"`{' '.join([context.command_path, *words])}`", command.get_short_help_str(limit=200)]
 
 
-def config_tables() -> str:
-    options = table(("option", "what it is", "example, after `python -m`"), option_rows())
-    return f"{options}\n\n{table(('key', 'default', 'meaning'), key_rows())}"
+def options_table() -> str:
+    return table(("option", "what it is", "example, after `python -m`"), option_rows())
+
+
+def keys_table() -> str:
+    return table(("key", "default", "meaning"), key_rows())
 
 
 def metrics_table() -> str:
@@ -119,7 +122,12 @@ def commands_table() -> str:
     return table(("command", "what it does"), command_rows(command_group, top))
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"config": config_tables, "metrics": metrics_table, "commands": commands_table}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "options": options_table,
+    "keys": keys_table,
+    "metrics": metrics_table,
+    "commands": commands_table,
+}
 
 
 def generate(text: str) -> str:

@@ -1,0 +1,167 @@
+"""Timed checks: what a step, the tracking around it and a start cost on this machine.
+
+python tools/bench.py [tracking] [startup]   all of them by default; JSON into tools/benchmarks/
+
+Ratios are of medians measured in turns within one process: single times on a shared machine mean little.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gpt2lab.compose import compose
+from gpt2lab.engine.torch_device import device_name
+from gpt2lab.record.metrics import MetricsWriter
+from gpt2lab.record.tracker import start_tracker
+from gpt2lab.schema import TrackerName
+from gpt2lab.train.progress import Display
+from gpt2lab.train.schedule import learning_rate
+from gpt2lab.train.setup import Parts, prepare_parts
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+ROUNDS = 12  # of each variant, in turns
+UPDATES = 10  # per round: one logged row, as train.log_every=10 has
+
+
+def updates(parts: Parts, after: Callable[[int, Any, float], None] | None = None) -> float:
+    """Do one round of updates and return the seconds per update; `after` is called as the loop calls its hooks."""
+    config, engine = parts.config, parts.engine
+    started = time.perf_counter()
+    for _ in range(UPDATES):
+        rate = learning_rate(engine.step, max_steps=10**6, optim=config.optim, schedule=config.schedule)
+        result = engine.train_step(*parts.batches.batch(engine.step), learning_rate=rate)
+        if after:
+            after(engine.step, result, rate)
+    return (time.perf_counter() - started) / UPDATES
+
+
+def row_of(step: int, result: Any, rate: float) -> dict[str, float | int | None]:
+    """Return a logged row as the loop makes it."""
+    return {
+        "step": step,
+        "tokens": step * 2048,
+        "train_loss": result.loss,
+        "lr": rate,
+        "grad_norm": result.grad_norm,
+        "step_ms": 1.0,
+        "tokens_per_s": 1.0,
+        "elapsed_s": 1.0,
+        "peak_mem_mib": 1.0,
+    }
+
+
+@contextlib.contextmanager
+def tracked(folder: Path, *, wandb: bool) -> Iterator[Callable[[int, Any, float], None]]:
+    """Give the hook that does what a run does around an update: metrics, W&B or none, live display."""
+    config = compose(["tracker=wandb" if wandb else "tracker=none"])
+    assert (config.tracker.name is TrackerName.wandb) == wandb
+    folder.mkdir()
+    console = Console(file=io.StringIO(), force_terminal=True)
+    tracker = start_tracker(
+        config.tracker, run_dir=folder, name="bench", run_config={}, tags=[], resume=False, warn=print
+    )
+    with MetricsWriter(folder / "metrics.csv") as metrics, Display(console, first_step=0, max_steps=10**6) as display:
+
+        def after(step: int, result: Any, rate: float) -> None:
+            display.advance(step)
+            if step % UPDATES == 0:
+                row = row_of(step, result, rate)
+                metrics.append(row)
+                tracker.log(row)
+                display.show(row)
+
+        yield after
+    tracker.finish(True)
+
+
+def bench_tracking() -> dict[str, Any]:
+    """Measure the mini model's update bare, with metrics and display, and with W&B offline as well."""
+    parts = prepare_parts(compose(["tracker=none", "schedule=constant"]))
+    updates(parts)  # warm-up
+    times: dict[str, list[float]] = {"bare": [], "metrics and display": [], "W&B offline too": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with tracked(folder / "off", wandb=False) as without, tracked(folder / "on", wandb=True) as with_wandb:
+            hooks = {"bare": None, "metrics and display": without, "W&B offline too": with_wandb}
+            for _ in range(ROUNDS):
+                for name, hook in hooks.items():
+                    times[name].append(updates(parts, hook))
+    bare = times["bare"]
+    result: dict[str, Any] = {}
+    for name, seconds in times.items():
+        ratios = [one / other for one, other in zip(seconds, bare, strict=True)]
+        result[name] = {"step_ms": 1000 * statistics.median(seconds), **_ratio(ratios)}
+    return result
+
+
+def bench_startup() -> dict[str, Any]:
+    """Measure from the command to the first row of metrics.csv, imports and composition included."""
+    seconds = []
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "gpt2lab.run", "archive.mode=off", "sample.count=0", "hydra.run.dir=run"]
+            overrides = ["train.max_steps=1", "train.eval_batches=1", "train.log_every=1"]
+            environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+            started = time.perf_counter()
+            process = subprocess.Popen([*command, *overrides], cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+            metrics = Path(folder) / "run" / "metrics.csv"
+            while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3):
+                if process.poll() is not None:
+                    break
+                time.sleep(0.005)
+            seconds.append(time.perf_counter() - started)
+            if process.wait():
+                raise SystemExit("the run that was to be timed failed")
+    return {"seconds_to_first_step": statistics.median(seconds), "smallest": min(seconds), "largest": max(seconds)}
+
+
+def _ratio(ratios: list[float]) -> dict[str, float]:
+    quartiles = statistics.quantiles(ratios, n=4)
+    return {"ratio": statistics.median(ratios), "ratio_q1": quartiles[0], "ratio_q3": quartiles[2]}
+
+
+CASES = {"tracking": bench_tracking, "startup": bench_startup}
+
+
+def main() -> None:
+    """Run the chosen cases, print them and write them to tools/benchmarks/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=", ".join(CASES))
+    chosen = parser.parse_args().cases or list(CASES)
+    if unknown := set(chosen) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(CASES)}")
+    results = {name: CASES[name]() for name in chosen}
+    device = device_name(torch.device("cpu"))
+    now = datetime.now(UTC)
+    record = {
+        "date": now.isoformat(timespec="seconds"),
+        "device": device,
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "results": results,
+    }
+    print(json.dumps(record, indent=2))
+    slug = "-".join(device.lower().split())
+    BENCHMARKS.mkdir(exist_ok=True)
+    path = BENCHMARKS / f"{slug}-{now:%Y-%m-%d}-{'-'.join(chosen)}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
