@@ -8,7 +8,6 @@ from rich.console import Console
 from gpt2lab import compose
 from gpt2lab.archive import create, resolve, write_index
 from gpt2lab.compose import Job
-from gpt2lab.report import write_report
 from gpt2lab.schema import ArchiveMode
 
 
@@ -19,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_job(job: Job) -> int:
     """Train one composed job, archive it when it has finished, say where everything is; return the exit code."""
-    # Imported late: torch takes seconds that --help and a mistyped key should not wait for.
+    # Imported late: torch and matplotlib take seconds that --help and a mistyped key should not wait for.
     from gpt2lab.train import execute
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -32,6 +31,8 @@ def run_job(job: Job) -> int:
     if outcome.state == "interrupted":
         return 130
     if config.archive.mode is ArchiveMode.auto:
+        from gpt2lab.report import write_report
+
         name = config.name or job.run_dir.name
         path = create(job.run_dir, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
         write_index(root)

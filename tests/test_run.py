@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,9 +252,8 @@ def test_equations_learn_from_the_answer_alone(workplace):
     provenance = json.loads((path / "provenance.json").read_text())
     assert provenance["model"]["counted_positions"] == [4]
     assert provenance["model"]["batch_size"] == 32
-    sample = (path / "samples" / "sample-1.txt").read_text().split()
-    assert sample[0] == "BOS"
-    assert len(sample) == 8
+    sample = (path / "samples" / "sample-1.txt").read_text()
+    assert re.fullmatch(r"BOS \d+ \+ \d+ = -> \S+ \((right|expected \d+)\)\n", sample)
 
 
 def test_bands_stay_exactly_zero_in_the_checkpoint(workplace):

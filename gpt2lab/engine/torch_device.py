@@ -62,4 +62,5 @@ def set_precision(device: torch.device, precision: Precision) -> AbstractContext
 
 def set_deterministic(device: torch.device, deterministic: bool) -> None:
     """Make the same seed give the same bits on the same device, at some cost in speed on a GPU."""
-    torch.use_deterministic_algorithms(deterministic and device.type == "cuda", warn_only=False)
+    if device.type == "cuda":  # the CPU's kernels are deterministic, and the call imports a compiler: half a second
+        torch.use_deterministic_algorithms(deterministic)

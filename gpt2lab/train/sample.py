@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.data import Tokenizer, read_tokenizer, source_tokenizer
+from gpt2lab.data import Source, Tokenizer, read_tokenizer, source_tokenizer
 from gpt2lab.engine.base import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.llmc import read_checkpoint
@@ -25,24 +25,23 @@ class Words:
 
 def generate(
     engine: Engine,
-    prompt: np.ndarray,
+    prompts: np.ndarray,
     *,
-    count: int,
     max_tokens: int,
     max_seq_len: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Yield the next token of each of `count` samples, (count,) int32, `max_tokens` times.
+    """Yield the next token of each of N samples, (N,) int32, `max_tokens` times.
 
-    prompt: (n,) token ids, at least one. Temperature 0 takes the likeliest token; `top_k` draws among the k
+    prompts: (N, n) token ids, n at least 1. Temperature 0 takes the likeliest token; `top_k` draws among the k
     likeliest. A context longer than max_seq_len keeps its last positions.
     """
-    if not len(prompt):
+    if not prompts.shape[1]:
         raise ConfigError("the prompt is empty: a sample needs at least one token to begin with")
     rng = np.random.default_rng([seed, 0x5A])
-    tokens = np.tile(np.asarray(prompt, dtype=np.int32), (count, 1))
+    tokens = prompts.astype(np.int32)
     for _ in range(max_tokens):
         logits = engine.logits(np.ascontiguousarray(tokens[:, -max_seq_len:]), last_only=True)[:, 0]
         chosen = draw(logits, temperature=temperature, top_k=top_k, rng=rng)
@@ -77,18 +76,34 @@ def continue_text(
     """Return `count` texts that begin with `prompt` (None: the data's own beginning)."""
     begin = words.tokenizer.encode(words.default_prompt if prompt is None else prompt).astype(np.int32)
     room = max_tokens if words.room is None else min(max_tokens, max(words.room - len(begin), 0))
+    prompts = np.tile(begin, (count, 1))
     steps = generate(
         engine,
-        begin,
-        count=count,
+        prompts,
         max_tokens=room,
         max_seq_len=max_seq_len,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
     )
-    rows = np.concatenate([np.tile(begin, (count, 1)), *(step[:, None] for step in steps)], axis=1)
+    rows = np.concatenate([prompts, *(step[:, None] for step in steps)], axis=1)
     return [words.tokenizer.decode(row) for row in rows]
+
+
+def answer_examples(engine: Engine, source: Source, *, count: int, max_seq_len: int) -> list[str]:
+    """Return validation rows of a source with an answer span, each answered by the model and compared."""
+    assert source.row_len is not None and source.answer_span is not None
+    first, last = source.answer_span
+    rows = source.splits["val"].shards[0].reshape(-1, source.row_len)[:count]
+    prompts = rows[:, : first + 1]  # target[first] is predicted from inputs 0 ... first
+    steps = generate(engine, prompts, max_tokens=last - first + 1, max_seq_len=max_seq_len, temperature=0.0)
+    answers = np.stack(list(steps), axis=1)
+    expected = rows[:, first + 1 : last + 2]
+    decode = source.tokenizer.decode
+    return [
+        f"{decode(prompt)} -> {decode(answer)} ({'right' if (answer == right).all() else f'expected {decode(right)}'})"
+        for prompt, answer, right in zip(prompts, answers, expected, strict=True)
+    ]
 
 
 def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig]:

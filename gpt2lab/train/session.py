@@ -21,7 +21,7 @@ from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
 from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
 from gpt2lab.train.resume import check_same_config, restore
-from gpt2lab.train.sample import Words, continue_text
+from gpt2lab.train.sample import Words, answer_examples, continue_text
 from gpt2lab.train.setup import Parts, prepare_parts
 
 
@@ -161,21 +161,27 @@ def _train(
 
 
 def write_samples(parts: Parts, folder: Path) -> None:
-    """Write `sample.count` texts of the model as folder/sample-1.txt, sample-2.txt, ..."""
+    """Write `sample.count` texts of the model as folder/sample-1.txt, sample-2.txt, ...
+
+    A model that learned answers shows them for validation examples, unless `sample.prompt` says how to begin.
+    """
     options, source = parts.config.sample, parts.source
     if not options.count:
         return
-    texts = continue_text(
-        parts.engine,
-        Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
-        options.prompt or None,
-        count=options.count,
-        max_tokens=options.max_tokens,
-        max_seq_len=parts.model.max_seq_len,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        seed=parts.config.seed,
-    )
+    if source.answer_span and not options.prompt:
+        texts = answer_examples(parts.engine, source, count=options.count, max_seq_len=parts.model.max_seq_len)
+    else:
+        texts = continue_text(
+            parts.engine,
+            Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
+            options.prompt or None,
+            count=options.count,
+            max_tokens=options.max_tokens,
+            max_seq_len=parts.model.max_seq_len,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=parts.config.seed,
+        )
     folder.mkdir(exist_ok=True)
     for number, text in enumerate(texts, 1):
         (folder / f"sample-{number}.txt").write_text(text + "\n", encoding="utf-8")
