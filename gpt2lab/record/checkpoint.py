@@ -65,6 +65,7 @@ def save_checkpoint(
                 save_file(arrays, new_state, metadata={**meta, "step": str(step), "model_sha256": digest})
             except SafetensorError as error:
                 raise OSError(str(error)) from error
+            new_state.chmod(new_model.stat().st_mode)  # safetensors makes files that only their owner reads
             with new_state.open("rb+") as file:
                 os.fsync(file.fileno())
     except BaseException:
