@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.rundir import create_unique
 from gpt2lab.schema import RunConfig
 
@@ -67,7 +67,7 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> int:
                 raise
             config.name = config.name or default_name(hydra_config.runtime.choices)
             number = int(hydra_config.job.num) if is_sweep else None
-            overrides = list(hydra_config.overrides.task)
+            overrides = [item for item in hydra_config.overrides.task if not item.startswith(("resume=", "+resume="))]
             codes.append(task(Job(config=config, run_dir=run_dir, overrides=overrides, number=number)))
         if codes and codes[-1] == 130:
             raise KeyboardInterrupt  # the person wants the rest of a sweep to stop too
@@ -128,6 +128,11 @@ def error_line(codes: list[int]) -> Iterator[None]:
             raise
         print(f"gpt2lab: {' '.join(str(error).split())}", file=sys.stderr)
         codes.append(error.exit_code)
+    except OSError as error:
+        if os.environ.get(TRACEBACK_VARIABLE) or error.filename is None:
+            raise
+        print(f"gpt2lab: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        codes.append(ArchiveError.exit_code)
     except KeyboardInterrupt:
         if not codes or codes[-1] != 130:
             print("gpt2lab: interrupted", file=sys.stderr)
@@ -142,6 +147,9 @@ def _hydra_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        if isinstance(cause, Gpt2labError):  # raised by a resolver of ours
+            raise cause from None
         raise ConfigError(_explain(error)) from error
     finally:
         if full_error is None:
@@ -190,7 +198,9 @@ def _expected(reason: str) -> str:
     number = re.search(r"could not be converted to (Integer|Float)", first)
     if number:
         return f"expected {'a whole number, written out' if number[1] == 'Integer' else 'a number'}"
-    return first
+    if "Union[int, str]" in first:
+        return "expected a whole number or a word"
+    return "expected a value, not null" if "is not Optional" in first else first
 
 
 def _either(names: list[str]) -> str:
@@ -214,9 +224,11 @@ def known_keys() -> list[str]:
 
 def _with_resumed(arguments: list[str]) -> list[str]:
     """Put the overrides of a resumed run before those given now, and its directory in place of a new one."""
-    named = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=") and a != "resume=null"]
+    named = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("resume=") and a != "resume=null"]
     if not named:
         return arguments
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(f"resume={named[-1]} with --multirun: a sweep is not resumed; resume one run at a time")
     directory = Path(named[-1].strip("'\""))
     overrides = directory / "overrides.yaml"
     if not directory.is_dir():
@@ -229,9 +241,18 @@ def _with_resumed(arguments: list[str]) -> list[str]:
         earlier = None
     if not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
         raise ConfigError(f"resume={directory}: overrides.yaml is damaged; expected a list of overrides")
-    earlier = [item for item in earlier if not item.startswith("resume=")]
     escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
-    return [*earlier, *arguments, f"hydra.run.dir='{escaped}'"]
+    overrides_now = [argument for argument in arguments if not argument.startswith("-")]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    # hydra.mode: the run may have been a job of an experiment that is a sweep.
+    merged = last_of_each_key([*earlier, *overrides_now, f"hydra.run.dir='{escaped}'", "hydra.mode=RUN"])
+    return [*merged, *flags]
+
+
+def last_of_each_key(overrides: list[str]) -> list[str]:
+    """Return the overrides without those that a later one of the same key replaces."""
+    last = {override.partition("=")[0].lstrip("+~"): override for override in overrides}
+    return list(last.values())
 
 
 def _remove_unused(run_dir: Path) -> None:

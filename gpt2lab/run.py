@@ -8,6 +8,7 @@ from rich.console import Console
 from gpt2lab import compose
 from gpt2lab.archive import create, resolve, write_index
 from gpt2lab.compose import Job
+from gpt2lab.errors import ArchiveError
 from gpt2lab.schema import ArchiveMode
 
 
@@ -34,8 +35,13 @@ def run_job(job: Job) -> int:
         from gpt2lab.report import write_report
 
         name = config.name or job.run_dir.name
-        path = create(job.run_dir, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
-        write_index(root)
+        try:
+            path = create(job.run_dir, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
+            write_index(root)
+        except ArchiveError as error:
+            raise ArchiveError(
+                f"{error}; the run is complete in {job.run_dir}: archive it with gpt2lab snapshot {job.run_dir}"
+            ) from error
         console.print(f"archived {path}  (report: {path / 'README.md'})")
     return 0
 

@@ -30,3 +30,12 @@ def tracked_files() -> list[str]:
     if not names:
         pytest.skip("this copy of the project is not a git checkout")
     return names
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty current directory, and no W&B account."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    return tmp_path

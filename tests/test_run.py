@@ -1,82 +1,21 @@
 """Whole runs of a tiny model, from the command line to the files they leave."""
 
+import hashlib
 import json
-import os
+import math
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from tiny_runs import QUIET, assert_same_state, numbers, run, status, write_shard
 
 from gpt2lab.model.llmc import read_checkpoint
-from gpt2lab.record.metrics import TIMING_COLUMNS, read_metrics
+from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import find_runs
 from gpt2lab.run import main
-from gpt2lab.train.progress import Display
-
-TINY = [
-    "model.n_layer=2",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.max_seq_len=16",
-    "train.batch_size=4",
-    "train.eval_batches=2",
-    "train.log_every=1",
-    "sample.count=0",
-    "archive.mode=off",
-]
-QUIET = [*TINY, "tracker=none"]
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty current directory, and no W&B account."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    return tmp_path
-
-
-def run(*overrides: str, expect: int = 0) -> Path | None:
-    """Run and return the directory of the run that appeared, if one did."""
-    before = set(find_runs(Path("runs")))
-    assert main(list(overrides)) == expect
-    new = set(find_runs(Path("runs"))) - before
-    return new.pop() if new else None
-
-
-def numbers(run_dir: Path) -> list[dict]:
-    """Return the rows of a run without what differs from one execution to the next."""
-    rows = read_metrics(run_dir / "metrics.csv")
-    return [{key: value for key, value in row.items() if key not in TIMING_COLUMNS} for row in rows]
-
-
-def status(run_dir: Path) -> dict:
-    return json.loads((run_dir / "status.json").read_text())
-
-
-def assert_same_state(first: Path, second: Path) -> None:
-    assert (first / "model.bin").read_bytes() == (second / "model.bin").read_bytes()
-    one, other = (load_file(path / "state.safetensors") for path in (first, second))
-    assert one.keys() == other.keys()
-    for name, array in one.items():
-        np.testing.assert_array_equal(other[name], array, err_msg=name)
-
-
-def stop_at(monkeypatch, step: int, number: signal.Signals) -> None:
-    advance = Display.advance
-
-    def advance_and_signal(self: Display, done: int) -> None:
-        advance(self, done)
-        if done == step:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(Display, "advance", advance_and_signal)
 
 
 def test_a_run_leaves_its_whole_record(workplace, capsys):
@@ -93,7 +32,7 @@ def test_a_run_leaves_its_whole_record(workplace, capsys):
     assert status(path)["state"] == "finished"
     assert status(path)["reason"] == "all 4 steps done"
     provenance = json.loads((path / "provenance.json").read_text())
-    assert provenance["model"]["n_params_active"] < provenance["model"]["n_params"] + 1
+    assert provenance["model"]["n_params_active"] == provenance["model"]["n_params"] == 10_944  # 256 rows: no padding
     assert provenance["data"]["unigram_entropy"] == pytest.approx(3.14, abs=0.2)
     shown = capsys.readouterr().out
     assert "unigram entropy 3." in shown
@@ -108,99 +47,6 @@ def test_losses_fall_and_rows_repeat_bit_by_bit(workplace):
     rows = numbers(first)
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.5
     assert numbers(run(*overrides, "seed=1")) != rows
-
-
-def test_twenty_and_twenty_steps_equal_forty_with_wandb_on(workplace):
-    overrides = [*TINY, "schedule=constant", "train.eval_every=10", "sparsity=banded", "fc1_band=12"]
-    straight = run(*overrides, "train.max_steps=40")
-    halves = run(*overrides, "train.max_steps=20")
-    assert main([f"resume={halves}", "train.max_steps=40"]) == 0
-    assert numbers(halves) == numbers(straight)
-    assert_same_state(halves, straight)
-    assert [entry["step"] for entry in status(halves)["resumes"]] == [20]
-    assert len(list((halves / "wandb").glob("offline-run-*"))) == 2
-    assert status(halves)["tracker"] == "offline"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state_and_the_rest_is_the_same_to_the_bit(workplace, monkeypatch, capsys, number):
-    overrides = [*QUIET, "train.max_steps=12", "train.eval_every=5", "schedule.warmup_steps=3"]
-    straight = run(*overrides)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 7, number)
-        stopped = run(*overrides, expect=130)
-    assert (status(stopped)["state"], status(stopped)["reason"]) == ("interrupted", f"stopped by {number.name}")
-    assert f"resume={stopped}" in capsys.readouterr().out
-    assert main([f"resume={stopped}"]) == 0
-    assert numbers(stopped) == numbers(straight)
-    assert_same_state(stopped, straight)
-    assert status(stopped)["state"] == "finished"
-
-
-def test_a_killed_run_continues_from_its_last_checkpoint(workplace):
-    overrides = [*QUIET, "train.max_steps=400", "train.checkpoint_every=20", "train.eval_every=50"]
-    straight = run(*overrides)
-    process = subprocess.Popen([sys.executable, "-m", "gpt2lab.run", *overrides, "hydra.run.dir=killed"])
-    deadline = time.monotonic() + 60
-    while not Path("killed/state.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert status(Path("killed"))["state"] == "running"
-    assert main(["resume=killed"]) == 0
-    assert status(Path("killed"))["resumes"][0]["step"] % 20 == 0
-    assert numbers(Path("killed")) == numbers(straight)
-    assert_same_state(Path("killed"), straight)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("model.n_embd=32", "model.n_embd=32 (was 16)"),
-        ("seed=5", "seed=5 (was 0)"),
-        ("train.batch_size=8", "train.batch_size=8 (was 4)"),
-        ("train.max_steps=9", "the learning rates of schedule=cosine depend on it"),
-    ],
-)
-def test_a_run_is_not_continued_with_another_config(workplace, capsys, change, words):
-    path = run(*QUIET, "train.max_steps=4")
-    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
-    assert main([f"resume={path}", change]) == 2
-    assert words in capsys.readouterr().err
-    assert {file: file.read_bytes() for file in before} == before
-
-
-def test_a_finished_run_with_nothing_left_to_do_stays_what_it_is(workplace):
-    path = run(*QUIET, "train.max_steps=4")
-    rows = numbers(path)
-    assert main([f"resume={path}"]) == 0
-    assert numbers(path) == rows
-    assert status(path)["state"] == "finished"
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "other model"])
-def test_a_half_written_checkpoint_is_refused(workplace, capsys, damage):
-    path = run(*QUIET, "train.max_steps=4", "schedule=constant")
-    state, model = path / "state.safetensors", path / "model.bin"
-    if damage == "truncated":
-        state.write_bytes(state.read_bytes()[:-100])
-    elif damage == "missing":
-        state.unlink()
-    else:
-        model.write_bytes(model.read_bytes()[:-4] + b"\1\2\3\4")
-    assert main([f"resume={path}", "train.max_steps=8"]) == 5
-    error = capsys.readouterr().err
-    assert error.startswith("gpt2lab: ")
-    assert error.count("\n") == 1
-    assert str(path) in error
-
-
-def test_a_run_on_changed_data_is_not_continued(workplace, capsys):
-    Path("corpus.txt").write_text("to be or not to be " * 200)
-    path = run(*QUIET, "data=text", "data.path=corpus.txt", "train.max_steps=4", "schedule=constant")
-    Path("corpus.txt").write_text("that is the question " * 200)
-    assert main([f"resume={path}", "train.max_steps=8"]) == 3
-    assert "is not what it was" in capsys.readouterr().err
 
 
 def test_divergence_stops_before_the_update_with_exit_code_4(workplace, capsys):
@@ -293,3 +139,66 @@ def test_training_follows_llmc_from_the_command_line(workplace, golden):
     path = run(*shards, *shape, *optim, *batch, *rest)
     losses = [row["train_loss"] for row in numbers(path)[1:]]
     np.testing.assert_allclose(losses, np.loadtxt(golden / "losses.txt"), rtol=0, atol=8 * 2**-24 * 4.7 * 8)
+
+
+def test_a_model_broken_by_its_last_update_is_no_finished_run(workplace, capsys):
+    path = run("debug=diverge", "sample.count=0", "train.max_steps=1", "archive.mode=auto", expect=4)
+    assert "step 1: val_loss nan" in capsys.readouterr().err
+    assert status(path)["state"] == "failed"
+    assert not Path("experiments").exists()
+    assert math.isnan(numbers(path)[-1]["val_loss"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "words"),
+    [
+        (["data=modular", "model=grokking", "sample.count=1", "sample.prompt=hello"], 2, "'hello' is not a symbol"),
+        (['train.stop_when="test_accuracy>=0.1"'], 2, "test_accuracy is not measured while this run trains"),
+        (['train.stop_when="val_los<=1"'], 2, "val_los is no metric"),
+        (["train.seq_len=16", "train.batch_size=100000"], 3, "train.batch_size"),
+        (["hydra.run.dir=/dev/null/run"], 5, "/dev/null/run"),
+        (["optim.learning_rate=nan"], 2, "optim.learning_rate=nan"),
+        (["model.n_embd=1000000000"], 2, "model.n_embd=1000000000"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(workplace, capsys, overrides, code, words):
+    assert main([*QUIET, *overrides]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_the_test_split_is_measured_once_at_the_end(workplace):
+    for name in ("train", "val", "test"):
+        write_shard(f"{name}.bin", np.arange(2000) % 50)
+    shards = ["data=shards", "data.train=train.bin", "data.val=val.bin", "data.test=test.bin", "data.tokenizer=bytes"]
+    rows = numbers(run(*QUIET, *shards, "train.max_steps=4", "train.eval_every=2"))
+    assert [row["test_loss"] is not None for row in rows] == [False, False, False, False, True]
+    assert rows[-1]["test_loss"] == rows[-1]["val_loss"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bad_token_late_in_a_file_is_found_when_its_turn_comes(workplace, capsys, split):
+    good, bad = np.zeros(16 * 4096 * 16 + 1), np.zeros(16 * 4096 * 16 + 1)  # sixteen batches
+    bad[-5:] = 300  # beyond what is looked at when the file is opened
+    write_shard("good.bin", good)
+    write_shard("bad.bin", bad)
+    files = [f"data.{name}={'bad' if name == split else 'good'}.bin" for name in ("train", "val")]
+    whole = ["data.order=sequential", "train.eval_train=false", "train.batch_size=4096", "train.max_steps=16"]
+    assert main([*QUIET, "data=shards", *files, "data.tokenizer=bytes", *whole]) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "token 300 is outside the" in error
+
+
+def test_an_init_checkpoint_gives_up_positions_it_does_not_need_and_is_recorded(workplace, capsys):
+    first = run(*QUIET, "train.max_steps=2")
+    second = run(*QUIET, "train.max_steps=0", "model.max_seq_len=8", f"model.init_from={first}/model.bin")
+    params, shape = read_checkpoint(second / "model.bin")
+    assert shape.max_seq_len == 8
+    np.testing.assert_array_equal(params["wpe"], read_checkpoint(first / "model.bin")[0]["wpe"][:8])
+    recorded = json.loads((second / "provenance.json").read_text())["model"]["init_from_sha256"]
+    assert recorded == hashlib.sha256((first / "model.bin").read_bytes()).hexdigest()
+    other = [*QUIET, "data=modular", "data.prime=23", f"model.init_from={first}/model.bin"]
+    assert main(other) == 2
+    assert "has a vocabulary of 256 tokens, this run one of 31" in capsys.readouterr().err

@@ -159,6 +159,10 @@ def test_the_latest_run_is_the_last_to_start_or_end_and_damage_is_passed_over(tm
         (tmp_path / name).mkdir()
         content = {"state": "finished", "started": started, "ended": ended}
         (tmp_path / name / "status.json").write_text(json.dumps(content))
+        (tmp_path / name / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "refused").mkdir()  # before it began: it has no config
+    content = {"state": "failed", "started": "2026-01-02T10:00:00.000Z", "ended": None}
+    (tmp_path / "refused" / "status.json").write_text(json.dumps(content))
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / "status.json").write_text("{")
     assert latest_run(tmp_path) == tmp_path / "a"

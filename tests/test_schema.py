@@ -25,9 +25,17 @@ from gpt2lab.schema import (
         (lambda: DataConfig(prime=1), r"data\.prime=1"),
         (lambda: DataConfig(path="x.txt"), r"data\.path=x\.txt: data\.source=pydocs reads no path"),
         (lambda: DataConfig(source=DataSource.text, val="v.bin"), r"data\.val=v\.bin: only data=shards"),
-        (lambda: OptimConfig(beta1=1.5), r"optim\.beta1=1\.5: expected between 0 and 1"),
+        (lambda: OptimConfig(beta1=1.5), r"optim\.beta1=1\.5: expected at least 0 and below 1"),
         (lambda: OptimConfig(eps=0), r"optim\.eps=0"),
         (lambda: OptimConfig(grad_clip=-1), r"optim\.grad_clip=-1"),
+        *[
+            (lambda name=name, value=value: OptimConfig(**{name: value}), rf"optim\.{name}={value}")
+            for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip")
+            for value in (float("nan"), float("inf"))
+        ],
+        (lambda: OptimConfig(beta2=1.0), r"optim\.beta2=1\.0: expected at least 0 and below 1"),
+        (lambda: ModelConfig(n_embd=10**9, n_head=1), r"model\.n_embd=1000000000: expected at most"),
+        (lambda: RunConfig(fc1_band=10**23, sparsity=SparsityName.banded), r"fc1_band=1000"),
         (lambda: ScheduleConfig(final_lr_fraction=2), r"schedule\.final_lr_fraction=2"),
         (lambda: TrainConfig(batch_size="half"), r"train\.batch_size=half: expected a number of sequences, or full"),
         (lambda: TrainConfig(batch_size=0), r"train\.batch_size=0"),
@@ -90,7 +98,7 @@ def test_stop_when_is_read(text, expected):
     assert parse_stop_when(text) == expected
 
 
-@pytest.mark.parametrize("text", ["val_accuracy", "val_accuracy>=", "val_accuracy>=much", "=3", ""])
+@pytest.mark.parametrize("text", ["val_accuracy", "val_accuracy>=", "val_accuracy>=much", "val_loss<=nan", "=3", ""])
 def test_a_stop_when_of_another_form_is_refused(text):
     with pytest.raises(ConfigError, match=r"expected METRIC>=NUMBER"):
         parse_stop_when(text)

@@ -65,7 +65,8 @@ def create(
     staging = root / f".staging-{uuid.uuid4().hex}"
     with disk_errors("create experiment", root):
         root.mkdir(parents=True, exist_ok=True)
-    _refuse_twice(root, run_id, force)
+    step = run.read_status().get("step")
+    _refuse_twice(root, run_id, step, force)
     try:
         with disk_errors("copy the run into", staging):
             staging.mkdir()
@@ -75,7 +76,7 @@ def create(
         write_manifest(staging)
         with lock(root), disk_errors("create experiment", root):
             _sync(staging)
-            _refuse_twice(root, run_id, force)
+            _refuse_twice(root, run_id, step, force)
             number = max((experiment.number for experiment in find_experiments(root)), default=0) + 1
             path = root / f"{number:05d}-{slug(name)}"
             staging.rename(path)
@@ -125,11 +126,12 @@ def _check(run: RunDir, force: bool) -> None:
         )
 
 
-def _refuse_twice(root: Path, run_id: object, force: bool) -> None:
+def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None:
+    """Raise ArchiveError for a run that is there already; a run that was continued since is another result."""
     if force or run_id is None:
         return
     for experiment in find_experiments(root):
-        if read_run_id(experiment) == run_id:
+        if read_run_id(experiment) == run_id and RunDir(experiment.path).read_status().get("step") == step:
             raise ArchiveError(
                 f"this run is archived already, as {experiment.path.name}; --force archives it once more"
             )

@@ -1,4 +1,4 @@
-"""Commands on models: plan, sample, parity, export."""
+"""Commands on models: plan, sample, parity."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from gpt2lab.cli.archive import root_option
 from gpt2lab.compose import compose, to_run_config
 from gpt2lab.errors import ArchiveError, Gpt2labError
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.schema import Device, EngineConfig, EngineName, RunConfig, TokenizerName
+from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig, TokenizerName
 
 engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
 device_option = click.option("--device", type=click.Choice([d.name for d in Device]), default="auto")
@@ -66,6 +66,7 @@ def sample(
         count=count,
         max_tokens=max_tokens,
         max_seq_len=shape.max_seq_len,
+        vocab_size=shape.vocab_size,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
@@ -92,15 +93,16 @@ def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
 @click.argument("debug_state", type=click.Path(path_type=Path))
 @engine_option
 @device_option
+@click.option("--precision", type=click.Choice([p.name for p in Precision]), default="fp32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per comparison.")
-def parity(model: Path, debug_state: Path, engine: str, device: str, as_json: bool) -> None:
+def parity(model: Path, debug_state: Path, engine: str, device: str, precision: str, as_json: bool) -> None:
     """Compare an engine with what llm.c computed: logits, loss and the 16 gradients.
 
     MODEL is an llm.c checkpoint, DEBUG_STATE the state file written beside it.
     """
     from gpt2lab.train.parity import compare_with_llmc
 
-    settings = EngineConfig(name=EngineName[engine], device=Device[device])
+    settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
     rows = compare_with_llmc(model, debug_state, settings)
     if as_json:
         for row in rows:

@@ -92,10 +92,15 @@ def source_tokenizer(config: DataConfig, *, vocab_size: int | None = None) -> To
 def unigram_entropy(split: Split, vocab_size: int) -> float:
     """Return the entropy of the split's own token frequencies, in nats per token.
 
-    It is the loss of the best predictor that ignores the context. All ids must be below `vocab_size`.
+    It is the loss of the best predictor that ignores the context. Raises DataError for an id outside the vocabulary.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     for part in _parts(split.shards):
+        if part.size and int(part.max()) >= vocab_size:
+            raise DataError(
+                f"the validation split: token {int(part.max())} is outside the vocabulary of {vocab_size}; "
+                "set data.tokenizer or model.vocab_size to what the tokens were made with"
+            )
         counts += np.bincount(part, minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

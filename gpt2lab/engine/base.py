@@ -66,6 +66,8 @@ class Engine(Protocol):
     device: str  # "cpu", "cuda", "mps"
     device_name: str  # the model of the processor or card
     precision: str
+    deterministic: bool  # whether the same seed gives the same bits here
+    device_details: dict[str, object]  # driver, runtime, memory ... where the device has them
     threads: int  # processor threads it computes with
     step: int  # updates done
 

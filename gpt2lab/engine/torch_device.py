@@ -1,6 +1,7 @@
 """Choosing the device and precision PyTorch runs with. Nothing falls back in silence: what was chosen is recorded."""
 
 import platform
+import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -42,6 +43,28 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+def device_details(device: torch.device) -> dict[str, object]:
+    """Return driver and runtime versions, compute capability and memory of a CUDA device; {} elsewhere."""
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "cuda_runtime": torch.version.cuda,
+        "driver": _driver_version(),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "memory_mib": properties.total_memory // 2**20,
+    }
+
+
+def _driver_version() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.splitlines()[0].strip() if found.strip() else None
+
+
 def set_precision(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Set how matrix products round, and return the context that forward passes run in. Raises EngineError."""
     if precision is Precision.tf32:
@@ -54,7 +77,7 @@ def set_precision(device: torch.device, precision: Precision) -> AbstractContext
         return nullcontext()
     torch.set_float32_matmul_precision("highest")
     if precision is Precision.bf16:
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise EngineError(f"engine.precision=bf16: {device_name(device)} has no bfloat16: use fp32")
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult
-from gpt2lab.engine.torch_device import choose_device, device_name, set_deterministic, set_precision
+from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
 from gpt2lab.errors import DivergedError
 from gpt2lab.model.params import TENSORS, Params
@@ -33,6 +33,8 @@ class TorchEngine:
         self.device_name = device_name(self._device)
         self.precision = spec.engine.precision.name
         self.threads = torch.get_num_threads()
+        self.deterministic = self.device == "cpu" or (self.device == "cuda" and spec.engine.deterministic)
+        self.device_details = device_details(self._device)
         self.step = 0
         self._spec = spec
         self._model = GPT.from_params(spec.model, params).to(self._device)

@@ -1,5 +1,6 @@
 """OpenAI's GPT-2 weights through transformers, and export back to a transformers model."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ def read_pretrained(name: str) -> tuple[GPTConfig, Params]:
     if name not in PRETRAINED and not Path(name).is_dir():
         raise ConfigError(f"hf:{name}: unknown model; expected one of {', '.join(PRETRAINED)}, or a folder")
     transformers = _import_transformers()
+    # Its own lines about retries say less than the one that follows.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
     try:
         model = transformers.GPT2LMHeadModel.from_pretrained(name, dtype=torch.float32)
     except OSError as error:

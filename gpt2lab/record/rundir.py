@@ -221,6 +221,8 @@ def latest_run(runs_root: Path) -> Path | None:
     """Return the run below `runs_root` that started or ended last, or None; damaged ones are passed over."""
     latest: tuple[str, Path] | None = None
     for path in find_runs(runs_root):
+        if not RunDir(path).config.exists():
+            continue  # refused before it began
         with contextlib.suppress(ArchiveError):
             status = RunDir(path).read_status()
             moment = (str(status.get("ended") or status.get("started") or ""), path)

@@ -168,12 +168,22 @@ def _provenance(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, Any]
         ("Commit", _commit(inputs)),
         ("Run", code(fact("provenance.run_id")) if fact("provenance.run_id") else None),
         ("Started, ended (UTC)", _period(inputs)),
+        *_continuations(inputs),
         ("System", ", Python ".join(str(part) for part in os_and_python if part)),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version)),
         ("Tracker", str(tracker) if tracker else None),
     ]
     rows += [(f"{name} sha256", code(f"{str(value)[:HASH_DIGITS]}…")) for name, value in hashes if value]
     return [(key, value) for key, value in rows if value]
+
+
+def _continuations(inputs: Inputs) -> list[tuple[str, str]]:
+    """Return a row for each time the run was stopped and went on, with what was not as before."""
+    rows = []
+    for entry in inputs.fact("status.resumes") or []:
+        changed = "; ".join(str(item) for item in entry.get("changed") or []) or "with the same source and engine"
+        rows.append((f"Continued from step {entry.get('step'):,}", f"{str(entry.get('at'))[:19]}: {changed}"))
+    return rows
 
 
 def _commit(inputs: Inputs) -> Markdown | str:

@@ -29,7 +29,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     fact = inputs.fact
     model = fact("provenance.model") or {}
     val, train = inputs.curve("val_loss"), inputs.curve("train_eval_loss")
-    val_loss = val.last[1] if len(val) else None
+    val_loss = _last_measured(inputs, "val_loss")
     train_seen = analysis.reached(inputs.curve("train_accuracy"))
     val_seen = analysis.reached(inputs.curve("val_accuracy"))
     summary: dict[str, Any] = {
@@ -48,8 +48,8 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     }
     for split in SPLITS:
         loss, accuracy = inputs.curve(LOSS_COLUMNS[split]), inputs.curve(f"{split}_accuracy")
-        summary[LOSS_COLUMNS[split]] = _final(loss)
-        summary[f"{split}_accuracy"] = _final(accuracy)
+        summary[LOSS_COLUMNS[split]] = _last_measured(inputs, LOSS_COLUMNS[split])
+        summary[f"{split}_accuracy"] = _last_measured(inputs, f"{split}_accuracy")
         summary[f"best_{LOSS_COLUMNS[split]}"], summary[f"best_{LOSS_COLUMNS[split]}_step"] = _best(loss)
         summary[f"best_{split}_accuracy"], summary[f"best_{split}_accuracy_step"] = _best(accuracy, largest=True)
     summary |= {
@@ -158,6 +158,12 @@ def _density(inputs: Inputs) -> dict[str, Any]:
 
 def _final(curve: Curve) -> float | None:
     return curve.last[1] if len(curve) else None
+
+
+def _last_measured(inputs: Inputs, column: str) -> float | None:
+    """Return the last value of a column, None when it is not finite: an earlier one is not the end of the run."""
+    measured = [row[column] for row in inputs.rows if row.get(column) is not None]
+    return float(measured[-1]) if measured and math.isfinite(measured[-1]) else None
 
 
 def _best(curve: Curve, largest: bool = False) -> tuple[float | None, int | None]:

@@ -3,6 +3,7 @@
 The comment behind a field is its documentation: the README's table of keys is made from it.
 """
 
+import math
 from dataclasses import dataclass
 
 from gpt2lab.errors import ConfigError
@@ -22,12 +23,14 @@ from gpt2lab.schema.choices import (
     TrackerName,
 )
 
+MAX_DIMENSION = 1 << 20  # beyond any model of this kind; a slip of the keyboard must not become an allocation
+
 
 def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value < minimum:
-            raise ConfigError(f"{group}.{name}={value}: expected at least {minimum}")
+        if value is not None and not minimum <= value < math.inf:
+            raise ConfigError(f"{group}.{name}={value}: expected at least {minimum}, and finite")
 
 
 def _between(group: str, config: object, low: float, high: float, *names: str) -> None:
@@ -51,6 +54,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _at_least("model", self, 1, "n_layer", "n_head", "n_embd", "max_seq_len", "vocab_size")
+        for name in ("n_layer", "n_embd", "max_seq_len", "vocab_size"):
+            if (getattr(self, name) or 0) > MAX_DIMENSION:
+                raise ConfigError(f"model.{name}={getattr(self, name)}: expected at most {MAX_DIMENSION}")
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}: each head takes "
@@ -107,9 +113,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _at_least("optim", self, 0, "learning_rate", "weight_decay", "grad_clip")
-        _between("optim", self, 0, 1, "beta1", "beta2")
-        if self.eps <= 0:
-            raise ConfigError(f"optim.eps={self.eps}: expected above 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: expected at least 0 and below 1")
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"optim.eps={self.eps}: expected above 0, and finite")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,7 +157,7 @@ class TrainConfig:
             raise ConfigError(f"train.batch_size={self.batch_size}: expected a number of sequences, or full")
         if isinstance(self.batch_size, int) and self.batch_size < 1:
             raise ConfigError(f"train.batch_size={self.batch_size}: expected at least 1, or full")
-        if self.time_limit is not None and self.time_limit <= 0:
+        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
             raise ConfigError(f"train.time_limit={self.time_limit}: expected seconds above 0, or null")
         if self.stop_when is not None:
             parse_stop_when(self.stop_when)
@@ -204,9 +212,12 @@ def parse_stop_when(expression: str) -> tuple[str, str, float]:
         metric, found, threshold = expression.partition(sign)
         if found:
             try:
-                return metric.strip(), sign, float(threshold)
+                number = float(threshold)
             except ValueError:
                 break
+            if math.isfinite(number):
+                return metric.strip(), sign, number
+            break
     raise ConfigError(
         f"train.stop_when={expression}: expected METRIC>=NUMBER (or <=, >, <), for example val_accuracy>=0.99"
     )

@@ -7,6 +7,7 @@ from typing import Any
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema.choices import SparsityName
 from gpt2lab.schema.groups import (
+    MAX_DIMENSION,
     ArchiveConfig,
     DataConfig,
     EngineConfig,
@@ -46,7 +47,7 @@ class RunConfig:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: expected 0 or above")
         for name in ("fc1_band", "fc2_band"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) <= 8 * MAX_DIMENSION:  # twice the hidden units of the widest model
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: expected 0 (dense) or a full width in hidden units above 0"
                 )

@@ -3,12 +3,14 @@
 It knows no files: rows and checkpoints go to the functions it is given.
 """
 
+import math
 import operator
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpt2lab.errors import DivergedError
 from gpt2lab.schema import parse_stop_when
 from gpt2lab.train.evaluate import check_tokens, evaluate
 from gpt2lab.train.schedule import learning_rate
@@ -25,7 +27,7 @@ class Hooks:
 
     on_row: Callable[[Row], None]  # a measured row, at most one per step
     on_step: Callable[[int], None]  # updates done, every update
-    save: Callable[[], None]  # write a checkpoint of the engine as it is
+    save: Callable[[float], None]  # write a checkpoint of the engine as it is, after that many seconds of updates
     interrupted: Callable[[], str | None]  # why to stop now, or None
 
 
@@ -35,6 +37,7 @@ class Ending:
 
     state: str  # finished or interrupted
     reason: str  # in words
+    step: int  # updates done
     last_row: Row
     training_s: float  # seconds spent in updates by all processes of the run
 
@@ -77,6 +80,7 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
     if engine.step == 0:
         row |= measure(parts)
         hooks.on_row(row)
+        _check_finite(row)
     reason = _reached(train.stop_when, row)
     while engine.step < train.max_steps and reason is None:
         rate = learning_rate(engine.step, max_steps=train.max_steps, optim=config.optim, schedule=config.schedule)
@@ -101,16 +105,23 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
             if last or reason:
                 row |= measure(parts, final=True, known=row)
             hooks.on_row(row)
+            _check_finite(row)
         if out_of_time and reason is None:
             reason = f"time limit of {train.time_limit:g} s reached"
         if interruption and reason is None and not last:
-            hooks.save()
-            return Ending(state="interrupted", reason=interruption, last_row=row, training_s=clock.elapsed_s)
+            hooks.save(clock.elapsed_s)
+            return Ending(
+                state="interrupted",
+                reason=interruption,
+                step=engine.step,
+                last_row=row,
+                training_s=clock.elapsed_s,
+            )
         if train.checkpoint_every and engine.step % train.checkpoint_every == 0 and not last and reason is None:
-            hooks.save()
-    hooks.save()
+            hooks.save(clock.elapsed_s)
+    hooks.save(clock.elapsed_s)
     reason = reason or f"all {train.max_steps} steps done"
-    return Ending(state="finished", reason=reason, last_row=row, training_s=clock.elapsed_s)
+    return Ending(state="finished", reason=reason, step=engine.step, last_row=row, training_s=clock.elapsed_s)
 
 
 def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> Row:
@@ -126,6 +137,18 @@ def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> R
             result = evaluate(parts, split)
             row |= {loss: result.loss, accuracy: result.accuracy}
     return row
+
+
+def _check_finite(row: Row) -> None:
+    """Raise DivergedError when an evaluation is not a number any more: the last update broke the model."""
+    for name in ("val_loss", "train_eval_loss", "test_loss"):
+        value = row.get(name)
+        if value is not None and not math.isfinite(value):
+            raise DivergedError(
+                f"step {row['step']}: {name} {value}, learning rate {row.get('lr')}, gradient norm "
+                f"{row.get('grad_norm')}: the model has diverged; the last checkpoint before it is kept. "
+                "Lower optim.learning_rate, or set optim.grad_clip"
+            )
 
 
 def _reached(stop_when: str | None, row: Row) -> str | None:

@@ -19,6 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gpt2lab.train.loop import Ending
+
 Row = Mapping[str, float | int | None]
 LOG_INTERVAL_S = 10.0  # between plain lines that report no evaluation
 
@@ -140,10 +142,11 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int)
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_ending(console: Console, state: str, reason: str, row: Row, facts: Mapping[str, Any], run_dir: Path) -> None:
+def print_ending(console: Console, ending: Ending, facts: Mapping[str, Any], run_dir: Path) -> None:
     """Say how the run ended, and how its validation loss compares with what is known about the data."""
-    lines = [f"{state} at step {row['step']}: {reason}"]
-    if state == "interrupted":
+    row = ending.last_row
+    lines = [f"{ending.state} at step {ending.step}: {ending.reason}"]
+    if ending.state == "interrupted":
         lines.append(f"continue python -m gpt2lab.run resume={run_dir}")
     elif row.get("val_loss") is not None:
         bounds = [f"random guess {facts['model']['random_guess_loss']:.4f}"]

@@ -1,14 +1,15 @@
 """Whether a run may be continued with a config, and the state it continues from."""
 
-from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError, ConfigError, DataError
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.llmc import read_checkpoint
-from gpt2lab.record.checkpoint import load_checkpoint
+from gpt2lab.record.checkpoint import Checkpoint
 from gpt2lab.record.metrics import drop_rows_after
-from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.provenance import collect
+from gpt2lab.record.rundir import RunDir, now_utc
+from gpt2lab.record.source_archive import find_source_root
 from gpt2lab.schema import RunConfig, plain
 from gpt2lab.train.schedule import depends_on_max_steps
 from gpt2lab.train.setup import Parts
@@ -31,7 +32,8 @@ MAY_CHANGE = (
 
 def check_same_config(config: RunConfig, run: RunDir) -> None:
     """Raise ConfigError when the run in `run` was made with another config, naming the keys that differ."""
-    before, now = _flat(run.read_config()), _flat(plain(config))
+    # A key that the run's version did not have yet stood at its default.
+    before, now = _flat(plain(RunConfig())) | _flat(run.read_config()), _flat(plain(config))
     differing = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted(before.keys() | now.keys())
@@ -49,8 +51,8 @@ def check_same_config(config: RunConfig, run: RunDir) -> None:
         )
 
 
-def restore(parts: Parts, run: RunDir) -> float:
-    """Put the run's last checkpoint into the engine and cut later rows of metrics; return the seconds trained.
+def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
+    """Put the run's checkpoint into the engine and cut later rows of metrics; return the seconds trained.
 
     Raises ArchiveError for a damaged or unfinished checkpoint, DataError when the data is not what it was.
     """
@@ -60,7 +62,6 @@ def restore(parts: Parts, run: RunDir) -> float:
             f"resume={run.path}: data.source={parts.config.data.source.name} is not what it was when the run began "
             "(its hash differs); restore the data, or start a new run"
         )
-    checkpoint = load_checkpoint(run.path)
     params, shape = read_checkpoint(checkpoint.model_path)
     expected = {f"{moment}.{name}" for moment in "mv" for name in params}
     if checkpoint.step > 0 and not expected <= checkpoint.state.keys():
@@ -79,6 +80,32 @@ def restore(parts: Parts, run: RunDir) -> float:
     return float(checkpoint.meta.get("elapsed_s", 0.0))
 
 
+def resume_record(
+    run: RunDir, parts: Parts, facts: dict[str, Any], *, overrides: list[str], command: list[str]
+) -> list[str]:
+    """Write down that the run goes on, and how long it is to be now; return what is not as it was when it began."""
+    before = run.read_provenance()
+    now = collect(command=command, config=plain(parts.config), source_root=find_source_root(), **facts)
+    changed = []
+    for section, keys in (("engine", now["engine"]), ("versions", ("torch", "numpy", "gpt2lab"))):
+        for key in keys:
+            if before[section].get(key) != now[section].get(key):
+                changed.append(f"{key} is {now[section].get(key)}, was {before[section].get(key)}")
+    if before["source_hash"] != now["source_hash"]:
+        changed.append("the source code has changed")
+    entry = {
+        "step": parts.engine.step,
+        "at": now_utc(),
+        "max_steps_before": run.read_config()["train"]["max_steps"],
+        "source_hash": now["source_hash"],
+        "changed": changed,
+    }
+    run.write_status("running", resumes=[*run.read_status().get("resumes", []), entry])
+    run.write_config(plain(parts.config))
+    run.write_overrides(overrides)
+    return [f"since this run began, {difference}" for difference in changed]
+
+
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -87,12 +114,3 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def run_to_resume(path: str) -> Path:
-    """Return the directory that `resume=` names. Raises ConfigError when it holds no run."""
-    directory = Path(path)
-    if not (directory / "status.json").is_file():
-        what = "is not a directory" if not directory.is_dir() else "holds no run (no status.json)"
-        raise ConfigError(f"resume={path}: {what}; name a run directory such as runs/2026-01-31/12-00-00-mini-pydocs")
-    return directory

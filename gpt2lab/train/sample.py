@@ -11,6 +11,7 @@ from gpt2lab.engine.base import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig
+from gpt2lab.record.disk import disk_errors
 from gpt2lab.schema import DataSource, EngineConfig, OptimConfig, RunConfig, TokenizerName
 
 
@@ -69,12 +70,17 @@ def continue_text(
     count: int,
     max_tokens: int,
     max_seq_len: int,
+    vocab_size: int,
     temperature: float,
     top_k: int | None,
     seed: int,
 ) -> list[str]:
     """Return `count` texts that begin with `prompt` (None: the data's own beginning)."""
     begin = words.tokenizer.encode(words.default_prompt if prompt is None else prompt).astype(np.int32)
+    if len(begin) and begin.max() >= vocab_size:
+        raise ConfigError(
+            f"the prompt's token {begin.max()} is outside the model's vocabulary of {vocab_size}: use its tokenizer"
+        )
     room = max_tokens if words.room is None else min(max_tokens, max(words.room - len(begin), 0))
     prompts = np.tile(begin, (count, 1))
     steps = generate(
@@ -132,3 +138,33 @@ def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName
     if name is None:
         raise ConfigError(f"a vocabulary of {vocab_size} tokens belongs to no tokenizer known here: name --tokenizer")
     return Words(tokenizer=read_tokenizer(name), default_prompt="\n", room=None)
+
+
+def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTConfig, folder: Path) -> None:
+    """Write `sample.count` texts of the model as folder/sample-1.txt, sample-2.txt, ...
+
+    A model that learned answers shows them for validation examples, unless `sample.prompt` says how to begin.
+    Raises ArchiveError when they cannot be written.
+    """
+    options = config.sample
+    if not options.count:
+        return
+    if source.answer_span and not options.prompt:
+        texts = answer_examples(engine, source, count=options.count, max_seq_len=model.max_seq_len)
+    else:
+        texts = continue_text(
+            engine,
+            Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
+            options.prompt or None,
+            count=options.count,
+            max_tokens=options.max_tokens,
+            max_seq_len=model.max_seq_len,
+            vocab_size=model.vocab_size,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=config.seed,
+        )
+    with disk_errors("write samples", folder):
+        folder.mkdir(exist_ok=True)
+        for number, text in enumerate(texts, 1):
+            (folder / f"sample-{number}.txt").write_text(text + "\n", encoding="utf-8")

@@ -9,19 +9,18 @@ from rich.console import Console
 
 from gpt2lab.errors import ConfigError, Gpt2labError
 from gpt2lab.model.llmc import write_checkpoint
-from gpt2lab.record.checkpoint import save_checkpoint
+from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
 from gpt2lab.record.metrics import COLUMNS, MetricsWriter
-from gpt2lab.record.provenance import collect, config_hash
-from gpt2lab.record.rundir import RunDir, now_utc
-from gpt2lab.record.source_archive import find_source_root, source_hash, write_source_archive
+from gpt2lab.record.provenance import config_hash
+from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.tracker import Tracker, start_tracker
 from gpt2lab.schema import RunConfig, parse_stop_when, plain
-from gpt2lab.train.facts import data_facts, engine_facts, model_facts
+from gpt2lab.train.facts import begin_record, data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
 from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
-from gpt2lab.train.resume import check_same_config, restore
-from gpt2lab.train.sample import Words, answer_examples, continue_text
+from gpt2lab.train.resume import check_same_config, restore, resume_record
+from gpt2lab.train.sample import write_samples
 from gpt2lab.train.setup import Parts, prepare_parts
 
 
@@ -41,103 +40,97 @@ def execute(
 ) -> Outcome:
     """Run `config` in `run_dir`, or continue the run there when `config.resume` is set.
 
-    Raises the errors of gpt2lab.errors; the directory's status.json then says failed, and why.
+    Raises the errors of gpt2lab.errors. A run that fails says so, and why, in its status.json; one that cannot be
+    continued stays as it was.
     """
     _check_stop_when(config)
-    run = RunDir.reopen(run_dir) if config.resume else RunDir.claim(run_dir)
+    resumes, config.resume = bool(config.resume), None
+    run = RunDir.reopen(run_dir) if resumes else RunDir.claim(run_dir)
     with run, Interrupts() as interrupts:
         try:
-            if config.resume:
+            checkpoint = None
+            if resumes:
                 check_same_config(config, run)
-                run.write_status("running")
-            return _execute(config, run, interrupts, overrides=overrides, command=command, console=console)
-        except ConfigError as error:
-            # A refused resume leaves the run what it was.
-            if not config.resume:
-                run.write_status("failed", reason=str(error))
-            raise
-        except KeyboardInterrupt:
-            run.write_status(
-                "interrupted", reason="stopped at once; continue from the last checkpoint, if there is one"
-            )
-            raise
+                checkpoint = load_checkpoint(run.path)
+            with Transfer(console) as transfer:
+                weights = checkpoint.model_path if checkpoint else None
+                parts = prepare_parts(config, weights=weights, report_progress=transfer)
+            resumed_s = restore(parts, run, checkpoint) if checkpoint else None
+            facts = {"data": data_facts(parts), "model": model_facts(parts), "engine": engine_facts(parts)}
+            record = resume_record if resumes else begin_record
+            for line in record(run, parts, facts, overrides=list(overrides), command=list(command)):
+                console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
         except BaseException as error:
-            run.write_status("failed", reason=str(error) if isinstance(error, Gpt2labError) else repr(error))
+            if not resumes:
+                _write_failure(run, error)
+            raise
+        try:
+            return _train_and_finish(parts, run, interrupts, facts, resumed_s=resumed_s, console=console)
+        except BaseException as error:
+            _write_failure(run, error)
             raise
 
 
-def _execute(
-    config: RunConfig,
+def _write_failure(run: RunDir, error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        run.write_status("interrupted", reason="stopped at once; continue from the last checkpoint, if there is one")
+    else:
+        run.write_status("failed", reason=str(error) if isinstance(error, Gpt2labError) else repr(error))
+
+
+def _train_and_finish(
+    parts: Parts,
     run: RunDir,
     interrupts: Interrupts,
+    facts: dict[str, Any],
     *,
-    overrides: Sequence[str],
-    command: Sequence[str],
+    resumed_s: float | None,
     console: Console,
 ) -> Outcome:
-    with Transfer(console) as transfer:
-        parts = prepare_parts(config, report_progress=transfer)
-    elapsed_s = restore(parts, run) if config.resume else 0.0
-    facts = {"data": data_facts(parts), "model": model_facts(parts), "engine": engine_facts(parts)}
-    settings = plain(config)
-    root = find_source_root()
-    if config.resume:
-        _note_resume(run, parts.engine.step, source_hash(root), console)
-    else:
-        run.write_config(settings)
-        run.write_overrides(list(overrides))
-        run.write_provenance(collect(command=list(command), config=settings, source_root=root, **facts))
-        write_source_archive(run.source_archive, root)
+    """Train to the end; `resumed_s` are the seconds trained before a run was continued, None for a new one."""
+    config = parts.config
     print_header(console, facts, first_step=parts.engine.step)
     tracker = start_tracker(
         config.tracker,
         run_dir=run.path,
         name=config.name or run.path.name,
-        run_config=settings | {"facts": facts},
+        run_config=plain(config) | {"facts": facts},
         tags=config.tags,
-        resume=bool(config.resume),
+        resume=resumed_s is not None,
         warn=lambda line: console.print(line, style="yellow", markup=False, soft_wrap=True),
     )
     finished = False
     try:
-        ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=elapsed_s)
+        ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=resumed_s or 0.0)
         if ending.state == "finished":
-            write_samples(parts, run.samples)
+            write_samples(parts.engine, parts.source, config, parts.model, run.samples)
         finished = ending.state == "finished"
     finally:
         tracker.finish(finished)
     run.write_status(
         ending.state,
         reason=ending.reason,
-        step=parts.engine.step,
+        step=ending.step,
         training_s=ending.training_s,
         tracker=tracker.state,
     )
-    print_ending(console, ending.state, ending.reason, ending.last_row, facts, run.path)
+    print_ending(console, ending, facts, run.path)
     return Outcome(run_dir=run.path, state=ending.state, reason=ending.reason, last_row=ending.last_row, facts=facts)
-
-
-def _note_resume(run: RunDir, step: int, source: str, console: Console) -> None:
-    """Add to status.json that the run goes on from `step`, and say when it does so with other source code."""
-    earlier = run.read_status().get("resumes", [])
-    run.write_status("running", resumes=[*earlier, {"step": step, "at": now_utc(), "source_hash": source}])
-    if run.read_provenance()["source_hash"] != source:
-        console.print("warning: the source code has changed since this run began", style="yellow")
 
 
 def _train(
     parts: Parts, run: RunDir, tracker: Tracker, interrupts: Interrupts, *, console: Console, elapsed_s: float
 ) -> Ending:
     engine = parts.engine
-    elapsed = elapsed_s
 
-    def save() -> None:
+    def save(elapsed_s: float) -> None:
+        metrics.sync()
         save_checkpoint(
             run.path,
             write_model=lambda file: write_checkpoint(file, engine.parameters(), parts.model),
             state=engine.moments(),
             step=engine.step,
-            meta={"config_hash": config_hash(plain(parts.config)), "elapsed_s": repr(elapsed)},
+            meta={"config_hash": config_hash(plain(parts.config)), "elapsed_s": repr(elapsed_s)},
         )
 
     with (
@@ -146,8 +139,6 @@ def _train(
     ):
 
         def on_row(row: Row) -> None:
-            nonlocal elapsed
-            elapsed = row.get("elapsed_s") or elapsed
             metrics.append(row)
             tracker.log(row)
             display.show(row)
@@ -160,38 +151,19 @@ def _train(
             interrupts.deferred = False
 
 
-def write_samples(parts: Parts, folder: Path) -> None:
-    """Write `sample.count` texts of the model as folder/sample-1.txt, sample-2.txt, ...
-
-    A model that learned answers shows them for validation examples, unless `sample.prompt` says how to begin.
-    """
-    options, source = parts.config.sample, parts.source
-    if not options.count:
-        return
-    if source.answer_span and not options.prompt:
-        texts = answer_examples(parts.engine, source, count=options.count, max_seq_len=parts.model.max_seq_len)
-    else:
-        texts = continue_text(
-            parts.engine,
-            Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
-            options.prompt or None,
-            count=options.count,
-            max_tokens=options.max_tokens,
-            max_seq_len=parts.model.max_seq_len,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            seed=parts.config.seed,
-        )
-    folder.mkdir(exist_ok=True)
-    for number, text in enumerate(texts, 1):
-        (folder / f"sample-{number}.txt").write_text(text + "\n", encoding="utf-8")
-
-
 def _check_stop_when(config: RunConfig) -> None:
-    if config.train.stop_when is not None:
-        metric = parse_stop_when(config.train.stop_when)[0]
-        names = [column.name for column in COLUMNS]
-        if metric not in names:
-            raise ConfigError(
-                f"train.stop_when={config.train.stop_when}: no metric {metric}; expected one of {', '.join(names)}"
-            )
+    """Raise ConfigError when `train.stop_when` names what this run never measures on the way."""
+    if config.train.stop_when is None:
+        return
+    metric = parse_stop_when(config.train.stop_when)[0]
+    unmeasured = {column.name for column in COLUMNS if column.name.startswith("test_")}
+    if not config.train.eval_train:
+        unmeasured |= {"train_eval_loss", "train_accuracy"}
+    if not config.train.eval_every:
+        unmeasured |= {"val_loss", "val_accuracy", "train_eval_loss", "train_accuracy"}
+    names = [column.name for column in COLUMNS if column.name not in unmeasured]
+    if metric not in names:
+        why = "is not measured while this run trains" if metric in unmeasured else "is no metric"
+        raise ConfigError(
+            f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"
+        )

@@ -30,10 +30,14 @@ class Parts:
         return self.seq_len if self.counted is None else len(self.counted)
 
 
-def prepare_parts(config: RunConfig, *, report_progress: Progress | None = None) -> Parts:
-    """Read the data and build the engine. Raises ConfigError, DataError or EngineError."""
+def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_progress: Progress | None = None) -> Parts:
+    """Read the data and build the engine. Raises ConfigError, DataError or EngineError.
+
+    `weights` is a checkpoint to take in place of the config's starting point: the run's own, when it continues.
+    """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
-    model, params = starting_point(config, source.vocab_size)
+    model, params = starting_point(config, source, weights)
+    _check_prompt(config, source, model)
     seq_len = choose_seq_len(config, source.row_len)
     counted = counted_positions(config.task_position, seq_len, source.answer_span)
     batches = Batches(
@@ -100,13 +104,24 @@ def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
     )
 
 
-def starting_point(config: RunConfig, data_vocab_size: int) -> tuple[GPTConfig, Params]:
-    """Return shape and starting parameters: drawn from the seed, or those of `model.init_from`."""
-    model = model_shape(config, data_vocab_size)
-    if config.model.init_from is None:
+def _check_prompt(config: RunConfig, source: Source, model: GPTConfig) -> None:
+    """Raise ConfigError now for a prompt that could not be continued when training has ended."""
+    if config.sample.count and config.sample.prompt:
+        tokens = source.tokenizer.encode(config.sample.prompt)
+        if tokens.max() >= model.vocab_size:
+            raise ConfigError(
+                f"sample.prompt={config.sample.prompt}: token {tokens.max()} is outside the model's vocabulary of "
+                f"{model.vocab_size}"
+            )
+
+
+def starting_point(config: RunConfig, source: Source, weights: Path | None = None) -> tuple[GPTConfig, Params]:
+    """Return shape and starting parameters: drawn from the seed, or those of `weights` or `model.init_from`."""
+    model = model_shape(config, source.vocab_size)
+    if config.model.init_from is None and weights is None:
         params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
         return model, params
-    origin = config.model.init_from
+    origin = str(weights or config.model.init_from)
     if origin.startswith("hf:"):
         from gpt2lab.engine.torch_pretrained import read_pretrained
 
@@ -124,10 +139,10 @@ def starting_point(config: RunConfig, data_vocab_size: int) -> tuple[GPTConfig, 
             f"model.max_seq_len={model.max_seq_len}: model.init_from={origin} has {found.max_seq_len} positions; "
             "set at most that"
         )
-    if found.vocab_size < model.vocab_size:
+    if found.vocab_size != model.vocab_size:
         raise ConfigError(
-            f"model.init_from={origin} has {found.vocab_size} tokens, the data needs {model.vocab_size}: "
-            "use data of the same tokenizer"
+            f"model.init_from={origin} has a vocabulary of {found.vocab_size} tokens, this run one of "
+            f"{model.vocab_size}: use data of the same tokenizer (data.tokenizer), or set model.vocab_size"
         )
     params["wpe"] = params["wpe"][: model.max_seq_len].copy()
     model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)
