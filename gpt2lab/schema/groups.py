@@ -138,7 +138,7 @@ class ScheduleConfig:
 class TrainConfig:
     """Length of the run, batch, and what is measured when."""
 
-    max_steps: int = 1000  # optimizer updates
+    max_steps: int = 600  # optimizer updates
     batch_size: int | str = 16  # sequences per update, or full: every training example
     micro_batch_size: int | None = None  # sequences per pass; null: the whole batch at once
     seq_len: int | None = None  # positions per sequence, T; null: the data's row, else model.max_seq_len
