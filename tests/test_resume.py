@@ -1,6 +1,7 @@
 """Runs that stop and go on: nothing is lost, and the numbers are those of a run that never stopped."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -174,3 +175,21 @@ def test_an_interrupted_run_names_the_step_it_saved(workplace, monkeypatch, caps
     assert "interrupted at step 7" in capsys.readouterr().out
     assert status(path)["step"] == 7
     assert (path / "state.safetensors").exists()
+
+
+def test_a_signal_while_the_data_is_read_stops_at_once(workplace, monkeypatch):
+    def interrupt(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        raise AssertionError("the signal was put off")
+
+    monkeypatch.setattr("gpt2lab.train.setup.read_source", interrupt)
+    path = run(*QUIET, "train.max_steps=4", expect=130)
+    assert status(path)["state"] == "interrupted"
+    assert not (path / "metrics.csv").exists()
+
+
+def test_the_signal_handlers_of_others_are_put_back(workplace):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(*QUIET, "train.max_steps=1")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
