@@ -175,10 +175,10 @@ def _explain(error: Exception) -> str:
     if merged:
         return f"{merged[1].strip()}: {_expected(cause)}"
     if "LexerNoViableAlt" in text or "Error parsing override" in text:
-        shown = re.sub(r"\s*(\^|See https).*", "", text, flags=re.S).replace("LexerNoViableAltException: ", "")
+        override = getattr(error, "override", None) or text.splitlines()[0]
         return (
-            f"{' '.join(shown.split())}: not an override; expected KEY=VALUE, with quotes around a value of special "
-            "characters, for example 'train.stop_when=\"val_accuracy>=0.99\"'"
+            f"{override}: not an override; expected KEY=VALUE, and quotes of its own around a value with spaces or "
+            "special characters: 'train.stop_when=\"val_accuracy>=0.99\"', 'data.path=\"my file.txt\"'"
         )
     first = cause.splitlines()[0] if cause and "full_key" in cause else text
     return f"{key}: {_expected(first)}" if key and "full_key" in f"{text}{cause}" else text
@@ -198,6 +198,8 @@ def _expected(reason: str) -> str:
     number = re.search(r"could not be converted to (Integer|Float)", first)
     if number:
         return f"expected {'a whole number, written out' if number[1] == 'Integer' else 'a number'}"
+    if "is not a ListConfig" in first:
+        return "expected a list, for example [a,b]"
     if "Union[int, str]" in first:
         return "expected a whole number or a word"
     return "expected a value, not null" if "is not Optional" in first else first
@@ -233,6 +235,10 @@ def _with_resumed(arguments: list[str]) -> list[str]:
     overrides = directory / "overrides.yaml"
     if not directory.is_dir():
         raise ConfigError(f"resume={directory}: no such directory; name a run directory below runs/")
+    if (directory / "manifest.json").is_file():
+        raise ConfigError(
+            f"resume={directory}: an experiment has no optimizer state; resume the run directory that it was made from"
+        )
     if not overrides.is_file():
         raise ConfigError(f"resume={directory}: holds no run (no overrides.yaml); name a run directory below runs/")
     try:

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import create, resolve, write_index
+from gpt2lab.archive import check_root, create, resolve, write_index
 from gpt2lab.compose import Job
-from gpt2lab.errors import ArchiveError
+from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.schema import ArchiveMode
 
 
@@ -25,8 +25,9 @@ def run_job(job: Job) -> int:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config, root = job.config, Path(job.config.archive.root)
     console.print(f"run      {job.run_dir}" + (f"  [{' '.join(job.overrides)}]" if job.number is not None else ""))
-    if (config.model.init_from or "").isdigit():
-        config.model.init_from = str(resolve(root, str(config.model.init_from)) / "model.bin")
+    config.model.init_from = starting_checkpoint(config.model.init_from, root)
+    if config.archive.mode is ArchiveMode.auto:
+        check_root(root)
     command = ["python", "-m", "gpt2lab.run", *job.overrides]
     outcome = execute(config, job.run_dir, overrides=job.overrides, command=command, console=console)
     if outcome.state == "interrupted":
@@ -44,6 +45,18 @@ def run_job(job: Job) -> int:
             ) from error
         console.print(f"archived {path}  (report: {path / 'README.md'})")
     return 0
+
+
+def starting_checkpoint(init_from: str | None, root: Path) -> str | None:
+    """Return what `model.init_from` names, an experiment's number or folder as its model.bin."""
+    if init_from is None or not (init_from.isdigit() or Path(init_from).is_dir()):
+        return init_from
+    model = (resolve(root, init_from) if init_from.isdigit() else Path(init_from)) / "model.bin"
+    if not model.is_file():
+        raise ConfigError(
+            f"model.init_from={init_from}: {model} is missing; weights are kept out of git, so a clone has none"
+        )
+    return str(model)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,25 @@ def test_snapshot_of_a_folder_takes_each_run_that_is_not_archived_yet(workplace,
     assert "left out: this run is archived already, as 00001-first" in error
 
 
+def test_snapshot_of_a_folder_passes_over_a_run_that_never_began(workplace, command):
+    Path("runs/broken").mkdir()
+    Path("runs/broken/status.json").write_text('{"state": "failed", "reason": "no data"}')
+    out, error = command("snapshot", "runs")
+    assert out.count("is experiment") == 1
+    assert "left out: runs/broken" in error
+
+
+def test_snapshot_says_when_the_weights_are_gone(workplace, command):
+    Path("runs/second/model.bin").unlink()
+    assert "without weights" in command("snapshot", "runs/second")[0]
+
+
+def test_a_report_is_written_over_a_damaged_summary(workplace, command):
+    Path("experiments/00001-first/summary.json").write_text("{")
+    command("report", "1")
+    assert json.loads(Path("experiments/00001-first/summary.json").read_text())["name"] == "first"
+
+
 def test_snapshot_of_nothing_is_one_line(workplace, command):
     assert "holds no run" in command("snapshot", "nowhere", expect=5)[1]
     Path("empty").mkdir()
@@ -164,6 +183,8 @@ def test_sample_writes_text_from_experiments_runs_and_files(workplace, command, 
         (["sample", "runs/second/source.tar.gz"], 3, "magic number"),
         (["sample", "1", "--prompt", ""], 2, "the prompt is empty"),
         (["sample", "1", "--count", "0"], 2, "count"),
+        (["sample", "1", "--temperature", "nan"], 2, "temperature nan"),
+        (["sample", "1", "--tokenizer", "gpt2"], 2, "knows its tokenizer"),
         (["parity", "none.bin", "none.bin"], 3, "none.bin: no such file"),
         (["parity", "runs/second/model.bin", "runs/second/model.bin"], 3, "magic number 20240326, expected 20240327"),
         (["plan", "model.n_layr=3"], 2, "did you mean model.n_layer"),

@@ -50,7 +50,7 @@ def test_what_the_command_line_says_wins_over_an_experiment():
         ("optim.learning_rate=fast", "optim.learning_rate=fast: expected a number"),
         ("optim.decay=some", "optim.decay=some: expected one of matrices, all"),
         ("engine.device=tpu", "engine.device=tpu: expected one of auto, cpu, cuda, mps"),
-        ("train.stop_when=val_loss<2", "with quotes around a value"),
+        ("train.stop_when=val_loss<2", "and quotes of its own around a value"),
         ("word", "expected KEY=VALUE"),
     ],
 )

@@ -78,6 +78,13 @@ def test_a_run_is_not_continued_with_another_config(workplace, capsys, change, w
     assert {file: file.read_bytes() for file in before} == before
 
 
+def test_an_experiment_is_not_resumed(workplace, capsys):
+    overrides = [item for item in QUIET if item != "archive.mode=off"]
+    run(*overrides, "train.max_steps=2", "name=done")
+    assert main(["resume=experiments/00001-done", "train.max_steps=4"]) == 2
+    assert "resume the run directory that it was made from" in capsys.readouterr().err
+
+
 def test_a_finished_run_with_nothing_left_to_do_stays_what_it_is(workplace):
     path = run(*QUIET, "train.max_steps=4")
     rows = numbers(path)

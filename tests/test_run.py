@@ -145,7 +145,7 @@ def test_a_model_broken_by_its_last_update_is_no_finished_run(workplace, capsys)
     path = run("debug=diverge", "sample.count=0", "train.max_steps=1", "archive.mode=auto", expect=4)
     assert "step 1: val_loss nan" in capsys.readouterr().err
     assert status(path)["state"] == "failed"
-    assert not Path("experiments").exists()
+    assert not list(Path("experiments").glob("0*"))
     assert math.isnan(numbers(path)[-1]["val_loss"])
 
 
@@ -158,11 +158,22 @@ def test_a_model_broken_by_its_last_update_is_no_finished_run(workplace, capsys)
         (["train.seq_len=16", "train.batch_size=100000"], 3, "train.batch_size"),
         (["hydra.run.dir=/dev/null/run"], 5, "/dev/null/run"),
         (["optim.learning_rate=nan"], 2, "optim.learning_rate=nan"),
+        (["archive.mode=auto", "archive.root="], 2, "archive.root= is empty"),
+        (["archive.mode=auto", "archive.root=taken"], 5, "taken/README.md is not a page that gpt2lab wrote"),
+        (["archive.mode=auto", "archive.root=taken/README.md"], 5, "taken/README.md"),
+        (["data=text", "data.path="], 2, "data.path= is empty"),
+        (['name="  "'], 2, "name= is empty"),
+        (["data=modular", "model=grokking", "data.tokenizer=gpt2"], 2, "has symbols of its own"),
+        (["model.init_from=taken"], 2, "taken/model.bin is missing"),
+        (["tags=a"], 2, "tags=a: expected a list"),
         (["model.n_embd=1000000000"], 2, "model.n_embd=1000000000"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(workplace, capsys, overrides, code, words):
+    Path("taken").mkdir()
+    Path("taken/README.md").write_text("# My own page\n")
     assert main([*QUIET, *overrides]) == code
+    assert Path("taken/README.md").read_text() == "# My own page\n"
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error

@@ -261,7 +261,7 @@ def test_a_name_of_two_experiments_is_refused_with_both(tmp_path, archived_run):
     root = archived_run.parent
     archive(make_run(tmp_path / "b"), root)
     with pytest.raises(
-        ArchiveError, match=r"names 2 experiments .*00001-first-light, 00002-first-light; use the number"
+        ArchiveError, match=r"names 2 experiments .*00001-first-light, 00002-first-light; use the folder's whole name"
     ):
         resolve(root, "first-light")
 

@@ -1,13 +1,14 @@
 """The archive: experiments that are numbered, complete and described by their own files."""
 
 from gpt2lab.archive.experiments import Experiment, Listed, list_experiments, read_summary, resolve
-from gpt2lab.archive.index import write_index
+from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
 from gpt2lab.archive.store import create
 
 __all__ = [
     "Experiment",
     "Listed",
+    "check_root",
     "create",
     "list_experiments",
     "read_manifest",

@@ -89,7 +89,9 @@ def resolve(root: Path, ref: str) -> Path:
     if len(matches) == 1:
         return matches[0].path
     if matches:
-        raise ArchiveError(f"{ref!r} names {len(matches)} experiments of {root}: {_names(matches)}; use the number")
+        raise ArchiveError(
+            f"{ref!r} names {len(matches)} experiments of {root}: {_names(matches)}; use the folder's whole name"
+        )
     raise ArchiveError(f"{ref!r} names no experiment of {root}; there are {_names(experiments)}")
 
 

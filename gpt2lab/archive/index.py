@@ -2,15 +2,18 @@
 
 import html
 import math
+import os
 import re
 from pathlib import Path
 from typing import TypeGuard
 
 from gpt2lab.archive.experiments import Listed, list_experiments
 from gpt2lab.archive.store import lock
-from gpt2lab.record.disk import write_atomic
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, write_atomic
 
 _MAX_TEXT = 160
+_GENERATED = "<!-- Generated: every `gpt2lab snapshot`"
 
 _HEAD = """\
 # Experiments
@@ -31,6 +34,7 @@ def write_index(root: Path) -> Path:
     An experiment with a damaged file is listed as damaged. Raises ArchiveError when the page cannot be written.
     """
     path = root / "README.md"
+    check_index(root)
     # Under the lock, so that the page of an earlier listing cannot replace a later one.
     with lock(root):
         rows = [_row(experiment) for experiment in reversed(list_experiments(root))]
@@ -38,6 +42,22 @@ def write_index(root: Path) -> Path:
         lines = ["| " + " | ".join(cells) + " |" for cells in table] or ["There are none yet."]
         write_atomic(path, (_HEAD + "\n" + "\n".join(lines) + "\n").encode())
     return path
+
+
+def check_index(root: Path) -> None:
+    """Raise ArchiveError when README.md below `root` is somebody's own page, which must not be written over."""
+    path = root / "README.md"
+    if path.exists() and _GENERATED not in path.read_text(encoding="utf-8", errors="replace"):
+        raise ArchiveError(f"{path} is not a page that gpt2lab wrote: name another folder for the archive")
+
+
+def check_root(root: Path) -> None:
+    """Raise ArchiveError when `root` cannot take an experiment: known before a run trains, not after."""
+    with disk_errors("use as the archive", root):
+        root.mkdir(parents=True, exist_ok=True)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise ArchiveError(f"{root}: cannot use as the archive: permission denied")
+    check_index(root)
 
 
 def escape(text: object) -> str:
@@ -57,7 +77,7 @@ def _row(experiment: Listed) -> tuple[str, ...]:
         escape(summary.get("name") or experiment.slug),
         _text(status),
         _text(summary.get("data")),
-        _count(summary.get("n_params")),
+        _count(summary.get("n_params_active") or summary.get("n_params")),
         _count(summary.get("tokens")),
         _number(summary.get("val_loss"), "{:.3f}"),
         _number(summary.get("val_accuracy"), "{:.1%}"),

@@ -20,6 +20,7 @@ from gpt2lab.archive.experiments import find_experiments, read_run_id
 from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory
+from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
 
 _REQUIRED = ("config.yaml", "metrics.csv", "provenance.json")
@@ -117,6 +118,7 @@ def _check(run: RunDir, force: bool) -> None:
     missing = [file for file in _REQUIRED if not (run.path / file).is_file()]
     if missing:
         raise ArchiveError(f"{run.path}: the record of the run lacks {', '.join(missing)}; it cannot be archived")
+    read_metrics(run.metrics)
     status = run.read_status()
     if status["state"] != "finished" and not force:
         reason = f" ({status['reason']})" if status.get("reason") else ""

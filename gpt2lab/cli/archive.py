@@ -39,8 +39,8 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
         raise ArchiveError(f"{directory}: holds no run (no status.json); name a run directory")
     refused: list[ArchiveError] = []
     for run in runs:
-        title = name or str(RunDir(run).read_config().get("name") or run.name)
         try:
+            title = name or str(RunDir(run).read_config().get("name") or run.name)
             path = create(run, root, name=title, hypothesis=hypothesis, write_report=write_report, force=force)
         except ArchiveError as error:
             if len(runs) == 1:
@@ -48,7 +48,8 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
             click.echo(f"left out: {error}", err=True)
             refused.append(error)
         else:
-            click.echo(f"{run} is experiment {path}")
+            weights = "" if (path / "model.bin").exists() else ", without weights: the run has no model.bin"
+            click.echo(f"{run} is experiment {path}{weights}")
     write_index(root)
     if len(refused) == len(runs):
         raise ArchiveError(f"{directory}: none of its {len(runs)} runs was archived")
@@ -89,7 +90,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         str(summary.get("name") or "-"),
         str(summary.get("status") or "-"),
         str(summary.get("data") or "-"),
-        number("n_params", "{:,}"),
+        number("n_params_active", "{:,}"),
         number("tokens", "{:,}"),
         number("val_loss", "{:.4f}"),
         number("val_accuracy", "{:.1%}"),
@@ -120,8 +121,11 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
 def report(experiment: str, root: Path) -> None:
     """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
     path = resolve(root, experiment)
-    summary_before = read_summary(path) if (path / "summary.json").is_file() else {}
-    write_report(path, str(summary_before.get("name") or path.name[6:]))
+    try:
+        title = str(read_summary(path)["name"])
+    except (ArchiveError, KeyError):  # the report writes it anew
+        title = path.name.partition("-")[2]
+    write_report(path, title)
     refresh_manifest(path)
     write_index(root)
     click.echo(str(path / "README.md"))

@@ -11,7 +11,7 @@ from rich.table import Table
 from gpt2lab.archive import resolve
 from gpt2lab.cli.archive import root_option
 from gpt2lab.compose import compose, to_run_config
-from gpt2lab.errors import ArchiveError, Gpt2labError
+from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig, TokenizerName
 
@@ -58,6 +58,8 @@ def sample(
     from gpt2lab.train.sample import continue_text, open_model, words_of
 
     path, config = _find_checkpoint(checkpoint, root)
+    if config is not None and tokenizer is not None:
+        raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
     engine, shape = open_model(path, EngineConfig(device=Device[device]))
     texts = continue_text(
         engine,

@@ -39,7 +39,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("lr", "", "learning rate of the last update"),
     Column("grad_norm", "", "global L2 norm of the last gradient, before clipping"),
     Column("step_ms", "ms", "median time of one update since the last row"),
-    Column("tokens_per_s", "tokens/s", "training throughput since the last row, evaluation not counted"),
+    Column("tokens_per_s", "tokens/s", "training throughput at that median time of one update"),
     Column("elapsed_s", "s", "training time so far, evaluation not counted"),
     Column("peak_mem_mib", "MiB", "highest memory use so far, of the device or else of the process"),
 )

@@ -122,7 +122,7 @@ def gap(train: Curve, val: Curve) -> Finding | None:
         f"(below {NOTABLE_NATS} nats it is not called one)."
     )
     if distance <= -NOTABLE_NATS:
-        text += " The validation split is the easier text, so this gap does not measure overfitting."
+        text += " The splits differ in difficulty by more than any overfitting shows, so this gap does not measure it."
     return Finding("gap", verdict, text)
 
 

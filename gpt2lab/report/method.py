@@ -180,7 +180,10 @@ def _evaluation(inputs: Inputs) -> str | None:
         return None
     every, batches = train.get("eval_every"), train.get("eval_batches")
     when = f"every {every:,} steps" if every else "before and after training"
-    return f"{when}, on " + (f"{batches:,} batches of each split" if batches else "the whole of each split")
+    if not batches:
+        return f"{when}, on the whole of each split"
+    tokens = batches * (inputs.fact("provenance.model.tokens_per_step") or 0)
+    return f"{when}, on the first {batches:,} batches of each split (at most {tokens:,} tokens, the same each time)"
 
 
 def _engine(inputs: Inputs) -> str | None:

@@ -161,6 +161,7 @@ def _provenance(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, Any]
     command, versions = fact("provenance.command"), fact("provenance.versions") or {}
     os_and_python = [fact("provenance.platform.os"), fact("provenance.platform.python")]
     hashes = [("Configuration", fact("provenance.config_hash")), ("Source", fact("provenance.source_hash"))]
+    hashes.append(("Initial weights", fact("provenance.model.init_from_sha256")))
     hashes += [(f"Data, {name}", value) for name, value in (fact("provenance.data.files") or {}).items()]
     tracker = fact("status.tracker")
     rows: list[tuple[str, Any]] = [

@@ -33,6 +33,14 @@ def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
             raise ConfigError(f"{group}.{name}={value}: expected at least {minimum}, and finite")
 
 
+def _not_blank(group: str, config: object, *names: str) -> None:
+    """An empty value, from an unset shell variable say, must not come to mean the current directory."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value.strip():
+            raise ConfigError(f"{group}{name}= is empty: give it a value, or leave it out")
+
+
 def _between(group: str, config: object, low: float, high: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -53,6 +61,7 @@ class ModelConfig:
     scale_residual_init: bool = True  # scale residual projections by 1/sqrt(2L) at init
 
     def __post_init__(self) -> None:
+        _not_blank("model.", self, "init_from")
         _at_least("model", self, 1, "n_layer", "n_head", "n_embd", "max_seq_len", "vocab_size")
         for name in ("n_layer", "n_embd", "max_seq_len", "vocab_size"):
             if (getattr(self, name) or 0) > MAX_DIMENSION:
@@ -83,6 +92,7 @@ class DataConfig:
     input_len: int = 8  # formal: input bits
 
     def __post_init__(self) -> None:
+        _not_blank("data.", self, "path", "train", "val", "test")
         _at_least("data", self, 2, "prime")
         _at_least("data", self, 1, "input_len")
         if not 0 < self.train_fraction < 1:
@@ -91,6 +101,11 @@ class DataConfig:
         if self.path and self.source not in readers:
             raise ConfigError(
                 f"data.path={self.path}: data.source={self.source.name} reads no path; use data=text for your own text"
+            )
+        if self.tokenizer is not TokenizerName.bytes and self.source in (DataSource.modular, DataSource.formal):
+            raise ConfigError(
+                f"data.tokenizer={self.tokenizer.name}: data.source={self.source.name} has symbols of its own; "
+                "leave data.tokenizer out"
             )
         for name in ("train", "val", "test"):
             if getattr(self, name) and self.source is not DataSource.shards:
@@ -204,6 +219,9 @@ class ArchiveConfig:
 
     mode: ArchiveMode = ArchiveMode.auto  # auto: becomes an experiment when it finishes; off
     root: str = "experiments"  # folder of the archive
+
+    def __post_init__(self) -> None:
+        _not_blank("archive.", self, "root")
 
 
 def parse_stop_when(expression: str) -> tuple[str, str, float]:

@@ -44,6 +44,8 @@ class RunConfig:
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)
 
     def __post_init__(self) -> None:
+        if self.name is not None and not self.name.strip():
+            raise ConfigError("name= is empty: give the run a name, or leave it out")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: expected 0 or above")
         for name in ("fc1_band", "fc2_band"):

@@ -1,5 +1,6 @@
 """Writing text with a model, by any engine."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ def generate(
     prompts: (N, n) token ids, n at least 1. Temperature 0 takes the likeliest token; `top_k` draws among the k
     likeliest. A context longer than max_seq_len keeps its last positions.
     """
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature {temperature}: expected at least 0, and finite")
     if not prompts.shape[1]:
         raise ConfigError("the prompt is empty: a sample needs at least one token to begin with")
     rng = np.random.default_rng([seed, 0x5A])

@@ -103,7 +103,10 @@ def _train_and_finish(
     try:
         ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=resumed_s or 0.0)
         if ending.state == "finished":
-            write_samples(parts.engine, parts.source, config, parts.model, run.samples)
+            try:
+                write_samples(parts.engine, parts.source, config, parts.model, run.samples)
+            except KeyboardInterrupt:  # what was to be trained is trained and saved
+                console.print("samples left out: interrupted")
         finished = ending.state == "finished"
     finally:
         tracker.finish(finished)
