@@ -158,7 +158,7 @@ class TrainConfig:
     micro_batch_size: int | None = None  # sequences per pass; null: the whole batch at once
     seq_len: int | None = None  # positions per sequence, T; null: the data's row, else model.max_seq_len
     eval_every: int = 100  # steps between evaluations; 0 = only before and after training
-    eval_batches: int | None = 20  # batches per evaluation and split; null = the whole split
+    eval_batches: int | None = 20  # batches of batch_size per evaluation and split; null = the whole split
     eval_train: bool = True  # evaluate on the training split too (train_eval_loss, train_accuracy)
     log_every: int = 10  # steps between rows of metrics.csv
     checkpoint_every: int = 0  # steps between checkpoints; 0 = only at the end
