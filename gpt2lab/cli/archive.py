@@ -12,7 +12,6 @@ from rich.table import Table
 from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir, find_runs, latest_run
-from gpt2lab.report import write_report
 
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
@@ -30,6 +29,8 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
 
     DIRECTORY is a run directory or a folder of them; without it, the run that ended last.
     """
+    from gpt2lab.report import write_report  # matplotlib takes longer than a list does
+
     if directory is None:
         directory = latest_run(Path("runs"))
         if directory is None:
@@ -120,6 +121,8 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
 @root_option
 def report(experiment: str, root: Path) -> None:
     """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
+    from gpt2lab.report import write_report
+
     path = resolve(root, experiment)
     try:
         title = str(read_summary(path)["name"])
