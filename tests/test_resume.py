@@ -200,3 +200,11 @@ def test_the_signal_handlers_of_others_are_put_back(workplace):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run(*QUIET, "train.max_steps=1")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_time_limit_counts_each_session_anew(workplace):
+    path = run(*QUIET, "train.max_steps=100000", "train.time_limit=0.2", "schedule=constant")
+    first = status(path)["step"]
+    assert main([f"resume={path}"]) == 0
+    assert status(path)["step"] > first + 10
+    assert status(path)["training_s"] >= 0.4

@@ -163,7 +163,7 @@ class TrainConfig:
     log_every: int = 10  # steps between rows of metrics.csv
     checkpoint_every: int = 0  # steps between checkpoints; 0 = only at the end
     stop_when: str | None = None  # stop when a metric gets there, for example val_accuracy>=0.99
-    time_limit: float | None = None  # seconds of training after which the run stops and saves
+    time_limit: float | None = None  # seconds of training after which a session stops and saves
 
     def __post_init__(self) -> None:
         _at_least("train", self, 0, "max_steps", "eval_every", "checkpoint_every")

@@ -91,7 +91,7 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         clock.add(time.perf_counter() - started)
         hooks.on_step(engine.step)
 
-        out_of_time = train.time_limit is not None and clock.elapsed_s >= train.time_limit
+        out_of_time = train.time_limit is not None and clock.elapsed_s - elapsed_s >= train.time_limit
         last = engine.step == train.max_steps or out_of_time
         evaluates = last or (train.eval_every > 0 and engine.step % train.eval_every == 0)
         interruption = hooks.interrupted()

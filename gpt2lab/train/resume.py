@@ -3,8 +3,6 @@
 from typing import Any
 
 from gpt2lab.errors import ArchiveError, ConfigError, DataError
-from gpt2lab.model.bands import banded_tensors
-from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.checkpoint import Checkpoint
 from gpt2lab.record.metrics import drop_rows_after
 from gpt2lab.record.provenance import collect
@@ -52,7 +50,9 @@ def check_same_config(config: RunConfig, run: RunDir) -> None:
 
 
 def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
-    """Put the run's checkpoint into the engine and cut later rows of metrics; return the seconds trained.
+    """Give the engine, which holds the checkpoint's weights, its moments and step; return the seconds trained.
+
+    Later rows of metrics are cut: they will be measured again.
 
     Raises ArchiveError for a damaged or unfinished checkpoint, DataError when the data is not what it was.
     """
@@ -62,7 +62,7 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
             f"resume={run.path}: data.source={parts.config.data.source.name} is not what it was when the run began "
             "(its hash differs); restore the data, or start a new run"
         )
-    params, shape = read_checkpoint(checkpoint.model_path)
+    params = parts.engine.parameters()
     expected = {f"{moment}.{name}" for moment in "mv" for name in params}
     if checkpoint.step > 0 and not expected <= checkpoint.state.keys():
         missing = sorted(expected - checkpoint.state.keys())[0]
@@ -72,9 +72,6 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
             f"train.max_steps={parts.config.train.max_steps}: the run in {run.path} has done {checkpoint.step} steps "
             "already; set it above that"
         )
-    for name, mask in banded_tensors(parts.model).items():
-        assert not params[name][:, ~mask].any(), f"{name} has weights outside its band"
-    assert shape.n_embd == parts.model.n_embd and shape.vocab_size == parts.model.vocab_size
     parts.engine.restore(params, checkpoint.state, checkpoint.step)
     drop_rows_after(run.metrics, checkpoint.step)
     return float(checkpoint.meta.get("elapsed_s", 0.0))

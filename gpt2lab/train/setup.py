@@ -25,10 +25,6 @@ class Parts:
     batches: Batches
     engine: Engine
 
-    @property
-    def n_counted_per_row(self) -> int:
-        return self.seq_len if self.counted is None else len(self.counted)
-
 
 def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_progress: Progress | None = None) -> Parts:
     """Read the data and build the engine. Raises ConfigError, DataError or EngineError.
