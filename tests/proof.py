@@ -1,0 +1,46 @@
+"""How far a kernel may be from its float64 reference: the one table of tolerances, by formula.
+
+Used by the tests on the host device and by tools/gpu_check.py on a card.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Half a unit in the last place, relative to the value, of each format.
+UNIT_ROUNDOFF = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One comparison; errors are relative to the largest magnitude of the reference."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance  # False for nan
+
+    def __str__(self) -> str:
+        return f"{self.name}: error {self.error:.2e}, allowed {self.tolerance:.2e}"
+
+
+def tolerance(*, terms: int, compute: str = "fp32", store: str = "fp32", roundings: int = 1) -> float:
+    """Return the allowed relative error of a value that sums `terms` products.
+
+    The sum, in `compute` precision, errs by the unit roundoff times the square root of its length (random walk),
+    with a factor 8 for the constant and for the largest of many values; each of `roundings` stored intermediates adds
+    one unit roundoff of `store`, with a factor 2.
+    """
+    return 8 * UNIT_ROUNDOFF[compute] * terms**0.5 + 2 * roundings * UNIT_ROUNDOFF[store]
+
+
+def compare(name: str, found: np.ndarray, expected: np.ndarray, allowed: float) -> Check:
+    """Return the largest difference of `found` from the float64 `expected`, relative to the largest |expected|."""
+    assert np.shape(found) == np.shape(expected), f"{name}: {np.shape(found)}, expected {np.shape(expected)}"
+    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    error = float(np.abs(np.asarray(found, dtype=np.float64) - expected).max(initial=0.0)) / scale
+    return Check(name=name, error=error, tolerance=allowed)
+
