@@ -56,6 +56,7 @@ class ScheduleName(Enum):
 class EngineName(Enum):
     auto = "auto"
     torch = "torch"
+    cuda = "cuda"
 
 
 class Device(Enum):
@@ -63,6 +64,7 @@ class Device(Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+    host = "host"
 
 
 class Precision(Enum):
