@@ -152,7 +152,7 @@ class Signature:
         if parameter.c_type == "float":
             if not (whole or isinstance(value, float | np.floating)):
                 raise TypeError(f"{what}: expected a number (float), got {type(value).__name__}")
-            if abs(value) > np.finfo(dtype).max and not np.isinf(value):  # type: ignore[arg-type,operator]
+            if abs(value) > np.finfo(dtype).max and not np.isinf(value):
                 raise TypeError(f"{what}: {value} is too large for {dtype}")
         else:
             if not whole:

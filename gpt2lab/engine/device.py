@@ -70,4 +70,8 @@ def open_device(choice: DeviceChoice) -> Device:
         from gpt2lab.engine.cuda_host import HostDevice
 
         return HostDevice()
-    raise EngineError(f"engine.device={choice.name}: not built yet")
+    if choice in (DeviceChoice.auto, DeviceChoice.cuda):
+        from gpt2lab.engine.cuda_gpu import CudaDevice
+
+        return CudaDevice()
+    raise EngineError(f"engine=cuda runs on engine.device=cuda or host, not on {choice.name}; engine=torch does")
