@@ -40,7 +40,7 @@ class Device(Protocol):
     allocated_bytes: int  # by `empty`, all in all
 
     def empty(self, n_bytes: int) -> Array:
-        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError when there is none."""
+        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError for want of room."""
 
     def free_bytes(self) -> int:
         """Return how much memory can still be allocated."""
@@ -66,4 +66,8 @@ class Device(Protocol):
 
 def open_device(choice: DeviceChoice) -> Device:
     """Return the device for engine=cuda. Raises EngineError that says what was found and what can be done."""
+    if choice is DeviceChoice.host:
+        from gpt2lab.engine.cuda_host import HostDevice
+
+        return HostDevice()
     raise EngineError(f"engine.device={choice.name}: not built yet")
