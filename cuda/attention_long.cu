@@ -9,6 +9,7 @@
 // Inside a block, thread (y, x) of 8 x 8 has rows y, y + 8, ... of the tile that stays, and columns x, x + 8, ... (rows
 // of the tile that passes) or channels 4x .. 4x + 3, 32 + 4x ... The eight threads of a row are of one warp: rows of
 // weights (P or dS) are written and read by that warp alone, and summed by shuffles.
+// build: VEC=4:8; HEAD_SIZE=32,64,128,256
 #include "common.cuh"
 
 #define SIDE 8

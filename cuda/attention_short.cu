@@ -7,6 +7,7 @@
 // warp. A thread reads its own row of q once for every KEYS keys, and all rows of k and v, again and again, from L1:
 // the threads of a group want the same address at the same time, and such a load is one broadcast. S and P never
 // leave shared memory.
+// build: VEC=4:8; HEAD_SIZE=32,64; GROUP=8,32
 #include "common.cuh"
 
 #define THREADS 128
