@@ -43,4 +43,3 @@ def compare(name: str, found: np.ndarray, expected: np.ndarray, allowed: float) 
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     error = float(np.abs(np.asarray(found, dtype=np.float64) - expected).max(initial=0.0)) / scale
     return Check(name=name, error=error, tolerance=allowed)
-
