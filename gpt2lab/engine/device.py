@@ -66,4 +66,8 @@ class Device(Protocol):
 
 def open_device(choice: DeviceChoice) -> Device:
     """Return the device for engine=cuda. Raises EngineError that says what was found and what can be done."""
+    if choice is DeviceChoice.host:
+        from gpt2lab.engine.cuda_host import HostDevice
+
+        return HostDevice()
     raise EngineError(f"engine.device={choice.name}: not built yet")

@@ -63,6 +63,7 @@ class Device(Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+    host = "host"
 
 
 class Precision(Enum):
