@@ -24,11 +24,8 @@ class LayerNorm:
                 f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
                 "choose fewer, or engine=torch"
             )
-        vec = numerics.pack(n_embd)
-        warps = 1
-        while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
-            warps *= 2
-        self._n_embd = n_embd
+        vec, warps = numerics.pack(n_embd), _warps_per_row(numerics, n_embd)
+        self._numerics, self._n_embd = numerics, n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
         defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": -(-n_embd // (warps * _WARP * vec))}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
@@ -80,10 +77,6 @@ class LayerNorm:
             C=self._n_embd,
         )
 
-    def partials_size(self, rows: int) -> int:
-        """Return how many floats `backward` needs as `partials` for that many rows."""
-        return self._n_partials(rows) * 2 * self._n_embd
-
     def backward(
         self,
         *,
@@ -102,7 +95,7 @@ class LayerNorm:
         partials: scratch of at least `partials_size(rows)` float.
         """
         rows, C = mean.size, self._n_embd
-        n_partials = self._n_partials(rows)
+        n_partials = partials_size(self._numerics, rows, C) // (2 * C)
         self._module.launch(
             "layer_norm_backward",
             n_partials,
@@ -128,7 +121,17 @@ class LayerNorm:
             C=C,
         )
 
-    def _n_partials(self, rows: int) -> int:
-        # Three blocks fill a multiprocessor at C = 768; narrow rows leave room for more, and their sums are small.
-        most = min(1024, max(384, 3 * 2**17 // self._n_embd))
-        return min(most, -(-rows // self._rows_per_block))
+
+def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:
+    """Return how many floats `LayerNorm.backward` needs as `partials` for that many rows: (blocks, 2, C)."""
+    rows_per_block = _MAX_WARPS_PER_ROW // _warps_per_row(numerics, n_embd)
+    # Three blocks fill a multiprocessor at C = 768; narrow rows leave room for more, and their sums are small.
+    most = min(1024, max(384, 3 * 2**17 // n_embd))
+    return min(most, -(-rows // rows_per_block)) * 2 * n_embd
+
+
+def _warps_per_row(numerics: Numerics, n_embd: int) -> int:
+    vec, warps = numerics.pack(n_embd), 1
+    while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
+        warps *= 2
+    return warps
