@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, process_peak_mib
+from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
 from gpt2lab.engine.cuda_memory import allocate, describe_shortage, plan_memory, workload_of
 from gpt2lab.engine.cuda_step import Step
 from gpt2lab.engine.device import Array, Device, open_device
@@ -14,7 +14,7 @@ from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.ops.adamw import schedule_of
 from gpt2lab.engine.ops.embedding import group_rows
 from gpt2lab.engine.ops.positions import slots_of
-from gpt2lab.errors import DivergedError, EngineError
+from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import Params, check_params, tensor_shapes
 from gpt2lab.schema import Precision
@@ -43,14 +43,22 @@ class CudaEngine:
         gemm = create_gemm(self._device, spec.engine.precision)
         self.plan = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
         if self.plan.n_bytes > self._device.free_bytes():
-            free = self._device.free_bytes()
-            raise EngineError(describe_shortage(self.plan, spec, self._numerics, free, gemm.workspace_bytes))
+            raise EngineError(
+                describe_shortage(
+                    self.plan,
+                    spec,
+                    self._numerics,
+                    free_bytes=self._device.free_bytes(),
+                    workspace_bytes=gemm.workspace_bytes,
+                )
+            )
         self._arena = allocate(self._device, self.plan)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
         self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena)
-        self._counted = slice(None) if spec.counted is None else np.array(spec.counted)
+        self._counted: slice | np.ndarray = slice(None)
         if spec.counted is not None:
+            self._counted = np.array(spec.counted)
             self._upload("counted", self._counted)
             self._upload("slots", slots_of(self._counted, self._workload.seq_len))
         self._rates: dict[int, float] = {}  # of the updates since the device was last waited for
@@ -148,9 +156,7 @@ class CudaEngine:
         """Queue the kernels of one update: one by one at first, then, with graphs, as one."""
 
         def update() -> None:
-            self._step.update(
-                B=B, T=T, micro_batch_size=self._workload.micro_batch_size, n_counted=self._n_counted(T)
-            )
+            self._step.update(B=B, T=T, micro_batch_size=self._workload.micro_batch_size, n_counted=self._n_counted(T))
 
         replay = self._updates.get((B, T))
         if replay is not None:
@@ -159,8 +165,8 @@ class CudaEngine:
             self._updates[B, T] = None  # seen: kernels are loaded and algorithms chosen, it can be recorded next time
             update()
         else:
-            self._updates[B, T] = self._device.capture(update)
-            self._updates[B, T]()
+            self._updates[B, T] = replay = self._device.capture(update)
+            replay()
 
     def _raise_if_diverged(self) -> None:
         """Wait for the device; raise DivergedError when an update found loss or norm not finite, and go back to it."""
@@ -175,7 +181,7 @@ class CudaEngine:
     def _upload_batch(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Upload the tokens of one update, the order in which each pass adds up embedding gradients, and targets."""
         B, T = inputs.shape
-        assert B * T <= self.plan.update_rows, f"{B} x {T} tokens, planned for {self.plan.update_rows}"
+        assert self.plan.update_rows >= B * T, f"{B} x {T} tokens, planned for {self.plan.update_rows}"
         size = self._workload.micro_batch_size
         self._upload("tokens", inputs)
         groups = [group_rows(inputs[i : i + size], self._config.padded_vocab_size) for i in range(0, B, size)]

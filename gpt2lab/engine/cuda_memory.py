@@ -16,9 +16,12 @@ from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
 from gpt2lab.model.params import GPTConfig, count_parameters
 
 LAYERS = "activations by layer"
-BY_LAYER = ("ln1", "ln1_mean", "ln1_rstd", "qkv", "atty", "lse", "residual2", "ln2", "ln2_mean", "ln2_rstd")
-BY_LAYER += ("fch", "fch_gelu", "residual3")  # (L, rows, ...)
-BY_ROW = ("encoded", "lnf", "lnf_mean", "lnf_rstd", "dresidual", "dwide", "dnarrow")  # (rows, ...)
+# Arrays (L, rows, ...) and (rows, ...), of which a pass takes its first B*T rows.
+BY_LAYER = (
+    *("ln1", "ln1_mean", "ln1_rstd", "qkv", "atty", "lse", "residual2"),
+    *("ln2", "ln2_mean", "ln2_rstd", "fch", "fch_gelu", "residual3"),
+)
+BY_ROW = ("encoded", "lnf", "lnf_mean", "lnf_rstd", "dresidual", "dwide", "dnarrow")
 ALIGNMENT = 256  # bytes, as cudaMalloc aligns: every array of the arena may be read 16 bytes at a time
 
 
@@ -69,9 +72,7 @@ class MemoryPlan:
         return {name: slot.n_bytes * (slot.shape[0] - 1) // slot.shape[0] for name, slot in layered.items()}
 
 
-def plan_memory(
-    config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int = 0
-) -> MemoryPlan:
+def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int = 0) -> MemoryPlan:
     """Lay out the arena for training `config` with passes of `workload`.
 
     There is always room for one sequence of the model's longest length, so that a model trained on short rows can
@@ -99,9 +100,9 @@ def _arrays(
     N, real, act = count_parameters(config), numerics.float_dtype, numerics.act_dtype
 
     for name in ("parameters", "gradients", "first moments", "second moments"):  # each flat, in llm.c's order
-        yield name, name, (N,), real
+        yield "training state", name, (N,), real
     if act != real:
-        yield "weights in bfloat16", "weights", (N,), act
+        yield "training state", "weights", (N,), act  # parameters, rounded, for products
 
     for name, width in (("ln1", C), ("qkv", 3 * C), ("atty", C), ("residual2", C)):
         yield LAYERS, name, (L, rows, width), act
@@ -116,10 +117,10 @@ def _arrays(
     yield "activations", "lnf_rstd", (rows,), real
 
     if counted_rows < rows:
-        yield "logits", "lnf_counted", (counted_rows, C), act
-    yield "logits", "logits", (counted_rows, Vp), act  # their gradient overwrites them
-    yield "logits", "losses", (counted_rows,), real
-    yield "logits", "correct", (counted_rows,), np.int32
+        yield "output layer", "lnf_counted", (counted_rows, C), act
+    yield "output layer", "logits", (counted_rows, Vp), act  # their gradient overwrites them
+    yield "output layer", "losses", (counted_rows,), real
+    yield "output layer", "correct", (counted_rows,), np.int32
 
     for name, width in (("dresidual", C), ("dwide", 4 * C), ("dnarrow", C)):  # shared by all layers
         yield "gradients of activations", name, (rows, width), act
@@ -193,7 +194,7 @@ def describe_shortage(
     plan: MemoryPlan, spec: EngineSpec, numerics: Numerics, *, free_bytes: int, workspace_bytes: int
 ) -> str:
     """Return the line for a model that does not fit: the plan, and the largest pass that would."""
-    groups = ", ".join(f"{group} {mib(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
+    groups = ", ".join(f"{group} {size(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
     fits = largest_micro_batch(
         spec.model, numerics, workload_of(spec), n_bytes=free_bytes, workspace_bytes=workspace_bytes
     )
@@ -202,11 +203,13 @@ def describe_shortage(
         if fits
         else "not even train.micro_batch_size=1 fits: use a smaller model or a shorter train.seq_len"
     )
-    return (
-        f"engine=cuda needs {mib(plan.n_bytes)} and the device has {mib(free_bytes)} free; {advice} (planned: {groups})"
-    )
+    needed, free = size(plan.n_bytes), size(free_bytes)
+    return f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})"
 
 
-def mib(n_bytes: int) -> str:
-    """Return bytes as MiB, in words."""
-    return f"{n_bytes / 2**20:,.1f} MiB"
+def size(n_bytes: int) -> str:
+    """Return a number of bytes in words."""
+    for exponent, unit in ((20, "MiB"), (10, "KiB")):
+        if n_bytes >= 2**exponent:
+            return f"{n_bytes / 2**exponent:,.1f} {unit}"
+    return f"{n_bytes} B"

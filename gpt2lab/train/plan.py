@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.data import read_source
-from gpt2lab.engine.cuda_memory import MemoryPlan, Workload, plan_memory
-from gpt2lab.engine.gemm import WORKSPACE_BYTES
+from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
+from gpt2lab.engine.cuda_memory import MemoryPlan, Workload, plan_memory, size
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
@@ -103,17 +103,20 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
 
 def describe_memory(plan: Plan, memory: MemoryPlan) -> list[tuple[str, str]]:
     """Return the arena of engine=cuda as (group, array) lines, and what computing parts of it again would save."""
-    lines = [("memory", f"{_mib(memory.n_bytes)} in one piece on engine=cuda, {memory.rows:,} positions per pass:")]
+    lines = [("memory", f"{size(memory.n_bytes)} in one piece on engine=cuda, {memory.rows:,} positions per pass:")]
     for group, n_bytes in memory.group_bytes().items():
-        lines.append((f"  {group}", _mib(n_bytes)))
+        lines.append(("", f"{size(n_bytes):>13}  {group}"))
         for name, slot in memory.slots.items():
-            if slot.group == group and name != group:
-                shape = " x ".join(f"{size:,}" for size in slot.shape)
-                lines.append((f"    {name}", f"{_mib(slot.n_bytes):>14}  {shape} {_type_name(slot.dtype)}"))
+            if slot.group == group:
+                shape = " x ".join(f"{length:,}" for length in slot.shape)
+                kind = "bfloat16" if slot.dtype == np.uint16 else slot.dtype.name
+                lines.append(("", f"{size(slot.n_bytes):>13}    {name:<14}  {shape} {kind}"))
     saved = memory.recomputable_bytes()
     cheap = sum(saved[name] for name in ("ln1", "ln2", "fch_gelu"))
-    lines.append(("recomputation", f"{_mib(cheap)} less by making ln1, ln2 and fch_gelu again, without a matrix product"))
-    lines.append(("", f"{_mib(sum(saved.values()))} less by making whole layers again, a third more FLOP per step"))
+    lines.append(
+        ("recomputation", f"{size(cheap)} less if backward made ln1, ln2 and fch_gelu again: no matrix product")
+    )
+    lines.append(("", f"{size(sum(saved.values()))} less if it made whole layers again: another forward pass per step"))
     return lines
 
 
@@ -121,7 +124,3 @@ def _largest(model: GPTConfig) -> str:
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     return ", ".join(f"{name} {sizes[name]:,}" for name in largest)
-
-
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"

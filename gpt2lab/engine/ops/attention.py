@@ -43,7 +43,7 @@ class Attention:
 
     def forward(self, *, out: Array, lse: Array, qkv: Array, B: int, T: int) -> None:
         """Write out, and lse = log sum_j exp(q[t] . k[j] / sqrt(HS)), which backward wants again."""
-        if T <= self._longest_short:
+        if self._longest_short >= T:
             module, grid = self._short(B, T)
             module.launch(
                 "attention_short_forward", grid, _SHORT_THREADS, out=out, lse=lse, qkv=qkv, B=B, T=T, NH=self._n_head
@@ -62,7 +62,7 @@ class Attention:
     ) -> None:
         """Write all of dqkv, from dout and what forward was given and wrote; delta is scratch."""
         NH = self._n_head
-        if T <= self._longest_short:
+        if self._longest_short >= T:
             module, grid = self._short(B, T)
             arrays = {"dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "qkv": qkv}
             module.launch("attention_short_backward", grid, _SHORT_THREADS, **arrays, B=B, T=T, NH=NH)
