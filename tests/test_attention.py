@@ -79,7 +79,7 @@ def test_a_missing_barrier_is_found_out(tmp_path, case, barrier):
 def device_with_change(tmp_path, case: Case, right: str, wrong: str) -> HostDevice:
     """Return a checked device whose kernels have `wrong` where `right` is."""
     folder = shutil.copytree(find_cuda_folder(), tmp_path / "cuda")
-    source = folder / ("attention_short.cu" if case.T <= case.longest_short else "attention_long.cu")
+    source = folder / ("attention_short.cu" if case.longest_short >= case.T else "attention_long.cu")
     text = source.read_text()
     assert right in text
     source.write_text(text.replace(right, wrong))

@@ -24,7 +24,7 @@ class Case:
     large_scores: bool = False  # |scores| in the thousands, where exp overflows unless the maximum goes first
 
     def __str__(self) -> str:
-        kernels = "short" if self.T <= self.longest_short else "long"
+        kernels = "short" if self.longest_short >= self.T else "long"
         return f"{kernels} B{self.B} T{self.T} NH{self.NH} HS{self.HS}" + " large scores" * self.large_scores
 
 
@@ -108,9 +108,7 @@ class Bench:
         """Return dqkv (B*T, 3C)."""
         dqkv = self._act(np.full((self.rows, 3 * self.C), np.nan))
         arrays = {"dout": self._act(dout), "out": self._act(out), "qkv": self._act(qkv)}
-        self._op.backward(
-            dqkv=dqkv, **arrays, lse=self._float(lse), delta=self._float(), B=self.case.B, T=self.case.T
-        )
+        self._op.backward(dqkv=dqkv, **arrays, lse=self._float(lse), delta=self._float(), B=self.case.B, T=self.case.T)
         return self._values(dqkv)
 
     def inputs(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
