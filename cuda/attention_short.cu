@@ -43,7 +43,8 @@ __device__ inline void add_scaled(Floats &sum, float weight, const Floats &x) {
 }
 
 // dots[i] = mine . row first + i, of rows `stride` apart; past the last row, which is T - 1, that one again.
-__device__ inline void dot_rows(float (&dots)[KEYS], const act_t *mine, const act_t *rows, int first, int stride, int T) {
+__device__ inline void dot_rows(float (&dots)[KEYS], const act_t *mine, const act_t *rows, int first, int stride,
+                                int T) {
 #pragma unroll
     for (int i = 0; i < KEYS; i++) dots[i] = 0.0f;
 #pragma unroll 1

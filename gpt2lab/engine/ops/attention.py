@@ -6,8 +6,8 @@ from gpt2lab.errors import EngineError
 
 MAX_HEAD_SIZE = 256  # four tiles of a few rows of a head must fit into the 48 KiB that a block has of shared memory
 
-# Up to here a row of scores goes to one thread. A longer row would not be read by one warp; and a tile of the other
-# kernels, 64 queries by 32 keys, would be more than three quarters empty at this length already.
+# Up to here one warp takes all queries of a head. At this length the long kernels' tile of 64 queries by 32 keys is
+# still three quarters idle and four barriers long; past it a group of threads would no longer be part of one warp.
 LONGEST_SHORT = 32
 
 _SHORT_THREADS = 128  # as in cuda/attention_short.cu
@@ -43,36 +43,36 @@ class Attention:
 
     def forward(self, *, out: Array, lse: Array, qkv: Array, B: int, T: int) -> None:
         """Write out, and lse = log sum_j exp(q[t] . k[j] / sqrt(HS)), which backward wants again."""
-        if self._longest_short >= T:
-            module, grid = self._short(B, T)
-            module.launch(
-                "attention_short_forward", grid, _SHORT_THREADS, out=out, lse=lse, qkv=qkv, B=B, T=T, NH=self._n_head
+        NH = self._n_head
+        arrays = {"out": out, "lse": lse, "qkv": qkv}
+        if self._is_short(T):
+            module, n_blocks = self._short(B, T)
+            module.launch("attention_short_forward", n_blocks, _SHORT_THREADS, **arrays, B=B, T=T, NH=NH)
+        else:
+            n_tiles = -(-T // self._forward_tile)
+            self._long().launch(
+                "attention_long_forward", B * NH * n_tiles, _LONG_THREADS, **arrays, T=T, NH=NH, n_tiles=n_tiles
             )
-            return
-        n_tiles = -(-T // self._forward_tile)
-        self._long().launch(
-            "attention_long_forward",
-            B * self._n_head * n_tiles,
-            _LONG_THREADS,
-            **{"out": out, "lse": lse, "qkv": qkv, "T": T, "NH": self._n_head, "n_tiles": n_tiles},
-        )
 
     def backward(
         self, *, dqkv: Array, dout: Array, out: Array, lse: Array, qkv: Array, delta: Array, B: int, T: int
     ) -> None:
         """Write all of dqkv, from dout and what forward was given and wrote; delta is scratch."""
         NH = self._n_head
-        if self._longest_short >= T:
-            module, grid = self._short(B, T)
-            arrays = {"dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "qkv": qkv}
-            module.launch("attention_short_backward", grid, _SHORT_THREADS, **arrays, B=B, T=T, NH=NH)
+        arrays = {"dqkv": dqkv, "dout": dout, "lse": lse, "qkv": qkv}
+        if self._is_short(T):
+            module, n_blocks = self._short(B, T)
+            module.launch("attention_short_backward", n_blocks, _SHORT_THREADS, **arrays, out=out, B=B, T=T, NH=NH)
             return
         module, n_rows, n_tiles = self._long(), B * T * NH, -(-T // self._backward_tile)
-        arrays = {"delta": delta, "dout": dout, "out": out}
-        module.launch("attention_long_delta", -(-n_rows // _SIDE), _LONG_THREADS, **arrays, n_rows=n_rows, T=T, NH=NH)
-        arrays = {"dqkv": dqkv, "dout": dout, "lse": lse, "delta": delta, "qkv": qkv}
+        assert n_rows < 2**31, "rows of heads are counted by an int"
+        sums = {"delta": delta, "dout": dout, "out": out}
+        module.launch("attention_long_delta", -(-n_rows // _SIDE), _LONG_THREADS, **sums, n_rows=n_rows, T=T, NH=NH)
         for kernel in ("attention_long_backward_kv", "attention_long_backward_q"):
-            module.launch(kernel, B * NH * n_tiles, _LONG_THREADS, **arrays, T=T, NH=NH, n_tiles=n_tiles)
+            module.launch(kernel, B * NH * n_tiles, _LONG_THREADS, **arrays, delta=delta, T=T, NH=NH, n_tiles=n_tiles)
+
+    def _is_short(self, seq_len: int) -> bool:
+        return seq_len <= self._longest_short
 
     def _short(self, B: int, T: int) -> tuple[Module, int]:
         """Return the kernels for rows of T positions, and how many blocks they take."""
