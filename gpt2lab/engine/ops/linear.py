@@ -1,4 +1,4 @@
-"""A linear layer y = x @ weight^T + bias, alone or with GELU: products by Gemm, the rest by its epilogues or by kernels.
+"""A linear layer y = x @ weight^T + bias, alone or with GELU: products by Gemm, the rest by epilogues or kernels.
 
 Where the library can add the bias, or apply GELU or its derivative, before it stores a product, the activation is not
 read and written once more.
