@@ -32,10 +32,12 @@ class Setup:
         self.rng = np.random.default_rng(5)
 
     def random(self, *shape: int, dtype: np.dtype | None = None) -> DeviceArray:
-        """Small whole numbers: every product and sum is exact in every precision."""
+        """Small whole numbers, so that products and sums are exact in every precision; aligned to 256 bytes."""
         values = self.rng.integers(-3, 4, shape).astype(np.float32)
         bits = to_bfloat16(values) if (dtype or self.numerics.act_dtype) == BF16 else values
-        return bits.view(DeviceArray)
+        array = aligned(bits.nbytes).view(bits.dtype).reshape(shape)
+        array[...] = bits
+        return array
 
 
 def aligned(n_bytes: int) -> DeviceArray:
@@ -116,9 +118,11 @@ def same(setup: Setup, n: int, rows: int, columns: int) -> DeviceArray:
 def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: Precision) -> None:
     setup = Setup(precision)
     rounding = {"atol": 1e-5} if precision is not Precision.bf16 else {"rtol": 2**-8, "atol": 1e-3}
+    kept = []
     for _ in range(2):  # the second round runs on other addresses with what the first one prepared
         x, weight = setup.random(5, 6), setup.random(16, 6)
         bias, pre, out = setup.random(16), setup.random(5, 16), setup.random(5, 16)
+        kept += [bias, pre]
         product = values(x) @ values(weight).T + values(bias)
 
         plain = Epilogue(kind=EpilogueKind.bias, bias=bias)
@@ -138,6 +142,7 @@ def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: P
         setup.gemm.matmul(dx, dy, w2, epilogue=dgelu)
         expected = (values(dy) @ values(w2)) * fake_cublas.gelu_derivative(values(pre))
         np.testing.assert_allclose(values(dx), expected, **rounding)
+    assert len(setup.lt.calls) == 3
 
 
 def test_an_epilogue_that_the_library_lacks_is_answered_with_no() -> None:
