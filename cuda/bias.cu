@@ -1,4 +1,5 @@
 // x (rows, N) += bias (N), and backward the sum over rows: dbias[i] += sum over r of dy[r, i].
+// build: VEC=4:8
 #include "common.cuh"
 
 // A block of bias_forward and of bias_backward_partial is `lanes` packs wide and blockDim.x / lanes rows high; blocks that follow

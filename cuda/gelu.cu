@@ -1,8 +1,9 @@
 // GELU by tanh (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415):
 //   gelu(x)  = 0.5 x (1 + tanh u),  u = sqrt(2/pi) (x + 0.044715 x^3)
 //   gelu'(x) = 0.5 (1 + tanh u) + 0.5 x (1 - tanh^2 u) u',  u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)
-// With s = 1 / (1 + e^(-2u)) = 0.5 (1 + tanh u), which loses no digits where tanh u is near -1:
-//   gelu(x) = x s,  gelu'(x) = s + 2 x s (1 - s) u'
+// With t = e^(-2|u|), which neither overflows nor is lost beside 1 where its digits count:
+//   0.5 (1 + tanh u) = s = (u < 0 ? t : 1) / (1 + t),  0.5 (1 - tanh^2 u) = 2 s (1 - s) = 2 t / (1 + t)^2
+// build: VEC=4:8
 #include "common.cuh"
 
 #define THREADS 256
@@ -10,16 +11,17 @@
 constexpr float SQRT_2_OVER_PI = 0.79788456080286535588;
 constexpr float CUBIC = 0.044715;
 
-__device__ inline float gelu_gate(float x) {
+__device__ inline float gelu(float x) {
     const float u = SQRT_2_OVER_PI * x * (1.0f + CUBIC * x * x);
-    return 1.0f / (1.0f + expf(-2.0f * u));
+    const float t = expf(-2.0f * fabsf(u));
+    return x * (u < 0.0f ? t : 1.0f) / (1.0f + t);
 }
 
-__device__ inline float gelu(float x) { return x * gelu_gate(x); }
-
 __device__ inline float gelu_derivative(float x) {
-    const float s = gelu_gate(x);
-    return s + 2.0f * x * s * (1.0f - s) * SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x * x);
+    const float u = SQRT_2_OVER_PI * x * (1.0f + CUBIC * x * x);
+    const float slope = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x * x);
+    const float t = expf(-2.0f * fabsf(u)), r = 1.0f / (1.0f + t);
+    return r * ((u < 0.0f ? t : 1.0f) + 2.0f * x * slope * t * r);
 }
 
 // pre[r, i] += bias[i], rounded to act_t; out[r, i] = gelu(pre[r, i]) of the rounded value, which backward sees too.
@@ -55,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // gradient[i] *= gelu'(pre[i]), in place: the gradient of out becomes the gradient of pre. Both hold `packs` packs.
 // A thread takes PACKS_PER_THREAD packs, a block apart, loaded before any is stored. Every value is read once.
-#define PACKS_PER_THREAD 4
+#define PACKS_PER_THREAD 2
 extern "C" __global__ void __launch_bounds__(THREADS)
     gelu_backward(act_t *__restrict__ gradient, const act_t *__restrict__ pre, long long packs) {
     const long long first = (long long)blockIdx.x * PACKS_PER_THREAD * blockDim.x + threadIdx.x;

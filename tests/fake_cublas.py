@@ -120,7 +120,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 def gelu_derivative(x: np.ndarray) -> np.ndarray:
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-    return 0.5 * (1 + np.tanh(u)) + 0.5 * x / np.cosh(u) ** 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+    return 0.5 * (1 + np.tanh(u)) + 0.5 * x * (1 - np.tanh(u) ** 2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
 
 
 def column_major_view(pointer: int, data_type: int, rows: int, columns: int, leading: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def read_float(pointer: int) -> float:
 
 
 def multiply(transa: int, transb: int, m: int, n: int, k: int, a: tuple, b: tuple, beta: float, c: tuple) -> np.ndarray:
-    """Compute and store op(a) @ op(b) + beta c; a, b, c are (pointer, data type, leading dimension). Returns it in float."""
+    """Compute and store op(a) @ op(b) + beta c; a, b, c are (pointer, data type, leading dimension)."""
     left = load(column_major_view(a[0], a[1], *((k, m) if transa else (m, k)), a[2]))
     right = load(column_major_view(b[0], b[1], *((n, k) if transb else (k, n)), b[2]))
     target = column_major_view(c[0], c[1], m, n, c[2])
@@ -216,14 +216,20 @@ class FakeCublasLt(Recorder):
     cuBLASLtError = NotSupportedByFakeError  # noqa: N815 (the binding's name)
     matmul_algo_dtype = np.dtype([("data_", np.uint64, (8,))])
     matmul_heuristic_result_dtype = np.dtype(
-        [("algo", matmul_algo_dtype), ("workspace_size", np.uint64), ("state", np.int32), ("waves_count", np.float32)]
-        + [("reserved", np.int32, (4,))]
+        [
+            ("algo", matmul_algo_dtype),
+            ("workspace_size", np.uint64),
+            ("state", np.int32),
+            ("waves_count", np.float32),
+            ("reserved", np.int32, (4,)),
+        ]
     )
 
     def __init__(self, refuses: tuple[Epilogue, ...] = ()) -> None:
         super().__init__()
         self.refuses = refuses
         self.objects: list[Any] = [None]  # a handle is an index
+        self.run: list[dict] = []  # operations of the products that were run
 
     def _new(self, value: Any) -> int:
         self.objects.append(value)
@@ -289,6 +295,7 @@ class FakeCublasLt(Recorder):
         assert workspace % 256 == 0 and workspace_size_in_bytes == 32 * 2**20
         assert ctypes.c_uint64.from_address(algo).value == ALGORITHM
         operation = self.objects[compute_desc]
+        self.run.append(operation)
         (type_a, rows_a, cols_a, lda), (type_b, rows_b, cols_b, ldb) = self.objects[adesc], self.objects[bdesc]
         type_c, m, n, ldc = self.objects[cdesc]
         transa, transb = operation[MatmulDescAttribute.TRANSA], operation[MatmulDescAttribute.TRANSB]

@@ -108,9 +108,11 @@ def create_gemm(device: Device, precision: Precision) -> Gemm:
     """Return the products of `device`. Raises EngineError when the card's libraries cannot be loaded."""
     numerics = Numerics.of(device, precision)
     if device.name == "host":
+        from gpt2lab.engine.cuda_host import HostDevice
         from gpt2lab.engine.host_gemm import HostGemm
 
-        return HostGemm(numerics)
+        assert isinstance(device, HostDevice)
+        return HostGemm(device, numerics)
     from gpt2lab.engine.cuda_blas import open_cublas
 
     return open_cublas(device, numerics)
@@ -119,6 +121,22 @@ def create_gemm(device: Device, precision: Precision) -> Gemm:
 def pointer_table_size(n_products: int) -> int:
     """Return how many int64 `prepare_pointers` needs: the address of out, a and b of each product."""
     return 3 * n_products
+
+
+def windows(matrix: Array, n: int, shape: tuple[int, int], *, row_step: int, column_step: int) -> Array:
+    """Return (n, *shape) windows on a row-major matrix, each `row_step` rows and `column_step` columns after the last.
+
+    They may overlap, and are then for reading only. Raises TypeError when the last one ends outside the matrix.
+    """
+    last = ((n - 1) * row_step + shape[0], (n - 1) * column_step + shape[1])
+    if min(n, *shape) < 1 or min(row_step, column_step) < 0 or last[0] > matrix.shape[0] or last[1] > matrix.shape[1]:
+        raise TypeError(f"gemm: {n} windows {shape}, {row_step} and {column_step} apart, in a matrix {matrix.shape}")
+    strides = (row_step * matrix.strides[0] + column_step * matrix.strides[1], *matrix.strides)
+    if isinstance(matrix, np.ndarray):
+        return np.lib.stride_tricks.as_strided(matrix, (n, *shape), strides, subok=True)
+    from cupy.lib.stride_tricks import as_strided
+
+    return as_strided(matrix, (n, *shape), strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +242,8 @@ def check_epilogue(epilogue: Epilogue, out: Array, *, accumulate: bool) -> None:
         if found != shape or (array is not None and array.dtype != out.dtype):
             what = None if array is None else f"{array.shape} {array.dtype}"
             raise TypeError(f"gemm: epilogue {kind.name}: {name} is {what}, expected {shape or None} {out.dtype}")
+    if epilogue.bias is not None and not epilogue.bias.flags.c_contiguous:
+        raise TypeError(f"gemm: epilogue {kind.name}: bias is not contiguous")
     if epilogue.aux is not None:
         leading_dimension("aux", epilogue.aux)
     if accumulate:

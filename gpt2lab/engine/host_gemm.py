@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.device import Array
 from gpt2lab.engine.gemm import Epilogue, check_dtypes, column_major, pointer_product
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
@@ -20,8 +21,8 @@ class HostGemm:
 
     workspace_bytes = 0
 
-    def __init__(self, numerics: Numerics) -> None:
-        self._numerics = numerics
+    def __init__(self, device: HostDevice, numerics: Numerics) -> None:
+        self._device, self._numerics = device, numerics
 
     def set_workspace(self, workspace: Array) -> None:
         """Nothing is needed."""
@@ -53,11 +54,14 @@ class HostGemm:
             raise TypeError(f"gemm: epilogue {epilogue.kind.name}: the host has none; ask has_epilogue first")
         check_dtypes(self._numerics, out, a, b)
         column_major(2, out, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        self._require_written(("a", a), ("b", b), *([("out", out)] if accumulate else []))
         left, right = self._widen(a), self._widen(b)
         product = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
         if accumulate:
             product += from_bfloat16(out) if out.dtype == BF16 else out
         out[...] = to_bfloat16(product) if out.dtype == BF16 else product
+        for part in self._parts(out):
+            self._device.mark_written(part)
 
     def matmul_batched(
         self,
@@ -92,6 +96,15 @@ class HostGemm:
                 self.matmul(*matrices, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
 
         return multiply
+
+    def _parts(self, x: np.ndarray) -> list[np.ndarray]:
+        """Return what the checks of the device want to see: rows, unless the whole is contiguous."""
+        return [x] if x.flags.c_contiguous or not self._device.checked else list(x)
+
+    def _require_written(self, *operands: tuple[str, np.ndarray]) -> None:
+        for name, x in operands:
+            for part in self._parts(x):
+                self._device.require_written(part, f"gemm: {name}")
 
     def _widen(self, x: np.ndarray) -> np.ndarray:
         """Return x as the multiplier sees it, contiguous."""

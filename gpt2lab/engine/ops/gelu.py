@@ -6,7 +6,7 @@ from gpt2lab.engine.device import Array, Device, Module
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.bias import ROWS_PER_THREAD, THREADS, ceil_div, row_blocks
 
-PACKS_PER_THREAD = 4  # as in gelu.cu
+PACKS_PER_THREAD = 2  # as in gelu.cu
 
 
 class Gelu:
