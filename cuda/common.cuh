@@ -9,6 +9,10 @@ typedef __nv_bfloat16 act_t;
 typedef float act_t;
 #endif
 
+#ifndef INFINITY  // NVRTC has no math.h
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
 #define WARP 32
 #define FULL_MASK 0xffffffffu
 

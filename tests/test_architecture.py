@@ -40,6 +40,7 @@ LIBRARIES = {
     "torch": ["engine/torch_*.py"],
     "transformers": ["engine/torch_*.py"],
     "cupy": ["engine/cuda_*.py", "engine/device.py", "engine/gemm.py"],
+    "cuda": ["engine/cuda_*.py", "engine/gemm.py"],  # NVIDIA's bindings and pathfinder
     "tiktoken": ["data/tokenizers.py"],
     "requests": ["data/download.py"],
     "safetensors": ["record/checkpoint.py"],

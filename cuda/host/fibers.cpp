@@ -2,10 +2,12 @@
 //
 // A thread runs until it waits at a barrier or shuffle. A stack is left only then: threads that never wait follow each
 // other on one stack like the turns of a loop. The last thread to arrive goes on at once, the others in order.
-// ucontext makes the stacks; _setjmp and _longjmp switch between them, since swapcontext calls the kernel of the
-// operating system each time.
+// ucontext makes the stacks; the compiler's own setjmp and longjmp switch between them, since swapcontext calls the
+// kernel of the operating system each time.
 #include "scheduler.h"
 
+#include <csetjmp>
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -67,11 +69,11 @@ Stack *take_stack() {
     return stack;
 }
 
-[[noreturn]] void resume(Thread *thread) {
+[[noreturn]] __attribute__((noinline)) void resume(Thread *thread) {
     become(thread);
-    if (thread->stack) _longjmp(thread->state, 1);
+    if (thread->stack) __builtin_longjmp(thread->state, 1);
     thread->stack = take_stack();
-    if (thread->stack->made) _longjmp(thread->stack->parked, 1);
+    if (thread->stack->made) __builtin_longjmp(thread->stack->parked, 1);
     thread->stack->made = true;
     ucontext_t context;
     getcontext(&context);
@@ -82,6 +84,38 @@ Stack *take_stack() {
     setcontext(&context);
     __builtin_unreachable();
 }
+
+// While a launch runs, a crash of a kernel is a fault of that kernel like any other.
+class CrashesAreFaults {
+  public:
+    CrashesAreFaults() {
+        static char memory[64 << 10];  // a handler cannot run on a stack that has overflowed
+        stack_t stack = {};
+        stack.ss_sp = memory;
+        stack.ss_size = sizeof memory;
+        sigaltstack(&stack, &old_stack_);
+        struct sigaction action = {};
+        action.sa_sigaction = handle;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &action, &old_actions_[i]);
+    }
+    ~CrashesAreFaults() {
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &old_actions_[i], nullptr);
+        sigaltstack(&old_stack_, nullptr);
+    }
+
+  private:
+    static constexpr int SIGNALS[3] = {SIGSEGV, SIGBUS, SIGFPE};
+    struct sigaction old_actions_[3];
+    stack_t old_stack_;
+
+    static void handle(int signal, siginfo_t *info, void *) {
+        if (signal == SIGFPE) fault(0, "divides a whole number by zero");
+        const char *address = static_cast<char *>(info->si_addr), *low = scheduler.current->stack->low;
+        if (address < low && address >= low - GUARD_BYTES) fault(0, "needs more than %zu KiB of stack", STACK_BYTES >> 10);
+        fault(0, "accesses memory that is not there, at address %p; checked=True names the argument", info->si_addr);
+    }
+};
 
 [[noreturn]] void nobody_can_go_on() {
     Thread *waiting = nullptr, *other = nullptr;
@@ -101,7 +135,7 @@ Stack *take_stack() {
 void wait() {
     Thread *self = scheduler.current, *next = next_ready();
     if (!next) nobody_can_go_on();
-    if (_setjmp(self->state) == 0) resume(next);
+    if (__builtin_setjmp(self->state) == 0) resume(next);
 }
 
 void leave(Thread *self) {
@@ -131,7 +165,7 @@ void run_threads() {
         }
         if (!next && n_exited < n_threads) nobody_can_go_on();
         free_stacks.push_back(stack);
-        if (_setjmp(stack->parked) != 0) continue;
+        if (__builtin_setjmp(stack->parked) != 0) continue;
         if (next) resume(next);
         _longjmp(launcher, 1);
     }
@@ -303,6 +337,7 @@ int host_run(HostLaunch *launch) {
         threads[i].number = i;
         threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
     }
+    const CrashesAreFaults guard;
     scheduler.first_serial = scheduler.block_serial + 1;
     const uint64_t n_blocks = uint64_t(grid.x) * grid.y * grid.z;
     for (uint64_t i = 0; i < n_blocks && !launch->fault[0]; ++i) {

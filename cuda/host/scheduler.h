@@ -1,7 +1,5 @@
 // The state of the block that runs, shared by fibers.cpp and memory_checks.cpp.
 #pragma once
-#include <csetjmp>
-
 #include "runtime.h"
 
 struct Region;  // the shadow of one allocation (memory_checks.cpp)
@@ -28,13 +26,13 @@ struct HostLaunch {
 };
 
 struct Stack {
-    jmp_buf parked;  // where run_threads waits for the next thread to run on this stack
+    void *parked[5];  // where run_threads waits for the next thread to run on this stack
     char *low, *high;
     bool made;
 };
 
 struct Thread {
-    jmp_buf state;
+    void *state[5];
     uint3 index;
     uint32_t number;
     Stack *stack;  // null before it has begun

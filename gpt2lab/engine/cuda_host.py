@@ -28,7 +28,7 @@ _POISON = 0xFF  # NaN as float32, float64 and bfloat16, -1 as a whole number
 _ALIGNMENT = 256
 
 
-class KernelFault(EngineError):
+class KernelFault(EngineError):  # noqa: N818  # a fault of the kernel, not of its caller
     """A kernel did what it must not; names kernel, block, thread, what it did, and the line where that is known."""
 
 
@@ -84,7 +84,7 @@ def _runtime() -> ctypes.CDLL:
     return library
 
 
-def _address(array: np.ndarray) -> int:
+def _address(array: Array) -> int:
     return array.__array_interface__["data"][0]
 
 
@@ -144,7 +144,7 @@ class HostDevice:
             self.runtime.host_region_free(region)
 
     def allocation_of(self, array: Array, what: str) -> _Allocation:
-        """Return the allocation that `array` lies in. Raises TypeError, naming `what`, when it is not of this device."""
+        """Return the allocation that `array` lies in. Raises TypeError naming `what` when it is not of this device."""
         if isinstance(array, np.ndarray):
             address = _address(array)
             position = bisect.bisect_right(self._begins, address) - 1
@@ -161,7 +161,7 @@ class HostDevice:
             self.runtime.host_region_write(allocation.region, _address(target) - allocation.begin, target.nbytes)
 
     def require_written(self, source: Array, what: str) -> None:
-        """Raise KernelFault, naming `what`, when part of a contiguous array was never written (if this device checks)."""
+        """Raise KernelFault naming `what` when part of a contiguous array was never written (if this device checks)."""
         allocation = self.allocation_of(source, what)
         if allocation.region:
             offset = _address(source) - allocation.begin

@@ -91,7 +91,7 @@ def _build(
         built = f"{work}/built.so"
         # The name by which the loader knows that the runtime of a module is loaded already.
         _run([gxx, "-shared", f"-Wl,-soname,{target.name}", *objects, *libraries, "-o", built], "")
-        os.replace(built, target)  # another process may have been faster; its file is the same
+        Path(built).replace(target)  # another process may have been faster; its file is the same
     return target
 
 

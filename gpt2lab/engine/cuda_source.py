@@ -74,7 +74,7 @@ def read_sources(folder: Path, file: str) -> dict[str, str]:
 
 @functools.cache
 def parse_kernels(text: str) -> dict[str, Kernel]:
-    """Return {name: kernel} of the declarations in a .cu file. Raises EngineError at one that it does not understand."""
+    """Return {name: kernel} of the declarations in a .cu file. Raises EngineError at one it does not understand."""
     code = _COMMENT.sub("", text)
     kernels = {}
     for bounds, name, parameters in _KERNEL.findall(code):
@@ -83,8 +83,8 @@ def parse_kernels(text: str) -> dict[str, Kernel]:
         )
     if code.count("__global__") != len(kernels):
         raise EngineError(
-            f"{code.count('__global__')} kernels, but only {', '.join(kernels) or 'none'} could be read; declare each as"
-            ' `extern "C" __global__ void __launch_bounds__(N) name(...)`'
+            f"{code.count('__global__')} kernels, of which only {', '.join(kernels) or 'none'} could be read; declare"
+            ' each as `extern "C" __global__ void __launch_bounds__(N) name(...)`'
         )
     return kernels
 
@@ -95,7 +95,7 @@ def _parse_parameters(kernel: str, text: str) -> tuple[Parameter, ...]:
         match = _PARAMETER.fullmatch(" ".join(part.split()))
         if match is None:
             raise EngineError(
-                f"{kernel}: parameter `{' '.join(part.split())}`: expected act_t, float, int or long long, or a pointer to one"
+                f"{kernel}: parameter `{' '.join(part.split())}`: expected act_t, float, int or long long, or a pointer"
             )
         const, c_type, star, name = match.groups()
         parameters.append(Parameter(name, " ".join(c_type.split()), bool(star), bool(const)))
@@ -134,7 +134,7 @@ class Signature:
         problem = f"missing {', '.join(missing)}" if missing else f"unknown {', '.join(unknown)}"
         raise TypeError(f"{self.kernel.name}: {problem}; it takes {', '.join(names)}")
 
-    def _array(self, parameter: Parameter, dtype: np.dtype, value: Array | int | float | None) -> Array | None:
+    def _array(self, parameter: Parameter, dtype: np.dtype, value: Array) -> Array | None:
         if value is None:
             return None
         what = f"{self.kernel.name}: `{parameter.name}`"
@@ -146,25 +146,25 @@ class Signature:
             raise TypeError(f"{what}: the array must be contiguous; this one has strides {value.strides}")
         return value
 
-    def _scalar(self, parameter: Parameter, dtype: np.dtype, value: Array | int | float | None) -> np.generic:
+    def _scalar(self, parameter: Parameter, dtype: np.dtype, value: Array) -> np.generic:
         what = f"{self.kernel.name}: `{parameter.name}`"
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if parameter.c_type == "float":
             if not (whole or isinstance(value, float | np.floating)):
                 raise TypeError(f"{what}: expected a number (float), got {type(value).__name__}")
-            if abs(value) > np.finfo(dtype).max and not np.isinf(value):  # type: ignore[arg-type,operator]
+            if abs(value) > np.finfo(dtype).max and not np.isinf(value):
                 raise TypeError(f"{what}: {value} is too large for {dtype}")
         else:
             if not whole:
                 raise TypeError(f"{what}: expected a whole number ({parameter.c_type}), got {type(value).__name__}")
             limits = np.iinfo(dtype)
-            if not limits.min <= value <= limits.max:  # type: ignore[operator]
+            if not limits.min <= value <= limits.max:
                 raise TypeError(f"{what}: {value} does not fit into {parameter.c_type}")
         return dtype.type(value)
 
 
 def launch_shape(kernel: str, grid: Grid, block: Grid, max_threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return grid and block with three sides each. Raises EngineError for what no card, or not this kernel, can launch."""
+    """Return grid and block with three sides each. Raises EngineError for one that no card or this kernel takes."""
     sides = {}
     for what, given, largest in (("grid", grid, _LARGEST_GRID), ("block", block, _LARGEST_BLOCK)):
         shape = (given,) if isinstance(given, int | np.integer) else tuple(given)

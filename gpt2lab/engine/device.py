@@ -40,7 +40,7 @@ class Device(Protocol):
     allocated_bytes: int  # by `empty`, all in all
 
     def empty(self, n_bytes: int) -> Array:
-        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError."""
+        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError for want of room."""
 
     def free_bytes(self) -> int:
         """Return how much memory can still be allocated."""
@@ -70,4 +70,8 @@ def open_device(choice: DeviceChoice) -> Device:
         from gpt2lab.engine.cuda_host import HostDevice
 
         return HostDevice()
-    raise EngineError(f"engine.device={choice.name}: not built yet")
+    if choice in (DeviceChoice.auto, DeviceChoice.cuda):
+        from gpt2lab.engine.cuda_gpu import CudaDevice
+
+        return CudaDevice()
+    raise EngineError(f"engine=cuda runs on engine.device=cuda or host, not on {choice.name}; engine=torch does")
