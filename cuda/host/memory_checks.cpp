@@ -214,7 +214,7 @@ void checks_begin_block() {
     const HostLaunch &launch = *scheduler.launch;
     const uint64_t begin = reinterpret_cast<uint64_t>(launch.shared_begin);
     const uint64_t n_bytes = launch.shared_end - launch.shared_begin;
-    if (shared_shadow.begin != begin || shared_shadow.n_bytes != n_bytes) {
+    if (!shared_shadow.written || shared_shadow.begin != begin || shared_shadow.n_bytes != n_bytes) {
         free_shadow(shared_shadow);
         make_shadow(shared_shadow, begin, n_bytes);
     }
