@@ -1,0 +1,233 @@
+"""tools/gpu_check.py, rehearsed on the host device: what it proves, measures and writes, not how fast anything is."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from gpt2lab.data.synthetic import modular_rows
+from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.errors import EngineError
+from gpt2lab.model.flops import dense_flop_per_token
+from gpt2lab.model.params import count_parameters
+from gpt2lab.schema import DataConfig, DataSource, Precision
+
+PROJECT = Path(__file__).parent.parent
+REHEARSAL = ["--device", "host", "--rehearse"]
+STEP_KEYS = {"batch_size", "case", "counted", "flop_per_token", "notes", "ours", "precision", "ratio", "seconds"}
+STEP_KEYS |= {"seq_len", "status", "steps_per_round", "torch"}
+SIDE_KEYS = {"loss", "ms", "peak_mem_mib", "tflop_per_s", "tokens_per_s"}
+KERNELS = {"AdamW", "gradient norm", "layer norm forward", "layer norm backward", "residual + layer norm forward"}
+KERNELS |= {"bias + GELU forward", "GELU backward", "bias forward (3C)", "bias backward (3C)", "attention forward"}
+KERNELS |= {"attention backward", "embedding forward", "embedding backward"}
+KERNELS |= {"cross entropy forward", "cross entropy backward"}
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/gpu_check.py, with its package `gpu`."""
+    monkeypatch.syspath_prepend(PROJECT / "tools")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # it adds folders of its own
+    return importlib.import_module("gpu_check")
+
+
+def written(folder: Path) -> dict:
+    [path] = folder.glob("*.json")
+    assert path.name.startswith("rehearsal-")
+    return json.loads(path.read_text())
+
+
+def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, capsys):
+    assert tool.main([*REHEARSAL, "--proofs", "adamw", "positions", "--out", str(tmp_path)]) == 0
+    record = written(tmp_path)
+    assert record["rehearsal"] is True and record["complete"] is True and record["about"].startswith("REHEARSAL")
+    assert record["device"]["kind"] == "host"
+    assert set(record) == {
+        *("about", "ceilings", "commit", "complete", "date", "device", "kernels", "proof", "rehearsal", "seconds"),
+        *("steps", "versions"),
+    }
+    assert {"python", "numpy", "torch", "driver", "driver_cuda", "runtime_cuda", "cublas", "cublaslt"} <= set(
+        record["versions"]
+    )
+
+    proven = {(each["name"], each["precision"]) for each in record["proof"]}
+    ops = {(op, precision) for op in ("adamw", "positions") for precision in ("fp32", "bf16")}
+    assert proven == ops | {("step, short rows, banded, masked", precision) for precision in ("fp32", "bf16")}
+    for each in record["proof"]:
+        assert each["n_checks"] >= 5 and each["failed"] == []
+        assert each["worst"] is None or each["worst"]["error"] <= each["worst"]["tolerance"]
+
+    assert record["ceilings"]["copy"]["gb_per_s"] > 0
+    products = record["ceilings"]["gemm"]
+    assert {each["precision"] for each in products} == {"fp32", "tf32", "bf16"}
+    assert len(products) == 3 * (5 * 3 + 1)
+    assert all(each["tflop_per_s"] > 0 and each["seconds"]["q1"] <= each["seconds"]["q3"] for each in products)
+    assert {each["kernel"] for each in record["kernels"]} == KERNELS
+    for each in record["kernels"]:
+        assert (each["gb_per_s"] is None) == (each["kernel"].startswith("attention"))
+
+    assert [row["status"] for row in record["steps"]] == ["ok", "ok"]
+    for row in record["steps"]:
+        assert set(row) == STEP_KEYS and row["case"].startswith("rehearsal of ")
+        assert set(row["ours"]) == SIDE_KEYS and set(row["torch"]) == SIDE_KEYS | {"variant"}
+        assert row["torch"]["variant"] == "eager"
+        assert row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
+        # both sides started from the same parameters and saw batches of the same tokens
+        assert row["ours"]["loss"] == pytest.approx(row["torch"]["loss"], abs=0.3)
+    assert "REHEARSAL" in capsys.readouterr().out
+
+
+def test_a_check_that_fails_makes_the_exit_code_1_and_nothing_is_timed(tool, tmp_path, monkeypatch, capsys):
+    from gpu.step_proof import _Step
+
+    monkeypatch.setattr(_Step, "allowed", lambda self, backward: 1e-12)
+    assert tool.main([*REHEARSAL, "--proofs", "adamw", "--out", str(tmp_path)]) == 1
+    record = written(tmp_path)
+    assert [bool(each["failed"]) for each in record["proof"]] == [False, False, True, True]
+    assert record["steps"] is None and record["kernels"] is None
+    printed = capsys.readouterr().out
+    assert "FAILED step, short rows, banded, masked fp32: gradient of wte: error " in printed
+    assert "not timed: something above failed" in printed
+
+
+def test_a_wrong_op_is_reported_and_the_others_are_still_proven(tool, monkeypatch):
+    from gpu.proof import prove_ops
+    from proofs import adamw, positions
+
+    def broken(device, precision):
+        yield from ()
+        raise EngineError("the card reports an illegal address")
+
+    monkeypatch.setattr(adamw, "check", broken)
+    found = {(each["name"], each["precision"]): each for each in prove_ops(HostDevice(), ["adamw", "positions"])}
+    assert found["adamw", "bf16"]["failed"] == ["adamw: stopped by EngineError: the card reports an illegal address"]
+    assert found["positions", "bf16"]["failed"] == []
+    assert hasattr(positions, "check")
+
+
+def test_no_checks_at_all_are_a_failure(tool):
+    from gpu.proof import summary
+
+    assert summary("nothing", "fp32", lambda: iter(()))["failed"] == ["nothing: made no checks"]
+
+
+def test_products_are_proven_in_tf32_too_and_every_op_is_found(tool):
+    from gpu.proof import PRODUCTS, op_proofs
+
+    files = {path.stem for path in (PROJECT / "tests" / "proofs").glob("*.py") if "\ndef check(" in path.read_text()}
+    assert set(op_proofs()) == files
+    assert set(PRODUCTS) <= files
+
+
+def test_the_cases_are_those_that_are_asked_for(tool):
+    from gpu.cases import GPT2_VOCAB, chosen_cases
+
+    cases = chosen_cases(None, rehearsal=False)
+    millions = {case.name.split()[0]: count_parameters(case.model) / 1e6 for case in cases}
+    assert round(millions["124M"]) == 124 and round(millions["51M"]) == 51 and round(millions["7.3M"], 1) == 7.3
+    assert {(case.batch_size, case.seq_len) for case in cases} == {
+        *((64, 1024), (16, 1024), (8, 512), (64, 256), (4704, 8), (256, 8))
+    }
+    equations = [case for case in cases if case.name.startswith("equations")]
+    rows = modular_rows(DataConfig(source=DataSource.modular, prime=97))
+    assert {case.model.vocab_size for case in equations} == {rows.tokenizer.vocab_size}
+    assert {case.counted for case in equations} == {None, (rows.answer_span[0],)}
+    assert {case.precision for case in equations} == {Precision.tf32, Precision.fp32}
+    assert equations[0].batch_size == len(rows.train)
+    assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == ["124M 64x1024 bf16"]
+    with pytest.raises(ValueError, match="no case is named 125M; there are: 124M 16x1024 bf16;"):
+        chosen_cases(["125M"], rehearsal=False)
+    assert {case.model.vocab_size for case in cases} - {rows.tokenizer.vocab_size} == {GPT2_VOCAB}
+
+
+def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(tool, monkeypatch):
+    from gpu import steps
+    from gpu.cases import chosen_cases
+    from gpu.clock import Budget
+
+    cases = chosen_cases(["equations"], rehearsal=True)[:4]
+    cases[3] = replace(cases[3], seconds=1000.0)
+    errors = [EngineError("engine=cuda needs 5 MiB and the device has 1 MiB free"), EngineError("no"), ValueError("so")]
+    monkeypatch.setattr(steps, "_time_case", lambda *_, **__: (_ for _ in ()).throw(errors.pop(0)))
+    rows = list(steps.time_cases(cases, tool.Device.host, Budget(100.0), rehearsal=True))
+    assert [row["status"].split(":")[0] for row in rows] == ["does not fit", "failed", "failed", "left out"]
+
+
+def test_figures_of_a_step_follow_from_its_seconds(tool):
+    from gpu import steps
+    from gpu.cases import GPT2_124M, chosen_cases
+
+    [case] = chosen_cases(["124M 64x1024"], rehearsal=False)
+    found = steps._figures(case, [0.5, 0.25, 0.3])
+    assert found["ms"]["median"] == 300
+    assert found["tokens_per_s"] == 64 * 1024 / 0.3
+    assert found["tflop_per_s"] == pytest.approx(dense_flop_per_token(GPT2_124M, 1024) * 64 * 1024 / 0.3 / 1e12)
+
+
+def test_a_pair_of_operands_is_multiplied_as_the_step_does_it(tool):
+    from gpu.cases import GPT2_124M
+    from gpu.ceilings import products_of_step
+
+    products = {product.name: product for product in products_of_step(GPT2_124M, 100)}
+    flop = sum(2 * p.M * p.N * p.K for p in products.values())
+    C, Vp = 768, 50304
+    assert flop == 6 * 100 * (12 * C * C + C * Vp)  # one layer's matrices and the output layer, forward and backward
+    assert (products["fc1 backward to weight"].M, products["fc1 backward to weight"].N) == (4 * C, C)
+
+
+def test_random_arrays_are_not_zero_and_repeat_beyond_their_block(tool, monkeypatch):
+    from gpu import memory
+
+    monkeypatch.setattr(memory, "_BLOCK", 10)
+    memory._random_block.cache_clear()
+    found = memory.random_array(HostDevice(), (5, 5), np.float32)
+    memory._random_block.cache_clear()
+    assert np.count_nonzero(found) == 25
+    np.testing.assert_array_equal(found.ravel()[:10], found.ravel()[10:20])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "host"], "--device host needs --rehearse"),
+        ([*REHEARSAL, "--out", str(PROJECT / "tools" / "benchmarks")], "is for figures of a card"),
+        ([*REHEARSAL, "--proofs", "adamx"], "no proof is named adamx; there are adamw, "),
+        ([*REHEARSAL, "--cases", "GPT-5"], "no case is named GPT-5"),
+    ],
+)
+def test_wrong_options_are_refused_in_words(tool, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(options)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_by_default_a_rehearsal_is_not_written_among_the_benchmarks(tool):
+    assert tool.read_options(REHEARSAL).out.resolve() != tool.BENCHMARKS
+    assert tool.read_options([]).out == tool.BENCHMARKS
+
+
+def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp_path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['gpu_check.py', '--out', {str(tmp_path)!r}]\n"
+        f"try: runpy.run_path({str(PROJECT / 'tools' / 'gpu_check.py')!r}, run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    names = {'hydra', 'omegaconf', 'rich', 'click', 'wandb', 'requests', 'safetensors', 'yaml', 'jinja2'}\n"
+        "    assert not names & {name.split('.')[0] for name in sys.modules}, names & set(sys.modules)\n"
+        "    raise\n"
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1 and "engine=torch" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,167 @@
+"""The other side of the comparison: the same model trained by PyTorch, as fast as PyTorch does it.
+
+torch.compile, fused AdamW, scaled_dot_product_attention (flash where the precision allows it), products in the same
+precision, batches in pinned memory as 64-bit integers before the clock starts; and, where that is faster, the whole
+step as one CUDA graph. The output layer has all padded columns, as nanoGPT's: odd row lengths would slow it down.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpt2lab.engine.torch_device import set_precision
+from gpt2lab.engine.torch_model import GPT
+from gpt2lab.model.params import TENSORS, Params
+from gpt2lab.schema import OptimConfig, Precision
+from gpu.cases import Case
+
+COMPILED, EAGER = "compiled", "eager"
+
+
+class Peer:
+    """A model in training with PyTorch. `variant` says how; `notes` why not otherwise."""
+
+    def __init__(self, case: Case, params: Params, optim: OptimConfig, device: torch.device, *, compiled: bool) -> None:
+        self._device, self._case, self._clip = device, case, optim.grad_clip
+        # A processor has no tf32: in a rehearsal float32 stands in for it.
+        on_cpu = device.type == "cpu" and case.precision is Precision.tf32
+        self._autocast = set_precision(device, Precision.fp32 if on_cpu else case.precision)
+        torch.use_deterministic_algorithms(False)
+        config = replace(case.model, vocab_size=case.model.padded_vocab_size)
+        self._model = GPT.from_params(config, params).to(device)
+        self._optimizer = self._create_optimizer(optim)
+        self._counted = None if case.counted is None else torch.tensor(case.counted, device=device)
+        self._static = tuple(self._empty() for _ in range(2))  # inputs, targets: where a graph reads them
+        self._graph: Any = None
+        self._n_counted = case.batch_size * (len(case.counted) if case.counted else case.seq_len)
+        self.notes: list[str] = []
+        self._forward: Callable[..., Any] = self._model
+        self.variant = EAGER
+        if compiled:
+            self._compile()
+        self._reset_peak()
+        for _ in range(3):
+            self._update()
+        self.synchronize()
+        self._peak = self._plain_peak = self._read_peak()
+
+    @property
+    def peak_mem_mib(self) -> float | None:
+        """The most that PyTorch's allocator has handed out in a step of this variant; None on a processor."""
+        return self._peak
+
+    def steps(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        """Do one update per batch (of `pin`), and wait for the device at the end."""
+        for batch in batches:
+            for place, values in zip(self._static, batch, strict=True):
+                place.copy_(values, non_blocking=True)
+            if self._graph is None:
+                self._update()
+            else:
+                self._graph.replay()
+        self.synchronize()
+
+    def pin(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return a batch as PyTorch's own loader would hand it over."""
+        inputs64, targets64 = (torch.from_numpy(array.astype(np.int64)) for array in (inputs, targets))
+        if self._device.type != "cuda":
+            return inputs64, targets64
+        return inputs64.pin_memory(), targets64.pin_memory()
+
+    def record_graph(self) -> bool:
+        """Let one CUDA graph do the step from now on; return whether that worked."""
+        try:
+            self._optimizer.zero_grad(set_to_none=True)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    self._update()
+            torch.cuda.current_stream().wait_stream(side)
+            self._optimizer.zero_grad(set_to_none=True)
+            self._reset_peak()  # a replay hands out nothing: what the recording takes is what the graph keeps
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._update()
+        except Exception as error:  # PyTorch raises errors of many kinds here
+            self.drop_graph()
+            self.notes.append(f"no CUDA graph: {first_line(error)}")
+            return False
+        self._graph, self.variant, self._peak = graph, f"{self.variant}, one CUDA graph", self._read_peak()
+        return True
+
+    def drop_graph(self) -> None:
+        """Do the step as before the graph."""
+        self._graph, self.variant, self._peak = None, self.variant.split(",")[0], self._plain_peak
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def loss(self) -> float:
+        """Return the loss of the last update."""
+        return float(self._loss)
+
+    def _reset_peak(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _read_peak(self) -> float | None:
+        return torch.cuda.max_memory_allocated() / 2**20 if self._device.type == "cuda" else None
+
+    def _update(self) -> None:
+        inputs, targets = self._static
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast:
+            _, loss_sum = self._forward(inputs, targets, self._counted)
+        loss = loss_sum / self._n_counted
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        self._optimizer.step()
+        self._loss = loss.detach()
+
+    def _compile(self) -> None:
+        try:
+            self._forward = torch.compile(self._model, dynamic=False)
+            self._update()
+            self.synchronize()
+            self.variant = COMPILED
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the compiler, or the compiler's compiler, raises
+            self.notes.append(f"not compiled: {first_line(error)}")
+            self._forward = self._model
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(self._case.batch_size, self._case.seq_len, dtype=torch.long, device=self._device)
+
+    def _create_optimizer(self, optim: OptimConfig) -> torch.optim.AdamW:
+        decays = {spec.name: spec.decays for spec in TENSORS}
+        groups = [
+            {
+                "params": [p for name, _, _, p in self._model.named_tensors() if decays[name] is decaying],
+                "weight_decay": optim.weight_decay if decaying else 0.0,
+            }
+            for decaying in (True, False)
+        ]
+        return torch.optim.AdamW(
+            groups,
+            lr=optim.learning_rate,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            fused=True,
+            capturable=self._device.type == "cuda",
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line that it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

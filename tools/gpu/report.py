@@ -1,0 +1,186 @@
+"""The record of a check: one JSON file, and the same as tables to read."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2lab.engine.device import Device
+from gpt2lab.engine.torch_device import device_details
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "cuda-bindings")
+REHEARSAL = "REHEARSAL: tiny shapes; these figures say nothing about the speed of anything"
+
+
+def new_record(device: Device, *, rehearsal: bool, commit: str | None) -> dict[str, Any]:
+    """Return the record of a check that begins now."""
+    return {
+        "rehearsal": rehearsal,
+        "about": REHEARSAL if rehearsal else "tools/gpu_check.py",
+        "complete": False,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit or read_commit(),
+        "device": {"kind": device.name, "name": device.device_name, **device.details},
+        "versions": read_versions(device),
+        "seconds": 0.0,
+        "proof": None,
+        "ceilings": None,
+        "kernels": None,
+        "steps": None,
+    }
+
+
+def read_commit() -> str:
+    """Return the commit of this checkout, with "-dirty" where files were changed, or "unknown"."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def read_versions(device: Any) -> dict[str, Any]:
+    """Return versions of Python, packages, driver, CUDA runtime and cuBLAS; None for what is not there."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found |= {"driver": None, "driver_cuda": None, "runtime_cuda": None, "torch_cuda": torch.version.cuda}
+    found["cublas"] = found["cublaslt"] = None
+    if device.name == "cuda":
+        from nvmath.bindings import cublas, cublasLt
+
+        if torch.cuda.is_available():
+            found["driver"] = device_details(torch.device("cuda")).get("driver")
+        found["driver_cuda"], found["runtime_cuda"] = device.details["driver_cuda"], device.details["runtime_cuda"]
+        handle = cublas.create()
+        found["cublas"] = cublas.get_version(handle)
+        cublas.destroy(handle)
+        found["cublaslt"] = cublasLt.get_version()
+    return found
+
+
+def path_of(record: dict[str, Any], folder: Path) -> Path:
+    """Return the file of a record: named after device and date, and after what it is."""
+    slug = "-".join("".join(c if c.isalnum() else " " for c in record["device"]["name"].lower()).split())
+    kind = "rehearsal" if record["rehearsal"] else "gpu-check"
+    return folder / f"{kind}-{slug}-{record['date'][:10]}.json"
+
+
+def write(record: dict[str, Any], folder: Path) -> Path:
+    """Write the record, replacing what an earlier part of this check wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = path_of(record, folder)
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as columns of text, the first to the left and the others to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def proof_table(found: list[dict[str, Any]]) -> str:
+    """Return one line per op and precision, then what failed."""
+    rows = []
+    for each in found:
+        worst = each["worst"]
+        rows.append(
+            [
+                f"{each['name']} {each['precision']}",
+                str(each["n_checks"]),
+                str(len(each["failed"])),
+                f"{worst['error']:.1e} of {worst['tolerance']:.1e}" if worst else "",
+                f"{each['seconds']:.1f}",
+            ]
+        )
+    failures = [f"FAILED {each['name']} {each['precision']}: {line}" for each in found for line in each["failed"]]
+    return "\n".join([table(["proof", "checks", "failed", "worst error", "s"], rows), *failures])
+
+
+def ceilings_table(ceilings: dict[str, Any]) -> str:
+    copy = ceilings["copy"]
+    rows = [
+        [f"{each['product']} {each['precision']}", "x".join(map(str, each["shape"])), _us(each), _tflop(each)]
+        for each in ceilings["gemm"]
+    ]
+    return f"copy: {copy['gb_per_s']:,.1f} GB/s read and written\n" + table(["product", "MxNxK", "us", "TFLOP/s"], rows)
+
+
+def kernels_table(kernels: list[dict[str, Any]], copy_gb_per_s: float) -> str:
+    rows = []
+    for each in kernels:
+        rate = each["gb_per_s"]
+        of_copy = f"{rate / copy_gb_per_s:.0%}" if rate else ""
+        rows.append(
+            [
+                f"{each['kernel']} {each['precision']}",
+                _us(each),
+                f"{rate:,.0f}" if rate else "",
+                of_copy,
+                _tflop(each) if each["tflop_per_s"] else "",
+            ]
+        )
+    return table(["kernel", "us", "GB/s", "of copy", "TFLOP/s"], rows)
+
+
+def steps_table(steps: list[dict[str, Any]], gemm_ceilings: dict[str, float]) -> str:
+    """Return two lines per case: ours and PyTorch's; below, what was left out or did not fit."""
+    rows, remarks = [], []
+    for each in steps:
+        ceiling = gemm_ceilings.get(each["precision"])
+        for side in ("ours", "torch"):
+            if not each[side]:
+                continue
+            found, ratio = each[side], each["ratio"] if side == "ours" else None
+            memory = found["peak_mem_mib"]
+            rows.append(
+                [
+                    f"{each['case']}, {'gpt2lab' if side == 'ours' else 'torch ' + found['variant']}",
+                    f"{found['tokens_per_s']:,.0f}",
+                    f"{found['ms']['median']:.3f}",
+                    f"{found['ms']['q1']:.3f}-{found['ms']['q3']:.3f}",
+                    f"{ratio['median']:.3f}" if ratio else "",
+                    f"{ratio['q1']:.3f}-{ratio['q3']:.3f}" if ratio else "",
+                    f"{memory:,.0f}" if memory else "",
+                    f"{found['tflop_per_s']:,.2f}",
+                    f"{found['tflop_per_s'] / ceiling:.0%}" if ceiling else "",
+                ]
+            )
+        remarks += [f"{each['case']}: {note}" for note in each["notes"]]
+        if each["status"] != "ok":
+            remarks.append(f"{each['case']}: {each['status']}")
+    head = ["step", "tokens/s", "ms", "quartiles", "ratio", "quartiles", "MiB", "TFLOP/s", "of GEMM"]
+    return "\n".join([table(head, rows), *remarks])
+
+
+def gemm_ceilings(ceilings: dict[str, Any] | None) -> dict[str, float]:
+    """Return {precision: the highest rate of any product}."""
+    best: dict[str, float] = {}
+    for each in (ceilings or {"gemm": []})["gemm"]:
+        best[each["precision"]] = max(best.get(each["precision"], 0.0), each["tflop_per_s"])
+    return best
+
+
+def _us(each: dict[str, Any]) -> str:
+    return f"{1e6 * each['seconds']['median']:,.1f}"
+
+
+def _tflop(each: dict[str, Any]) -> str:
+    return f"{each['tflop_per_s']:,.2f}"

@@ -1,0 +1,158 @@
+"""Proves the CUDA core on a card, measures the card's ceilings, and times training steps beside PyTorch.
+
+python tools/gpu_check.py                            all of it on the card at hand; JSON into tools/benchmarks/
+python tools/gpu_check.py --cases 124M --skip-torch  only steps whose name contains 124M, and only ours
+python tools/gpu_check.py --device host --rehearse   the same code with tiny shapes on a processor
+
+Needs numpy, cupy and torch, nvmath for the products, and this checkout. Ends with 0 when everything was proven and
+measured, 1 when a proof or a case failed, 2 when there is nothing to run on.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+BENCHMARKS = TOOLS / "benchmarks"
+# This checkout, whatever may be installed; and its proofs, which are part of its tests.
+sys.path[:0] = [str(TOOLS.parent), str(TOOLS), str(TOOLS.parent / "tests")]
+
+from gpu import report  # noqa: E402
+from gpu.cases import chosen_cases  # noqa: E402
+from gpu.ceilings import measure_copy, measure_products  # noqa: E402
+from gpu.clock import Budget  # noqa: E402
+from gpu.kernels import measure_kernels  # noqa: E402
+from gpu.proof import op_proofs, prove_ops  # noqa: E402
+from gpu.step_proof import prove_steps  # noqa: E402
+from gpu.steps import time_cases  # noqa: E402
+
+from gpt2lab.engine.device import open_device  # noqa: E402
+from gpt2lab.errors import EngineError  # noqa: E402
+from gpt2lab.schema import Device, Precision  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for; return the exit code."""
+    options = read_options(arguments)
+    started = time.perf_counter()
+    try:
+        device = open_device(Device[options.device])
+        require_torch(options)
+        record = report.new_record(device, rehearsal=options.rehearse, commit=options.commit)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 2
+    check = Check(options, record, Budget(options.budget))
+    print(
+        f"{record['device']['name']}, commit {record['commit']}" + (f"\n{report.REHEARSAL}" if options.rehearse else "")
+    )
+    check.prove(device)
+    if check.failed and not options.time_anyway:
+        print("not timed: something above failed")
+    else:
+        check.measure(device)
+        check.time()
+    record["complete"] = True
+    path = check.save()
+    print(f"{time.perf_counter() - started:.0f} s; {path}")
+    return int(check.failed)
+
+
+class Check:
+    """One run of the tool: fills in the record part by part, and writes it after each."""
+
+    def __init__(self, options: argparse.Namespace, record: dict, budget: Budget) -> None:
+        self.options, self.record, self.budget = options, record, budget
+        self.failed = False
+        case = chosen_cases(["124M 16x1024 bf16"], rehearsal=options.rehearse)[0]
+        self._model, self._B, self._T = case.model, case.batch_size, case.seq_len
+
+    def save(self) -> Path:
+        self.record["seconds"] = self.budget.spent
+        return report.write(self.record, self.options.out)
+
+    def prove(self, device) -> None:
+        if self.options.skip_proof:
+            return
+        self.record["proof"] = found = []
+        for each in prove_ops(device, self.options.proofs):
+            found.append(each)
+            self.save()
+        for each in prove_steps(device, quick=self.options.rehearse):
+            found.append(each)
+            self.save()
+        self.failed = any(each["failed"] for each in found)
+        print("\n" + report.proof_table(found))
+
+    def measure(self, device) -> None:
+        """Measure the ceilings, and the kernels against them."""
+        small = self.options.rehearse
+        ceilings = {"copy": measure_copy(device, n_bytes=1 << (16 if small else 30)), "gemm": []}
+        self.record["ceilings"] = ceilings
+        for precision in Precision:
+            square = 32 if small else 8192
+            ceilings["gemm"] += measure_products(device, precision, self._model, self._B * self._T, square=square)
+        print("\n" + report.ceilings_table(ceilings))
+        self.record["kernels"] = kernels = []
+        for precision in (Precision.bf16, Precision.fp32):
+            kernels += measure_kernels(device, precision, self._model, B=self._B, T=self._T)
+        print("\n" + report.kernels_table(kernels, ceilings["copy"]["gb_per_s"]))
+        self.save()
+
+    def time(self) -> None:
+        """Time the training steps."""
+        options = self.options
+        cases = chosen_cases(options.cases, rehearsal=options.rehearse)
+        print(f"\n{len(cases)} cases, about {sum(case.seconds for case in cases):.0f} s; {self.budget.left:.0f} s left")
+        self.record["steps"] = rows = []
+        timed = time_cases(
+            cases, Device[options.device], self.budget, skip_torch=options.skip_torch, rehearsal=options.rehearse
+        )
+        for row in timed:
+            rows.append(row)
+            print(f"{row['case']}: {row['status']}, {row['seconds']:.0f} s", flush=True)
+            self.failed = self.failed or row["status"].startswith("failed")
+            self.save()
+        print("\n" + report.steps_table(rows, report.gemm_ceilings(self.record["ceilings"])))
+
+
+def require_torch(options: argparse.Namespace) -> None:
+    """Raise EngineError when PyTorch, the other side, cannot use the card."""
+    import torch
+
+    if options.device == "cuda" and not options.skip_torch and not torch.cuda.is_available():
+        raise EngineError(f"PyTorch {torch.__version__} finds no card: install one built for CUDA, or add --skip-torch")
+
+
+def read_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "host"), default="cuda")
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes; the record says so")
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="time only cases whose name contains one of these")
+    parser.add_argument("--proofs", nargs="+", metavar="OP", help="prove only these ops")
+    parser.add_argument("--skip-proof", action="store_true")
+    parser.add_argument("--skip-torch", action="store_true", help="time only our side")
+    parser.add_argument("--time-anyway", action="store_true", help="time even when a proof failed")
+    parser.add_argument("--budget", type=float, default=450.0, metavar="SECONDS", help="start no case beyond it")
+    parser.add_argument("--commit", help="what the record names as commit, where there is no git")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the JSON")
+    options = parser.parse_args(arguments)
+    if options.device == "host" and not options.rehearse:
+        parser.error("--device host needs --rehearse: a processor says nothing about a card")
+    if options.out is None:
+        options.out = Path(tempfile.gettempdir()) if options.rehearse else BENCHMARKS
+    if options.rehearse and options.out.resolve() == BENCHMARKS:
+        parser.error("--rehearse: tools/benchmarks/ is for figures of a card; name another folder with --out")
+    try:
+        op_proofs(options.proofs)
+        chosen_cases(options.cases, rehearsal=options.rehearse)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
