@@ -40,8 +40,8 @@ def random_act(device: Device, numerics: Numerics, *shape: int, scale: float = 1
 def release() -> None:
     """Give the memory of everything that is no longer used back to the card: CuPy's pools, and PyTorch's."""
     gc.collect()
-    if "cupy" in sys.modules:
-        cupy = sys.modules["cupy"]
+    cupy = sys.modules.get("cupy")
+    if cupy and cupy.is_available():
         cupy.get_default_memory_pool().free_all_blocks()
         cupy.get_default_pinned_memory_pool().free_all_blocks()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
