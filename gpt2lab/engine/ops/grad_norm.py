@@ -4,7 +4,7 @@ import numpy as np
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.tensor_table import grid_of
+from gpt2lab.engine.ops.tensor_table import grid_of, pack_of
 
 _THREADS = 256
 _MAX_BLOCKS = 512  # per tensor
@@ -14,7 +14,7 @@ class GradNorm:
     """norm = sqrt(sum of grads^2) over what the bands keep, and what follows from it for the update."""
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int, table: np.ndarray) -> None:
-        vec = numerics.pack(n_embd)
+        vec = pack_of(numerics, n_embd)
         self._grid = grid_of(table, _THREADS * vec, _MAX_BLOCKS)
         self._module = device.compile("grad_norm.cu", numerics.defines | {"VEC": vec})
 

@@ -30,7 +30,10 @@ class LayerNorm:
             warps *= 2
         self._n_embd = n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
-        defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": -(-n_embd // (warps * _WARP * vec))}
+        packs = -(-n_embd // (warps * _WARP * vec))
+        # What runs at a time on some 130 multiprocessors; a thread's registers grow with its part of the row.
+        self._most_partials = min(1024, 8192 // (packs * vec))
+        defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": packs}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
 
     def forward(self, *, out: Array, mean: Array, rstd: Array, x: Array, weight: Array, bias: Array) -> None:
@@ -129,6 +132,4 @@ class LayerNorm:
         )
 
     def _n_partials(self, rows: int) -> int:
-        # Three blocks fill a multiprocessor at C = 768; narrow rows leave room for more, and their sums are small.
-        most = min(1024, max(384, 3 * 2**17 // self._n_embd))
-        return min(most, -(-rows // self._rows_per_block))
+        return min(self._most_partials, -(-rows // self._rows_per_block))
