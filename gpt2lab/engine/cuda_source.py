@@ -164,6 +164,7 @@ class Signature:
         return dtype.type(value)
 
 
+@functools.lru_cache(maxsize=4096)
 def launch_shape(kernel: str, grid: Grid, block: Grid, max_threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return grid and block with three sides each. Raises EngineError for one that no card or this kernel takes."""
     sides = {}
