@@ -4,10 +4,10 @@
 // other on one stack like the turns of a loop. The last thread to arrive goes on at once, the others in order.
 // ucontext makes the stacks; the compiler's own setjmp and longjmp switch between them, since swapcontext calls the
 // kernel of the operating system each time.
+#include "crashes.h"
 #include "scheduler.h"
 
 #include <csetjmp>
-#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -20,7 +20,6 @@ Scheduler scheduler;
 
 namespace {
 
-constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 64 << 10;
 constexpr unsigned MAX_THREADS = 1024;
 
 jmp_buf launcher;
@@ -85,38 +84,6 @@ Stack *take_stack() {
     __builtin_unreachable();
 }
 
-// While a launch runs, a crash of a kernel is a fault of that kernel like any other.
-class CrashesAreFaults {
-  public:
-    CrashesAreFaults() {
-        static char memory[64 << 10];  // a handler cannot run on a stack that has overflowed
-        stack_t stack = {};
-        stack.ss_sp = memory;
-        stack.ss_size = sizeof memory;
-        sigaltstack(&stack, &old_stack_);
-        struct sigaction action = {};
-        action.sa_sigaction = handle;
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &action, &old_actions_[i]);
-    }
-    ~CrashesAreFaults() {
-        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &old_actions_[i], nullptr);
-        sigaltstack(&old_stack_, nullptr);
-    }
-
-  private:
-    static constexpr int SIGNALS[3] = {SIGSEGV, SIGBUS, SIGFPE};
-    struct sigaction old_actions_[3];
-    stack_t old_stack_;
-
-    static void handle(int signal, siginfo_t *info, void *) {
-        if (signal == SIGFPE) fault(0, "divides a whole number by zero");
-        const char *address = static_cast<char *>(info->si_addr), *low = scheduler.current->stack->low;
-        if (address < low && address >= low - GUARD_BYTES) fault(0, "needs more than %zu KiB of stack", STACK_BYTES >> 10);
-        fault(0, "accesses memory that is not there, at address %p; checked=True names the argument", info->si_addr);
-    }
-};
-
 [[noreturn]] void nobody_can_go_on() {
     Thread *waiting = nullptr, *other = nullptr;
     for (unsigned i = 0; i < n_threads; ++i) {
@@ -132,11 +99,14 @@ class CrashesAreFaults {
           waiting->site.line, other->number, other->site.what, other->site.file, other->site.line);
 }
 
-void wait() {
-    Thread *self = scheduler.current, *next = next_ready();
-    if (!next) nobody_can_go_on();
-    if (__builtin_setjmp(self->state) == 0) resume(next);
-}
+// Let the next thread run until this one can go on. A macro, since a function would cost every switch a return that
+// the processor cannot foresee.
+#define WAIT(self)                                                                                                     \
+    do {                                                                                                               \
+        Thread *next = next_ready();                                                                                   \
+        if (!next) nobody_can_go_on();                                                                                 \
+        if (__builtin_setjmp((self)->state) == 0) resume(next);                                                        \
+    } while (0)
 
 void leave(Thread *self) {
     ++n_exited;
@@ -222,6 +192,7 @@ bool arrive(unsigned mask, HostSite site, unsigned &group) {
 
 void run_block() {
     n_exited = n_at_barrier = ready_first = n_ready = 0;
+    scheduler.current = nullptr;
     scheduler.time = 1;
     scheduler.all_met = 0;
     ++scheduler.block_serial;
@@ -268,7 +239,10 @@ void host_barrier(HostSite site) {
               n_exited);
     self->site = site;
     self->mask = 0;
-    if (++n_at_barrier < n_threads) return wait();
+    if (++n_at_barrier < n_threads) {
+        WAIT(self);
+        return;
+    }
     for (unsigned i = 0; i < n_threads; ++i) {
         Thread *other = in_order(i);
         if (other->site.line != site.line)
@@ -290,8 +264,8 @@ uint64_t host_exchange(unsigned mask, uint64_t value, unsigned source, HostSite 
     self->brought = value;
     self->source = source;
     if (!arrive(mask, site, group)) {
-        wait();
-        return self->received;
+        WAIT(self);
+        return scheduler.current->received;
     }
     Thread *first_lane = self - lane_of(self);
     meet(warp_of(self), group, self);
@@ -312,8 +286,8 @@ unsigned host_ballot(unsigned mask, bool vote, HostSite site) {
     unsigned group, votes = 0;
     self->brought = vote;
     if (!arrive(mask, site, group)) {
-        wait();
-        return static_cast<unsigned>(self->received);
+        WAIT(self);
+        return static_cast<unsigned>(scheduler.current->received);
     }
     Thread *first_lane = self - lane_of(self);
     meet(warp_of(self), group, self);
