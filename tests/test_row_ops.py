@@ -21,19 +21,19 @@ from gpt2lab.schema import OptimConfig, Precision
 
 CUDA = Path(__file__).parent.parent / "cuda"
 PROOFS = [embedding, layer_norm, positions, cross_entropy, grad_norm, adamw]
-DEVICES = [{}, {"checked": True}, {"reverse": True}, {"float64": True}]
+DEVICES = [
+    *itertools.product([{}, {"checked": True}, {"reverse": True}], [Precision.fp32, Precision.bf16]),
+    ({"float64": True}, Precision.fp32),
+]
 
 
 def failures(proof: ModuleType, device: Device, precision: Precision) -> list[str]:
     return [str(check) for check in proof.check(device, precision) if not check.passed]
 
 
-@pytest.mark.parametrize("options", DEVICES, ids=lambda options: next(iter(options), "plain"))
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16], ids=lambda precision: precision.name)
-@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__.split(".")[-1])
-def test_kernels_equal_float64_on_every_host_device(proof, precision, options):
-    if "float64" in options and precision is Precision.bf16:
-        pytest.skip("in proof mode activations are float64")
+@pytest.mark.parametrize(("options", "precision"), DEVICES, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
+def test_kernels_equal_float64_on_every_host_device(proof, options, precision):
     assert failures(proof, HostDevice(**options), precision) == []
 
 
