@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from proof import Check, compare, tolerance
-from proofs.operands import Arrays
 from proofs.gelu import gelu, gelu_derivative
 from proofs.gemm import open_gemm
+from proofs.operands import Arrays
 
 from gpt2lab.engine.device import Device
+from gpt2lab.engine.ops.bias import partials_size
 from gpt2lab.engine.ops.linear import Linear
 from gpt2lab.schema import Precision
 
@@ -68,7 +69,7 @@ def backward(arrays: Arrays, op: Linear, rows: int, k: int, n: int) -> Iterator[
 
     x, x64 = arrays.random_act(rows, k)
     (dweight, dweight64), (dbias, dbias64) = arrays.random_real(n, k), arrays.random_real(n)
-    partials = arrays.poisoned(op.partials_size(rows), dtype=arrays.numerics.float_dtype)
+    partials = arrays.poisoned(partials_size(rows, n), dtype=arrays.numerics.float_dtype)
     op.backward_weight(dweight=dweight, dbias=dbias, dy=dy, x=x, partials=partials)
     allowed = tolerance(terms=rows + 1, compute=arrays.products, store=arrays.compute)
     yield compare(f"backward_weight {name}", arrays.read(dweight), dweight64 + dy64.T @ x64, allowed)

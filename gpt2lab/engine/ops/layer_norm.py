@@ -19,11 +19,6 @@ class LayerNorm:
     """
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int) -> None:
-        if n_embd > MAX_N_EMBD:
-            raise EngineError(
-                f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
-                "choose fewer, or engine=torch"
-            )
         vec, warps = numerics.pack(n_embd), _warps_per_row(numerics, n_embd)
         self._numerics, self._n_embd = numerics, n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
@@ -131,6 +126,11 @@ def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:
 
 
 def _warps_per_row(numerics: Numerics, n_embd: int) -> int:
+    if n_embd > MAX_N_EMBD:
+        raise EngineError(
+            f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
+            "choose fewer, or engine=torch"
+        )
     vec, warps = numerics.pack(n_embd), 1
     while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
         warps *= 2
