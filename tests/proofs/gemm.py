@@ -64,12 +64,13 @@ def batched(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     for (ta, tb), accumulate in itertools.product(TRANSPOSES, (False, True)):
         a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
         forms = {
-            "apart": [arrays.random_act(batch, *shape)[0] for shape in (a_shape, b_shape)],
+            "apart": [arrays.random_act(batch, *shape) for shape in (a_shape, b_shape)],
             "the same": [overlapping(arrays, batch, shape, 0, 0) for shape in (a_shape, b_shape)],
             "column windows": [overlapping(arrays, batch, shape, 0, 2) for shape in (a_shape, b_shape)],
             "windows along a diagonal": [overlapping(arrays, batch, shape, 1, 3) for shape in (a_shape, b_shape)],
         }
-        for (form, (a, b)), beside in itertools.product(forms.items(), (False, True)):
+        for (form, operands), beside in itertools.product(forms.items(), (False, True)):
+            (a, a64), (b, b64) = operands
             whole, before = arrays.random_act(m, batch * n) if beside else arrays.random_act(batch, m, n)
             if beside:
                 out, before = windows(whole, batch, (m, n), row_step=0, column_step=n), split(before, batch)
@@ -77,8 +78,7 @@ def batched(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
                 out = whole
             options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
             gemm.matmul_batched(out, a, b, **options)
-            left, right = (read_each(arrays, x) for x in (a, b))
-            expected = (left.swapaxes(1, 2) if ta else left) @ (right.swapaxes(1, 2) if tb else right)
+            expected = (a64.swapaxes(1, 2) if ta else a64) @ (b64.swapaxes(1, 2) if tb else b64)
             found = split(arrays.read(whole), batch) if beside else arrays.read(whole)
             allowed = tolerance(terms=k + 1, compute=arrays.products, store=arrays.store)
             name = f"batched {form} ta={ta} tb={tb} beside={beside} accumulate={accumulate}"
@@ -90,10 +90,14 @@ def pointers(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     m, n, k, starts = 5, 20, 33, (0, 7, 3, 16)
     for ta, tb in TRANSPOSES:
         a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
-        whole_a, _ = arrays.random_act(a_shape[0], a_shape[1] + 16)
-        whole_b, _ = arrays.random_act(b_shape[0], b_shape[1] + 16)
-        a = [whole_a[:, start : start + a_shape[1]] for start in starts]
-        b = [whole_b[:, 16 - start : 16 - start + b_shape[1]] for start in starts]
+        a, a64 = (
+            [x[:, start : start + a_shape[1]] for start in starts]
+            for x in arrays.random_act(a_shape[0], a_shape[1] + 16)
+        )
+        b, b64 = (
+            [x[:, 16 - start : 16 - start + b_shape[1]] for start in starts]
+            for x in arrays.random_act(b_shape[0], b_shape[1] + 16)
+        )
         whole, before = arrays.random_real(m, len(starts) * n)
         outs = [whole[:, i * n : (i + 1) * n] for i in (2, 0, 3, 1)]
         table = arrays.device.empty(8 * pointer_table_size(len(starts))).view(np.dtype(np.int64))
@@ -101,10 +105,7 @@ def pointers(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
         yield compare(f"pointers ta={ta} tb={tb}: before the call", arrays.read(whole), before, 0.0)
         multiply()
         multiply()
-        product = [
-            (arrays.read(x).T if ta else arrays.read(x)) @ (arrays.read(y).T if tb else arrays.read(y))
-            for x, y in zip(a, b, strict=True)
-        ]
+        product = [(x.T if ta else x) @ (y.T if tb else y) for x, y in zip(a64, b64, strict=True)]
         expected = before + 2 * np.concatenate([product[i] for i in (1, 3, 0, 2)], axis=1)
         allowed = tolerance(terms=2 * k + 1, compute=arrays.products, store=arrays.compute, roundings=2)
         yield compare(f"pointers ta={ta} tb={tb}", arrays.read(whole), expected, allowed)
@@ -118,15 +119,15 @@ def operand(arrays: Arrays, rows: int, columns: int, transposed: bool, extra: in
     return whole[:, : shape[1]], values.T if transposed else values
 
 
-def overlapping(arrays: Arrays, n: int, shape: tuple[int, int], row_step: int, column_step: int) -> Array:
-    whole, _ = arrays.random_act(shape[0] + (n - 1) * row_step, shape[1] + (n - 1) * column_step)
-    return windows(whole, n, shape, row_step=row_step, column_step=column_step)
+def overlapping(
+    arrays: Arrays, n: int, shape: tuple[int, int], row_step: int, column_step: int
+) -> tuple[Array, np.ndarray]:
+    """Return n windows (n, *shape) on one matrix of the device, and the same windows on its values."""
+    both = arrays.random_act(shape[0] + (n - 1) * row_step, shape[1] + (n - 1) * column_step)
+    on_device, values = (windows(x, n, shape, row_step=row_step, column_step=column_step) for x in both)
+    return on_device, values
 
 
 def split(matrix: np.ndarray, n: int) -> np.ndarray:
     """(m, n * columns) as (n, m, columns)."""
     return np.stack(np.split(matrix, n, axis=1))
-
-
-def read_each(arrays: Arrays, batch: Array) -> np.ndarray:
-    return np.stack([arrays.read(x) for x in batch])
