@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from proofs import gemm as proof
-from proofs.arrays import Arrays
+from proofs.operands import Arrays
 
 from gpt2lab.engine import host_gemm
 from gpt2lab.engine.cuda_host import HostDevice, KernelFault

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from proofs import linear as proof
-from proofs.arrays import Arrays
+from proofs.operands import Arrays
 
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.ops import linear

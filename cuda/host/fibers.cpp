@@ -4,10 +4,10 @@
 // other on one stack like the turns of a loop. The last thread to arrive goes on at once, the others in order.
 // ucontext makes the stacks; the compiler's own setjmp and longjmp switch between them, since swapcontext calls the
 // kernel of the operating system each time.
+#include "crashes.h"
 #include "scheduler.h"
 
 #include <csetjmp>
-#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -20,7 +20,6 @@ Scheduler scheduler;
 
 namespace {
 
-constexpr size_t STACK_BYTES = 256 << 10, GUARD_BYTES = 64 << 10;
 constexpr unsigned MAX_THREADS = 1024;
 
 jmp_buf launcher;
@@ -84,38 +83,6 @@ Stack *take_stack() {
     setcontext(&context);
     __builtin_unreachable();
 }
-
-// While a launch runs, a crash of a kernel is a fault of that kernel like any other.
-class CrashesAreFaults {
-  public:
-    CrashesAreFaults() {
-        static char memory[64 << 10];  // a handler cannot run on a stack that has overflowed
-        stack_t stack = {};
-        stack.ss_sp = memory;
-        stack.ss_size = sizeof memory;
-        sigaltstack(&stack, &old_stack_);
-        struct sigaction action = {};
-        action.sa_sigaction = handle;
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &action, &old_actions_[i]);
-    }
-    ~CrashesAreFaults() {
-        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &old_actions_[i], nullptr);
-        sigaltstack(&old_stack_, nullptr);
-    }
-
-  private:
-    static constexpr int SIGNALS[3] = {SIGSEGV, SIGBUS, SIGFPE};
-    struct sigaction old_actions_[3];
-    stack_t old_stack_;
-
-    static void handle(int signal, siginfo_t *info, void *) {
-        if (signal == SIGFPE) fault(0, "divides a whole number by zero");
-        const char *address = static_cast<char *>(info->si_addr), *low = scheduler.current->stack->low;
-        if (address < low && address >= low - GUARD_BYTES) fault(0, "needs more than %zu KiB of stack", STACK_BYTES >> 10);
-        fault(0, "accesses memory that is not there, at address %p; checked=True names the argument", info->si_addr);
-    }
-};
 
 [[noreturn]] void nobody_can_go_on() {
     Thread *waiting = nullptr, *other = nullptr;
@@ -222,6 +189,7 @@ bool arrive(unsigned mask, HostSite site, unsigned &group) {
 
 void run_block() {
     n_exited = n_at_barrier = ready_first = n_ready = 0;
+    scheduler.current = nullptr;
     scheduler.time = 1;
     scheduler.all_met = 0;
     ++scheduler.block_serial;

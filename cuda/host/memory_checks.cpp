@@ -214,6 +214,7 @@ void checks_begin_block() {
     const HostLaunch &launch = *scheduler.launch;
     const uint64_t begin = reinterpret_cast<uint64_t>(launch.shared_begin);
     const uint64_t n_bytes = launch.shared_end - launch.shared_begin;
+    if (!n_bytes) return;
     if (shared_shadow.begin != begin || shared_shadow.n_bytes != n_bytes) {
         free_shadow(shared_shadow);
         make_shadow(shared_shadow, begin, n_bytes);
@@ -276,6 +277,19 @@ void __tsan_read_range(void *address, size_t n_bytes) {
 void __tsan_write_range(void *address, size_t n_bytes) {
     check({reinterpret_cast<uint64_t>(address), n_bytes, reinterpret_cast<uint64_t>(__builtin_return_address(0)), true,
            false});
+}
+
+// -fsanitize=alignment calls this when an address does not suit the type; a card would stop with "misaligned address".
+void __ubsan_handle_type_mismatch_v1(void *, uint64_t address) {
+    const HostLaunch &launch = *scheduler.launch;
+    const uint64_t instruction = reinterpret_cast<uint64_t>(__builtin_return_address(0));
+    for (int i = 0; i < launch.n_arguments; ++i) {
+        const HostArgument &argument = launch.arguments[i];
+        if (address >= argument.begin && address < argument.end)
+            fault(instruction, "wide access to `%s[%llu]`, whose address is not a multiple of the width", argument.name,
+                  static_cast<unsigned long long>((address - argument.begin) / argument.item_bytes));
+    }
+    fault(instruction, "wide access to an address that is not a multiple of the width");
 }
 
 void __tsan_init() {}

@@ -4,8 +4,10 @@ Needs no driver: only the packages cuda-bindings, nvidia-cuda-nvrtc, nvidia-cuda
 """
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,19 +124,21 @@ def _call(result: tuple[Any, ...]) -> Any:
 def kernel_resources(folder: Path | None = None) -> Iterator[KernelResources]:
     """Compile every .cu file in each variant of its build line for each architecture; yield what each kernel takes."""
     folder = folder or find_cuda_folder()
+    jobs = []
     for path in sorted(folder.glob("*.cu")):
         try:
             asked = variants(path.read_text(encoding="utf-8"))
         except EngineError as error:
             raise EngineError(f"{path.name}: {error}") from None
-        for defines, architecture in itertools.product(asked, ARCHITECTURES):
-            _, log = compile_offline(folder, path.name, defines, architecture)
-            variant = " ".join(f"{name}={value}" for name, value in defines.items())
+        jobs += [(path.name, *each) for each in itertools.product(asked, ARCHITECTURES)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NVRTC works outside of Python's lock
+        logs = pool.map(lambda job: compile_offline(folder, *job)[1], jobs)
+        for (file, defines, architecture), log in zip(jobs, logs, strict=True):
             for kernel, stack, stores, loads, registers, shared in _RESOURCES.findall(log):
                 yield KernelResources(
-                    file=path.name,
+                    file=file,
                     kernel=kernel,
-                    variant=variant,
+                    variant=" ".join(f"{name}={value}" for name, value in defines.items()),
                     architecture=architecture,
                     registers=int(registers),
                     shared_bytes=int(shared or 0),

@@ -198,13 +198,13 @@ class HostDevice:
 
     def _verify_guards(self, buffer: np.ndarray, allocation: _Allocation) -> None:
         begin, end = allocation.begin - _address(buffer), allocation.end - _address(buffer)
-        for zone, where in ((buffer[:begin][::-1], "before"), (buffer[end:], "behind")):
+        for zone, where in ((buffer[:begin][::-1], "before the beginning"), (buffer[end:], "behind the end")):
             changed = np.flatnonzero(zone != _GUARD_VALUE)
             if changed.size:
-                size = f"an allocation of {end - begin} bytes"
                 zone.fill(_GUARD_VALUE)
                 raise KernelFault(
-                    f"a kernel wrote {changed[0] + 1} bytes {where} {size}; checked=True names the kernel"
+                    f"a kernel wrote {changed[0]} bytes {where} of an allocation of {end - begin} bytes;"
+                    " HostDevice(checked=True) names the kernel"
                 )
 
     def capture(self, record: Callable[[], None]) -> Callable[[], None]:

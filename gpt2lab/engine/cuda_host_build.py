@@ -15,8 +15,14 @@ from gpt2lab.errors import EngineError
 
 # Without _FORTIFY_SOURCE, whose longjmp takes a jump to another stack for an attack.
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-Wall", "-Wno-unknown-pragmas")
-# Loops stay loops: a call of memset would not be seen by the checks.
-_CHECKED_FLAGS = ("-fsanitize=thread", "-fno-tree-loop-distribute-patterns", "-g1", "-DHOST_CHECKED")
+# Loops stay loops: a call of memset would not be seen by the checks. DWARF 4: addr2line confuses the files of DWARF 5.
+_CHECKED_FLAGS = (
+    "-fsanitize=thread,alignment",
+    "-fno-tree-loop-distribute-patterns",
+    "-g1",
+    "-gdwarf-4",
+    "-DHOST_CHECKED",
+)
 # A C function for floats that cuda_on_cpu.h does not widen would round to float unnoticed.
 _FLOAT64_FLAGS = ("-DHOST_FLOAT64", "-Werror=float-conversion")
 _RUNTIME_SOURCES = ("fibers.cpp", "memory_checks.cpp")

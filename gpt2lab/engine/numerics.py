@@ -33,7 +33,7 @@ class Numerics:
         return {"ACT_BF16": int(self.precision is Precision.bf16)}
 
     def pack(self, row_len: int) -> int:
-        """Return how many act_t of a row one access takes: the largest power of two, up to 16 bytes, that divides it."""
+        """Return how many act_t of a row one access takes: a power of two, up to 16 bytes, that divides `row_len`."""
         width = 16 // self.act_dtype.itemsize
         while row_len % width:
             width //= 2

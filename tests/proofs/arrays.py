@@ -1,58 +1,81 @@
-"""Arrays of a device for proofs: made from float64 values, read back as float64 values."""
+"""Arrays of one device in the formats of one precision, beside the float64 values that they hold exactly."""
+
+from collections.abc import Callable
 
 import numpy as np
+from proof import Check, tolerance
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.schema import Precision
 
-BF16 = np.dtype(np.uint16)
-
 
 class Arrays:
-    """Random values of one seed, in the formats of one device and precision."""
+    """Makes and reads arrays; every proof draws its random numbers from `rng`."""
 
-    def __init__(self, device: Device, precision: Precision, *, seed: int = 1) -> None:
+    def __init__(self, device: Device, precision: Precision) -> None:
         self.device, self.numerics = device, Numerics.of(device, precision)
-        self.rng = np.random.default_rng(seed)
-        in_proof_mode = device.float_dtype == np.float64
-        # What tolerance() calls the formats of kernels, of products and of what is stored as act_t.
-        self.compute = "fp64" if in_proof_mode else "fp32"
-        self.products = "tf32" if precision is Precision.tf32 and not in_proof_mode else self.compute
+        self.rng = np.random.default_rng(3)
+        self.compute = "fp64" if device.float_dtype == np.float64 else "fp32"
         self.store = "bf16" if precision is Precision.bf16 else self.compute
 
-    def act(self, values: np.ndarray) -> Array:
-        """Return values as act_t on the device."""
-        return self._upload(to_bfloat16(values) if self.numerics.act_dtype == BF16 else values, self.numerics.act_dtype)
-
-    def real(self, values: np.ndarray) -> Array:
-        """Return values as float on the device."""
-        return self._upload(values, self.numerics.float_dtype)
-
-    def poisoned(self, *shape: int, dtype: np.dtype | None = None) -> Array:
-        """Return act_t (or dtype) that is NaN on the device, and counts as never written where that is noticed."""
-        dtype = dtype or self.numerics.act_dtype
-        array = self.device.empty(int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
-        if self.device.name != "host":  # whose memory is NaN from the start
-            self.device.upload(array, np.full(array.nbytes, 0xFF, dtype=np.uint8).view(dtype).reshape(shape))
+    def upload(self, values: np.ndarray) -> Array:
+        array = self.empty(values.shape, values.dtype)
+        self.device.upload(array, np.ascontiguousarray(values))
         return array
 
-    def random_act(self, *shape: int) -> tuple[Array, np.ndarray]:
-        """Return normal values as act_t on the device, and the same rounded values in float64."""
-        array = self.act(self.rng.normal(size=shape))
-        return array, self.read(array)
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Poisoned: nan, or -1 for whole numbers, until something is written."""
+        array = self.device.empty(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        if self.device.name != "host":  # which poisons by itself, and notices when poison is read
+            self.device.upload(array, np.full(array.shape, 0xFF, dtype=np.uint8))
+        return array.view(dtype).reshape(shape)
 
-    def random_real(self, *shape: int) -> tuple[Array, np.ndarray]:
-        """Return normal values as float on the device, and the same rounded values in float64."""
-        array = self.real(self.rng.normal(size=shape))
-        return array, self.read(array)
+    def empty_act(self, *shape: int) -> Array:
+        return self.empty(shape, self.numerics.act_dtype)
 
-    def read(self, array: Array) -> np.ndarray:
-        """Return an array of the device in float64."""
-        values = self.device.download(array)
-        return (from_bfloat16(values) if values.dtype == BF16 else values).astype(np.float64)
+    def empty_float(self, *shape: int) -> Array:
+        return self.empty(shape, self.numerics.float_dtype)
 
-    def _upload(self, values: np.ndarray, dtype: np.dtype) -> Array:
-        array = self.device.empty(values.size * dtype.itemsize).view(dtype).reshape(values.shape)
-        self.device.upload(array, values.astype(dtype))
-        return array
+    def act(self, values: np.ndarray) -> tuple[Array, np.ndarray]:
+        """Upload values as act_t; return the array and what it holds, float64."""
+        bf16 = self.numerics.act_dtype == np.uint16
+        array = self.upload(to_bfloat16(values) if bf16 else values.astype(self.numerics.act_dtype))
+        return array, self.values(array)
+
+    def float(self, values: np.ndarray) -> tuple[Array, np.ndarray]:
+        """Upload values as float; return the array and what it holds, float64."""
+        array = self.upload(np.asarray(values).astype(self.numerics.float_dtype))
+        return array, self.values(array)
+
+    def int(self, values: np.ndarray) -> Array:
+        return self.upload(np.asarray(values, dtype=np.int32))
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return self.rng.normal(size=shape)
+
+    def values(self, array: Array) -> np.ndarray:
+        """Download an array of act_t or float as float64."""
+        found = self.device.download(array)
+        return (from_bfloat16(found) if found.dtype == np.uint16 else found).astype(np.float64)
+
+    def act_tolerance(self, terms: int, roundings: int = 1) -> float:
+        """What a result stored as act_t may be off by."""
+        return tolerance(terms=terms, compute=self.compute, store=self.store, roundings=roundings)
+
+    def float_tolerance(self, terms: int, roundings: int = 1) -> float:
+        """What a result stored as float may be off by."""
+        return tolerance(terms=terms, compute=self.compute, store=self.compute, roundings=roundings)
+
+
+def same(name: str, found: np.ndarray, expected: np.ndarray) -> Check:
+    """Return a check that passes when every bit is equal; nan of one bit pattern is equal to itself."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype, name
+    return Check(name=name, error=float(found.tobytes() != expected.tobytes()), tolerance=0.0)
+
+
+def twice_the_same(name: str, run: Callable[[], list[np.ndarray]]) -> tuple[list[np.ndarray], Check]:
+    """Run twice; return the first results and a check that the second have the same bits."""
+    first, second = run(), run()
+    differing = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a.tobytes() != b.tobytes()]
+    return first, Check(name=f"{name}: the same bits twice", error=float(len(differing)), tolerance=0.0)

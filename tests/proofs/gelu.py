@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from proof import Check, compare, tolerance
-from proofs.arrays import Arrays
+from proofs.operands import Arrays
 
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.ops.gelu import Gelu

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from proof import Check, compare, tolerance
-from proofs.arrays import Arrays
+from proofs.operands import Arrays
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size, windows

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from proof import Check, compare, tolerance
-from proofs.arrays import Arrays
+from proofs.operands import Arrays
 from proofs.gelu import gelu, gelu_derivative
 from proofs.gemm import open_gemm
 

@@ -1,5 +1,7 @@
 """Adding a bias to rows, and the sum over rows that is its gradient: cuda/bias.cu."""
 
+import math
+
 from gpt2lab.engine.device import Array, Device, Module
 from gpt2lab.engine.numerics import Numerics
 
@@ -14,10 +16,10 @@ MAX_CHUNKS = 256
 
 
 class Bias:
-    """The bias of rows of `n` values."""
+    """The bias of rows of `n` values, which begins anywhere in memory that is a multiple of `aligned_to` values."""
 
-    def __init__(self, device: Device, numerics: Numerics, *, n: int) -> None:
-        self._n, self._pack = n, numerics.pack(n)
+    def __init__(self, device: Device, numerics: Numerics, *, n: int, aligned_to: int | None = None) -> None:
+        self._n, self._pack = n, numerics.pack(math.gcd(n, aligned_to or n))
         self._module: Module = device.compile("bias.cu", numerics.defines | {"VEC": self._pack})
 
     def forward(self, *, x: Array, bias: Array) -> None:

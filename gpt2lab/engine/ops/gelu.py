@@ -1,5 +1,7 @@
 """GELU by tanh, its bias added on the way, and its gradient: cuda/gelu.cu."""
 
+import math
+
 from gpt2lab.engine.device import Array, Device, Module
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.bias import ROWS_PER_THREAD, THREADS, ceil_div, row_blocks
@@ -8,10 +10,10 @@ PACKS_PER_THREAD = 2  # as in gelu.cu
 
 
 class Gelu:
-    """gelu of rows of `n` values."""
+    """gelu of rows of `n` values, whose bias begins at a multiple of `aligned_to` values."""
 
-    def __init__(self, device: Device, numerics: Numerics, *, n: int) -> None:
-        self._pack = numerics.pack(n)
+    def __init__(self, device: Device, numerics: Numerics, *, n: int, aligned_to: int | None = None) -> None:
+        self._pack = numerics.pack(math.gcd(n, aligned_to or n))
         self._module: Module = device.compile("gelu.cu", numerics.defines | {"VEC": self._pack})
 
     def forward(self, *, out: Array, pre: Array, bias: Array) -> None:

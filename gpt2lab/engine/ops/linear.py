@@ -4,6 +4,8 @@ Where the library can add the bias, or apply GELU or its derivative, before it s
 read and written once more.
 """
 
+import math
+
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Epilogue, EpilogueKind, Gemm
 from gpt2lab.engine.numerics import Numerics
@@ -20,8 +22,10 @@ class Linear:
 
     def __init__(self, device: Device, numerics: Numerics, gemm: Gemm, *, n_in: int, n_out: int) -> None:
         self._gemm, self._n_out = gemm, n_out
-        self._bias = Bias(device, numerics, n=n_out)
-        self._gelu_in, self._gelu_out = (Gelu(device, numerics, n=n) for n in (n_in, n_out))
+        # In the flat buffer of parameters a tensor begins at a multiple of n_embd, which divides both widths.
+        step = math.gcd(n_in, n_out)
+        self._bias = Bias(device, numerics, n=n_out, aligned_to=step)
+        self._gelu_in, self._gelu_out = (Gelu(device, numerics, n=n, aligned_to=step) for n in (n_in, n_out))
 
     def partials_size(self, rows: int) -> int:
         """Return how many floats of scratch `backward_weight` needs."""

@@ -1,0 +1,62 @@
+"""Cross entropy against numpy float64."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from proof import Check, compare
+from proofs.arrays import Arrays, same
+
+from gpt2lab.engine.device import Device
+from gpt2lab.engine.ops.cross_entropy import CrossEntropy
+from gpt2lab.schema import Precision
+
+# rows, V, Vp: narrower than a warp; odd; padded; a row shared by 2, 4 and 16 warps
+CASES = [(1, 5, 7), (5, 1, 8), (33, 97, 128), (17, 31, 31), (3, 2500, 2560), (5, 4100, 4224), (2, 33000, 33024)]
+
+
+def check(device: Device, precision: Precision) -> Iterator[Check]:
+    for rows, V, Vp in CASES:
+        yield from _check(Arrays(device, precision), rows, V, Vp)
+
+
+def _check(arrays: Arrays, rows: int, V: int, Vp: int) -> Iterator[Check]:
+    case = f"cross_entropy {arrays.store} rows={rows} V={V} Vp={Vp}"
+    op = CrossEntropy(arrays.device, arrays.numerics, vocab_size=V, padded_vocab_size=Vp)
+    start = 4 * arrays.normal(rows, Vp)
+    start[0] += 300  # exp would overflow without subtracting the largest
+    start[-1, : V // 2 + 1] = 20  # equal largest logits: the first one counts
+    start[:, V:] = [np.nan, np.inf, 1e30][rows % 3]
+    host_targets = arrays.rng.integers(0, V, rows).astype(np.int32)
+    host_targets[1::2] = start[1::2, :V].argmax(axis=1)
+    logits, logits64 = arrays.act(start)
+    x = logits64[:, :V]
+    every = np.arange(rows)
+    largest = x.max(axis=1, keepdims=True)
+    exps = np.exp(x - largest)
+    losses64 = np.log(exps.sum(axis=1)) + largest[:, 0] - x[every, host_targets]
+
+    targets, losses, correct = arrays.int(host_targets), arrays.empty_float(rows), arrays.empty((rows,), np.dtype("i4"))
+    op.forward(losses=losses, correct=correct, logits=logits, targets=targets)
+    yield compare(f"{case}: losses", arrays.values(losses), losses64, arrays.float_tolerance(V))
+    expected = (x.argmax(axis=1) == host_targets).astype(np.int32)
+    yield same(f"{case}: correct", arrays.device.download(correct), expected)
+
+    scale = 1 / 37
+    gradient64 = np.zeros((rows, Vp))
+    gradient64[:, :V] = exps / exps.sum(axis=1, keepdims=True)
+    gradient64[every, host_targets] -= 1
+    found = []
+    for _ in range(2):
+        (gradient, _), losses = arrays.act(start), arrays.empty_float(rows)
+        op.backward(losses=losses, logits=gradient, targets=targets, scale=scale)
+        found.append((arrays.values(gradient), arrays.values(losses)))
+    yield compare(f"{case}: gradient", found[0][0], gradient64 * scale, arrays.act_tolerance(V))
+    yield same(f"{case}: gradient of padded columns", found[0][0][:, V:], np.zeros((rows, Vp - V)))
+    yield compare(f"{case}: losses beside the gradient", found[0][1], losses64, arrays.float_tolerance(V))
+    yield same(f"{case}: gradient twice", found[1][0], found[0][0])
+
+    stats, stats64 = arrays.float(np.array([0.5, 7.0, 8.0]))
+    op.add_losses(stats=stats, losses=losses, scale=scale)
+    stats64[0] += scale * losses64.sum()
+    yield compare(f"{case}: loss", arrays.values(stats), stats64, arrays.float_tolerance(V + rows))
+    yield same(f"{case}: other statistics", arrays.values(stats)[1:], stats64[1:])
