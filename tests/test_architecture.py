@@ -41,6 +41,7 @@ LIBRARIES = {
     "transformers": ["engine/torch_*.py"],
     "cupy": ["engine/cuda_*.py", "engine/device.py", "engine/gemm.py"],
     "cuda": ["engine/cuda_*.py", "engine/gemm.py"],  # NVIDIA's bindings and pathfinder
+    "nvmath": ["engine/cuda_*.py"],  # NVIDIA's bindings of cuBLAS
     "tiktoken": ["data/tokenizers.py"],
     "requests": ["data/download.py"],
     "safetensors": ["record/checkpoint.py"],

@@ -17,6 +17,9 @@ from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfi
 
 engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
 device_option = click.option("--device", type=click.Choice([d.name for d in Device]), default="auto")
+precision_option = click.option(
+    "--precision", type=click.Choice([p.name for p in Precision]), default="fp32", show_default=True
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -40,7 +43,9 @@ def plan(overrides: tuple[str, ...]) -> None:
 @click.option("--top-k", type=click.IntRange(1), help="Draw among the k likeliest tokens.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--tokenizer", type=click.Choice([t.name for t in TokenizerName]), help="For a bare checkpoint file.")
+@engine_option
 @device_option
+@precision_option
 @root_option
 def sample(
     checkpoint: str,
@@ -51,7 +56,9 @@ def sample(
     top_k: int | None,
     seed: int,
     tokenizer: str | None,
+    engine: str,
     device: str,
+    precision: str,
     root: Path,
 ) -> None:
     """Write text with the model of CHECKPOINT: an experiment, a run directory, a model.bin, or hf:gpt2."""
@@ -60,9 +67,10 @@ def sample(
     path, config = _find_checkpoint(checkpoint, root)
     if config is not None and tokenizer is not None:
         raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
-    engine, shape = open_model(path, EngineConfig(device=Device[device]))
+    settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
+    model, shape = open_model(path, settings, count=count)
     texts = continue_text(
-        engine,
+        model,
         words_of(config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
         prompt,
         count=count,
@@ -95,7 +103,7 @@ def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
 @click.argument("debug_state", type=click.Path(path_type=Path))
 @engine_option
 @device_option
-@click.option("--precision", type=click.Choice([p.name for p in Precision]), default="fp32", show_default=True)
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per comparison.")
 def parity(model: Path, debug_state: Path, engine: str, device: str, precision: str, as_json: bool) -> None:
     """Compare an engine with what llm.c computed: logits, loss and the 16 gradients.

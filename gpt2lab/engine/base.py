@@ -4,12 +4,14 @@ An engine owns parameters, gradients and optimizer state of one model. Parameter
 16 tensors of `model/params.py` in float32, so a checkpoint of one engine continues on another.
 """
 
+import resource
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import DivergedError
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
 
@@ -64,8 +66,8 @@ class Evaluation:
 class Engine(Protocol):
     """The protocol. Arrays named `inputs`, `targets` and `tokens` are (B, T) int32."""
 
-    name: str  # "torch"
-    device: str  # "cpu", "cuda", "mps"
+    name: str  # "torch" or "cuda"
+    device: str  # "cpu", "cuda", "mps", "host"
     device_name: str  # the model of the processor or card
     precision: str
     deterministic: bool  # whether the same seed gives the same bits here
@@ -105,6 +107,20 @@ class Engine(Protocol):
         """Return the most memory held so far: the device's, or the process's on a CPU."""
 
 
+def process_peak_mib() -> float:
+    """Return the most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def not_finite(update: int, loss: float, grad_norm: float, learning_rate: float) -> DivergedError:
+    """Return the error for an update that was left out, because its loss or gradient norm is not a number any more."""
+    return DivergedError(
+        f"step {update}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3g}: "
+        "not finite; nothing was updated. Lower optim.learning_rate, or set optim.grad_clip"
+    )
+
+
 def create_engine(spec: EngineSpec, params: Params) -> Engine:
     """Build the engine that `spec.engine` names, holding `params`. Raises EngineError when it is not to be had."""
     if spec.engine.name in (EngineName.auto, EngineName.torch):
@@ -112,4 +128,6 @@ def create_engine(spec: EngineSpec, params: Params) -> Engine:
         from gpt2lab.engine.torch_engine import TorchEngine
 
         return TorchEngine(spec, params)
-    raise EngineError(f"engine.name={spec.engine.name.name}: no such engine; expected auto or torch")
+    from gpt2lab.engine.cuda_engine import CudaEngine
+
+    return CudaEngine(spec, params)

@@ -2,17 +2,15 @@
 
 import math
 import os
-import resource
-import sys
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult
+from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
-from gpt2lab.errors import DivergedError
+from gpt2lab.errors import EngineError
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -23,6 +21,8 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, spec: EngineSpec, params: Params) -> None:
+        if spec.engine.graph:
+            raise EngineError("engine.graph=true: engine=torch has no graphs; leave it out, or use engine=cuda")
         if spec.engine.deterministic:
             # Read by cuBLAS when its first handle is made.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -51,10 +51,7 @@ class TorchEngine:
         n_counted = self._n_counted(targets)
         loss, grad_norm = torch.stack([loss_sum / n_counted, norm]).tolist()  # one wait for the device
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise DivergedError(
-                f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3g}: "
-                "not finite; nothing was updated. Lower optim.learning_rate, or set optim.grad_clip"
-            )
+            raise not_finite(self.step + 1, loss, grad_norm, learning_rate)
         clip = self._spec.optim.grad_clip
         if clip and grad_norm > clip:
             torch._foreach_mul_(grads, clip / grad_norm)
@@ -122,8 +119,7 @@ class TorchEngine:
     def peak_mem_mib(self) -> float:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+        return process_peak_mib()
 
     def _backward(self, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
         """Leave the gradient of the mean loss in `.grad` and return the summed loss (a scalar on the device)."""

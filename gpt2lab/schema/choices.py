@@ -56,6 +56,7 @@ class ScheduleName(Enum):
 class EngineName(Enum):
     auto = "auto"
     torch = "torch"
+    cuda = "cuda"
 
 
 class Device(Enum):

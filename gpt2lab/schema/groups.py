@@ -197,10 +197,11 @@ class SampleConfig:
 class EngineConfig:
     """What executes the model."""
 
-    name: EngineName = EngineName.auto  # auto or torch
-    device: Device = Device.auto  # auto: CUDA, then MPS, then CPU
+    name: EngineName = EngineName.auto  # torch, cuda (our own kernels), or auto: torch
+    device: Device = Device.auto  # cuda, mps, cpu, or auto: the first there is; engine=cuda has cuda and host (a CPU)
     precision: Precision = Precision.fp32  # fp32, tf32 (CUDA), bf16 (products in bfloat16, weights in float32)
-    deterministic: bool = True  # same seed, same bits on the same device
+    deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
+    graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
 
 
 @dataclass(kw_only=True, slots=True)

@@ -37,7 +37,8 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     """
     params, config = read_checkpoint(model_path)
     state = read_debug_state(state_path, config)
-    spec = EngineSpec(model=config, optim=OptimConfig(), engine=engine)
+    B, T = state.inputs.shape
+    spec = EngineSpec(model=config, optim=OptimConfig(), engine=engine, batch_size=B, seq_len=T)
     built = create_engine(spec, params)
     loss, gradients = built.loss_and_gradients(state.inputs, state.targets)
     logits = built.logits(state.inputs)

@@ -3,11 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from gpt2lab.data import read_source
+from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
+from gpt2lab.engine.cuda_memory import MemoryPlan, Workload, plan_memory, size
+from gpt2lab.engine.numerics import Numerics
 from gpt2lab.model.bands import density, is_dense
-from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token, training_bytes
+from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
-from gpt2lab.schema import DataSource, RunConfig, TokenizerName, counted_positions
+from gpt2lab.schema import DataSource, Device, Precision, RunConfig, TokenizerName, counted_positions
 from gpt2lab.train.setup import choose_seq_len, model_shape
 
 VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
@@ -22,6 +27,9 @@ class Plan:
     batch_size: int | None  # sequences per update
     n_counted: int  # target positions per sequence in the loss
     n_steps: int
+    micro_batch_size: int | None  # sequences per pass; None: the whole batch
+    precision: Precision
+    on_host: bool  # engine.device=host, which needs no library workspace
 
     @property
     def tokens_per_step(self) -> int | None:
@@ -46,7 +54,24 @@ def make_plan(config: RunConfig) -> Plan:
         batch_size=batch_size,
         n_counted=seq_len if counted is None else len(counted),
         n_steps=config.train.max_steps,
+        micro_batch_size=config.train.micro_batch_size,
+        precision=config.engine.precision,
+        on_host=config.engine.device is Device.host,
     )
+
+
+def memory_of(plan: Plan) -> MemoryPlan | None:
+    """Return what engine=cuda allocates for the run; None where the batch is not known."""
+    if plan.batch_size is None:
+        return None
+    workload = Workload(
+        batch_size=plan.batch_size,
+        micro_batch_size=min(plan.micro_batch_size or plan.batch_size, plan.batch_size),
+        seq_len=plan.seq_len,
+        n_counted=plan.n_counted,
+    )
+    numerics = Numerics(plan.precision, np.dtype(np.float32))
+    return plan_memory(plan.model, numerics, workload, workspace_bytes=0 if plan.on_host else WORKSPACE_BYTES)
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
@@ -70,10 +95,28 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     if plan.tokens_per_step is not None:
         lines.append(("batch", f"{plan.batch_size:,} sequences, {plan.tokens_per_step:,} tokens"))
         total = plan.tokens_per_step * plan.n_steps
+        lines.append(("step", f"{dense * plan.tokens_per_step:.3g} FLOP dense, forward and backward"))
         lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP"))
-    stored = training_bytes(model)
-    parts = ", ".join(f"{name} {_mib(n_bytes)}" for name, n_bytes in stored.items())
-    lines.append(("memory", f"{_mib(sum(stored.values()))} without activations: {parts}"))
+    memory = memory_of(plan)
+    return lines + (describe_memory(plan, memory) if memory else [])
+
+
+def describe_memory(plan: Plan, memory: MemoryPlan) -> list[tuple[str, str]]:
+    """Return the arena of engine=cuda as (group, array) lines, and what computing parts of it again would save."""
+    lines = [("memory", f"{size(memory.n_bytes)} in one piece on engine=cuda, {memory.rows:,} positions per pass:")]
+    for group, n_bytes in memory.group_bytes().items():
+        lines.append(("", f"{size(n_bytes):>13}  {group}"))
+        for name, slot in memory.slots.items():
+            if slot.group == group:
+                shape = " x ".join(f"{length:,}" for length in slot.shape)
+                kind = "bfloat16" if slot.dtype == np.uint16 else slot.dtype.name
+                lines.append(("", f"{size(slot.n_bytes):>13}    {name:<14}  {shape} {kind}"))
+    saved = memory.recomputable_bytes()
+    cheap = sum(saved[name] for name in ("ln1", "ln2", "fch_gelu"))
+    lines.append(
+        ("recomputation", f"{size(cheap)} less if backward made ln1, ln2 and fch_gelu again: no matrix product")
+    )
+    lines.append(("", f"{size(sum(saved.values()))} less if it made whole layers again: another forward pass per step"))
     return lines
 
 
@@ -81,7 +124,3 @@ def _largest(model: GPTConfig) -> str:
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     return ", ".join(f"{name} {sizes[name]:,}" for name in largest)
-
-
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"

@@ -4,7 +4,9 @@ import numpy as np
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.tensor_table import grid_of, pack_of
+from gpt2lab.engine.ops.tensor_table import grid_of, pack_of, tensor_table
+from gpt2lab.model.params import GPTConfig
+from gpt2lab.schema import Decay
 
 _THREADS = 256
 _MAX_BLOCKS = 512  # per tensor
@@ -17,11 +19,6 @@ class GradNorm:
         vec = pack_of(numerics, n_embd)
         self._grid = grid_of(table, _THREADS * vec, _MAX_BLOCKS)
         self._module = device.compile("grad_norm.cu", numerics.defines | {"VEC": vec})
-
-    @property
-    def partials_size(self) -> int:
-        """How many floats `launch` needs as `partials`."""
-        return self._grid[0] * self._grid[1]
 
     def launch(
         self,
@@ -51,6 +48,13 @@ class GradNorm:
             failure=failure,
             partials=partials,
             update=update,
-            n_partials=self.partials_size,
+            n_partials=self._grid[0] * self._grid[1],
             clip=clip,
         )
+
+
+def partials_size(numerics: Numerics, config: GPTConfig) -> int:
+    """Return how many floats `GradNorm.launch` needs as `partials`."""
+    table = tensor_table(config, Decay.all)  # sizes do not depend on what decays
+    blocks, n_tensors = grid_of(table, _THREADS * pack_of(numerics, config.n_embd), _MAX_BLOCKS)
+    return blocks * n_tensors

@@ -19,20 +19,10 @@ class LayerNorm:
     """
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int) -> None:
-        if n_embd > MAX_N_EMBD:
-            raise EngineError(
-                f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
-                "choose fewer, or engine=torch"
-            )
-        vec = numerics.pack(n_embd)
-        warps = 1
-        while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
-            warps *= 2
-        self._n_embd = n_embd
+        vec, warps = numerics.pack(n_embd), _warps_per_row(numerics, n_embd)
+        self._numerics, self._n_embd = numerics, n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
         packs = -(-n_embd // (warps * _WARP * vec))
-        # What runs at a time on some 130 multiprocessors; a thread's registers grow with its part of the row.
-        self._most_partials = min(1024, 8192 // (packs * vec))
         defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": packs}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
 
@@ -83,10 +73,6 @@ class LayerNorm:
             C=self._n_embd,
         )
 
-    def partials_size(self, rows: int) -> int:
-        """Return how many floats `backward` needs as `partials` for that many rows."""
-        return self._n_partials(rows) * 2 * self._n_embd
-
     def backward(
         self,
         *,
@@ -105,7 +91,7 @@ class LayerNorm:
         partials: scratch of at least `partials_size(rows)` float.
         """
         rows, C = mean.size, self._n_embd
-        n_partials = self._n_partials(rows)
+        n_partials = partials_size(self._numerics, rows, C) // (2 * C)
         self._module.launch(
             "layer_norm_backward",
             n_partials,
@@ -131,5 +117,22 @@ class LayerNorm:
             C=C,
         )
 
-    def _n_partials(self, rows: int) -> int:
-        return min(self._most_partials, -(-rows // self._rows_per_block))
+
+def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:
+    """Return how many floats `LayerNorm.backward` needs as `partials` for that many rows: (blocks, 2, C)."""
+    warps, vec = _warps_per_row(numerics, n_embd), numerics.pack(n_embd)
+    # What runs at a time on some 130 multiprocessors; a thread's registers grow with its part of the row.
+    most = min(1024, 8192 // (-(-n_embd // (warps * _WARP * vec)) * vec))
+    return min(most, -(-rows // (_MAX_WARPS_PER_ROW // warps))) * 2 * n_embd
+
+
+def _warps_per_row(numerics: Numerics, n_embd: int) -> int:
+    if n_embd > MAX_N_EMBD:
+        raise EngineError(
+            f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
+            "choose fewer, or engine=torch"
+        )
+    vec, warps = numerics.pack(n_embd), 1
+    while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
+        warps *= 2
+    return warps

@@ -11,6 +11,7 @@ from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, tensor_shapes
 from gpt2lab.schema import Decay
 
+TABLE_COLUMNS = 7
 _NO_BAND, _FC1_BAND, _FC2_BAND = range(3)
 _MAX_SIZE = 2**30  # of one tensor: its entries and one stride more are counted in 32 bits
 

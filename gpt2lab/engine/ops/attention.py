@@ -1,0 +1,87 @@
+"""Causal self-attention, forward and backward, of rows of any length."""
+
+from gpt2lab.engine.device import Array, Device, Module
+from gpt2lab.engine.numerics import Numerics
+from gpt2lab.errors import EngineError
+
+MAX_HEAD_SIZE = 256  # four tiles of a few rows of a head must fit into the 48 KiB that a block has of shared memory
+
+# Up to here one warp takes all queries of a head. At this length the long kernels' tile of 64 queries by 32 keys is
+# still three quarters idle and four barriers long; past it a group of threads would no longer be part of one warp.
+LONGEST_SHORT = 32
+
+_SHORT_THREADS = 128  # as in cuda/attention_short.cu
+_LONG_THREADS, _SIDE = 64, 8  # as in cuda/attention_long.cu
+
+
+class Attention:
+    """out = softmax(q k' / sqrt(HS)) v for each head, position t seeing positions 0..t; scores are never stored.
+
+    qkv and dqkv are (B*T, 3C): q, k, v of head h in columns h*HS, C + h*HS, 2C + h*HS; out and dout (B*T, C); lse and
+    delta (B, NH, T) float. Raises EngineError for heads that are too large. Rows of up to `longest_short` positions
+    (at most 32) take the kernels for short rows. A kernel is compiled when it is first needed.
+    """
+
+    def __init__(
+        self, device: Device, numerics: Numerics, *, n_head: int, head_size: int, longest_short: int = LONGEST_SHORT
+    ) -> None:
+        if not 1 <= head_size <= MAX_HEAD_SIZE:
+            raise EngineError(
+                f"model.n_embd / model.n_head: heads of {head_size} channels; engine=cuda takes 1 to {MAX_HEAD_SIZE}: "
+                "choose more heads, or engine=torch"
+            )
+        assert longest_short <= LONGEST_SHORT, "a row of the short kernels belongs to one warp"
+        self._device = device
+        self._defines = numerics.defines | {"VEC": numerics.pack(head_size), "HEAD_SIZE": head_size}
+        self._n_head = n_head
+        self._longest_short = longest_short
+        # Rows of a tile: see FORWARD_ROWS and BACKWARD_ROWS.
+        rows_per_thread = 8 if head_size <= 64 else 4 if head_size <= 128 else 2
+        self._forward_tile = _SIDE * rows_per_thread
+        self._backward_tile = _SIDE * rows_per_thread // 2
+        self._modules: dict[int, Module] = {}
+
+    def forward(self, *, out: Array, lse: Array, qkv: Array, B: int, T: int) -> None:
+        """Write out, and lse = log sum_j exp(q[t] . k[j] / sqrt(HS)), which backward wants again."""
+        NH = self._n_head
+        arrays = {"out": out, "lse": lse, "qkv": qkv}
+        if self._is_short(T):
+            module, n_blocks = self._short(B, T)
+            module.launch("attention_short_forward", n_blocks, _SHORT_THREADS, **arrays, B=B, T=T, NH=NH)
+        else:
+            n_tiles = -(-T // self._forward_tile)
+            self._long().launch(
+                "attention_long_forward", B * NH * n_tiles, _LONG_THREADS, **arrays, T=T, NH=NH, n_tiles=n_tiles
+            )
+
+    def backward(
+        self, *, dqkv: Array, dout: Array, out: Array, lse: Array, qkv: Array, delta: Array, B: int, T: int
+    ) -> None:
+        """Write all of dqkv, from dout and what forward was given and wrote; delta is scratch."""
+        NH = self._n_head
+        arrays = {"dqkv": dqkv, "dout": dout, "lse": lse, "qkv": qkv}
+        if self._is_short(T):
+            module, n_blocks = self._short(B, T)
+            module.launch("attention_short_backward", n_blocks, _SHORT_THREADS, **arrays, out=out, B=B, T=T, NH=NH)
+            return
+        module, n_rows, n_tiles = self._long(), B * T * NH, -(-T // self._backward_tile)
+        assert n_rows < 2**31, "rows of heads are counted by an int"
+        sums = {"delta": delta, "dout": dout, "out": out}
+        module.launch("attention_long_delta", -(-n_rows // _SIDE), _LONG_THREADS, **sums, n_rows=n_rows, T=T, NH=NH)
+        for kernel in ("attention_long_backward_kv", "attention_long_backward_q"):
+            module.launch(kernel, B * NH * n_tiles, _LONG_THREADS, **arrays, delta=delta, T=T, NH=NH, n_tiles=n_tiles)
+
+    def _is_short(self, seq_len: int) -> bool:
+        return seq_len <= self._longest_short
+
+    def _short(self, B: int, T: int) -> tuple[Module, int]:
+        """Return the kernels for rows of T positions, and how many blocks they take."""
+        group = next(size for size in (8, 16, 32) if size >= T)
+        if group not in self._modules:
+            self._modules[group] = self._device.compile("attention_short.cu", self._defines | {"GROUP": group})
+        return self._modules[group], -(-B * self._n_head * group // _SHORT_THREADS)
+
+    def _long(self) -> Module:
+        if 0 not in self._modules:
+            self._modules[0] = self._device.compile("attention_long.cu", self._defines)
+        return self._modules[0]

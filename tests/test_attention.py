@@ -1,0 +1,93 @@
+import shutil
+
+import numpy as np
+import pytest
+from proofs import attention
+from proofs.attention import Bench, Case
+
+from gpt2lab.engine.cuda_host import HostDevice, KernelFault
+from gpt2lab.engine.cuda_source import find_cuda_folder
+from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.ops.attention import Attention
+from gpt2lab.errors import EngineError
+from gpt2lab.schema import Precision
+
+LONG = Case(B=1, T=70, NH=2, HS=20)  # several tiles in every kernel for long rows
+SHORT = Case(B=3, T=8, NH=3, HS=20)
+
+
+def failed(checks) -> list[str]:
+    return [str(check) for check in checks if not check.passed]
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("mode", [{"checked": True}, {}, {"reverse": True}])
+def test_attention_is_that_of_the_reference(mode, precision):
+    checks = list(attention.check(HostDevice(**mode), precision))
+    assert len(checks) > 100
+    assert failed(checks) == []
+
+
+def test_attention_in_float64_is_that_of_the_reference_to_the_last_bits():
+    assert failed(attention.check(HostDevice(float64=True), Precision.fp32)) == []
+
+
+@pytest.mark.parametrize("case", [LONG, SHORT, Case(B=1, T=11, NH=1, HS=130, longest_short=0)], ids=str)
+def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
+    bench = Bench(HostDevice(float64=True), Precision.fp32, case)
+    qkv, dout = bench.inputs()
+    gradient = bench.backward(dout, *bench.forward(qkv), qkv)
+    rng, step = np.random.default_rng(1), 1e-5
+    for _ in range(4):
+        direction = rng.standard_normal(qkv.shape)
+        up, down = ((bench.forward(qkv + sign * step * direction)[0] * dout).sum() for sign in (1, -1))
+        assert (gradient * direction).sum() == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("case", "right", "wrong"),
+    [
+        (SHORT, "j + i <= t ? scale", "j + i <= t + 1 ? scale"),
+        (SHORT, "(dp[i] - delta)", "dp[i]"),
+        (LONG, "> first + y + SIDE * i) p", "> first + y + SIDE * i + 1) p"),
+        (LONG, "sum[i] *= correction;", ""),
+        (LONG, "(ds[i][j] - row_delta[i])", "ds[i][j]"),
+        (LONG, "query = first;", "query = first + TILE;"),
+    ],
+)
+def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
+    bench = Bench(device_with_change(tmp_path, case, right, wrong), Precision.bf16, case)
+    assert failed(attention.check_case(bench)) != []
+
+
+@pytest.mark.parametrize(
+    ("case", "barrier"),
+    [
+        (SHORT, "    __syncwarp();\n    if (active)"),
+        (LONG, "        __syncwarp();\n        share_weights(weights, ds)"),
+        (LONG, "        __syncthreads();\n\n        float p[R][R]"),
+        (LONG, "        __syncthreads();\n        load_tile<KEYS>"),
+    ],
+)
+def test_a_missing_barrier_is_found_out(tmp_path, case, barrier):
+    without = barrier.replace("__syncwarp();", "").replace("__syncthreads();", "")
+    bench = Bench(device_with_change(tmp_path, case, barrier, without), Precision.fp32, case)
+    with pytest.raises(KernelFault, match="attention_"):
+        list(attention.check_case(bench))
+
+
+def device_with_change(tmp_path, case: Case, right: str, wrong: str) -> HostDevice:
+    """Return a checked device whose kernels have `wrong` where `right` is."""
+    folder = shutil.copytree(find_cuda_folder(), tmp_path / "cuda")
+    source = folder / ("attention_short.cu" if case.longest_short >= case.T else "attention_long.cu")
+    text = source.read_text()
+    assert right in text
+    source.write_text(text.replace(right, wrong))
+    return HostDevice(checked=True, folder=folder)
+
+
+@pytest.mark.parametrize("head_size", [0, 257])
+def test_heads_of_another_size_are_refused_by_name(head_size):
+    device = HostDevice()
+    with pytest.raises(EngineError, match=rf"n_embd / model.n_head: heads of {head_size} channels; .* 1 to 256"):
+        Attention(device, Numerics.of(device, Precision.fp32), n_head=1, head_size=head_size)

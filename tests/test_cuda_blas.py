@@ -1,0 +1,250 @@
+"""The calls that go to cuBLAS and cuBLASLt, executed by numpy (fake_cublas.py) on the numbers that they carry."""
+
+import itertools
+import sys
+import types
+
+import fake_cublas
+import numpy as np
+import proofs.gemm
+import proofs.linear
+import pytest
+from fake_cublas import DeviceArray, FakeCublas, FakeCublasLt, FakeDevice
+
+from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm, open_cublas
+from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine.gemm import Epilogue, EpilogueKind, pointer_table_size, windows
+from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.errors import EngineError
+from gpt2lab.schema import Precision
+
+FLOAT = np.dtype(np.float32)
+BF16 = np.dtype(np.uint16)
+TRANSPOSES = list(itertools.product((False, True), repeat=2))
+
+
+class Setup:
+    """A CublasGemm over the fake libraries, and arrays for it."""
+
+    def __init__(self, precision: Precision, **lt_options: object) -> None:
+        self.numerics = Numerics(precision, FLOAT)
+        self.blas, self.lt = FakeCublas(), FakeCublasLt(**lt_options)
+        self.gemm = CublasGemm(FakeDevice(), self.numerics, blas=self.blas, lt=self.lt)
+        self.gemm.set_workspace(aligned(WORKSPACE_BYTES))
+        self.rng = np.random.default_rng(5)
+
+    def random(self, *shape: int, dtype: np.dtype | None = None) -> DeviceArray:
+        """Small whole numbers, so that products and sums are exact in every precision; aligned to 256 bytes."""
+        values = self.rng.integers(-3, 4, shape).astype(np.float32)
+        bits = to_bfloat16(values) if (dtype or self.numerics.act_dtype) == BF16 else values
+        array = aligned(bits.nbytes).view(bits.dtype).reshape(shape)
+        array[...] = bits
+        return array
+
+
+def aligned(n_bytes: int) -> DeviceArray:
+    buffer = np.zeros(n_bytes + 256, dtype=np.uint8)
+    start = -buffer.ctypes.data % 256
+    return buffer[start : start + n_bytes].view(DeviceArray)
+
+
+def values(x: np.ndarray) -> np.ndarray:
+    return from_bfloat16(np.asarray(x)) if x.dtype == BF16 else np.asarray(x)
+
+
+def operand(setup: Setup, rows: int, columns: int, transposed: bool, extra: int) -> tuple[DeviceArray, np.ndarray]:
+    """Return a matrix that op() turns into (rows, columns), `extra` values between its rows, and what op() gives."""
+    shape = (columns, rows) if transposed else (rows, columns)
+    stored = setup.random(shape[0], shape[1] + extra)[:, : shape[1]]
+    return stored, values(stored).T if transposed else values(stored)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_matmul_in_column_major_order_is_the_row_major_product(precision: Precision) -> None:
+    setup = Setup(precision)
+    shapes = [(5, 7, 3), (1, 8, 4), (6, 1, 5), (4, 3, 1), (1, 1, 1), (33, 20, 48)]
+    outs = {setup.numerics.act_dtype, FLOAT}
+    for (m, n, k), (ta, tb), extra, accumulate, dtype in itertools.product(
+        shapes, TRANSPOSES, (0, 3), (False, True), outs
+    ):
+        a, left = operand(setup, m, k, ta, extra)
+        b, right = operand(setup, k, n, tb, 2 * extra)
+        whole = setup.random(m, n + extra, dtype=dtype)
+        out, beside = whole[:, :n], whole[:, n:].copy()
+        expected = left @ right + (values(out) if accumulate else 0)
+        setup.gemm.matmul(out, a, b, transpose_a=ta, transpose_b=tb, accumulate=accumulate)
+        assert np.array_equal(values(out), expected), (m, n, k, ta, tb, extra, accumulate, dtype)
+        assert np.array_equal(whole[:, n:], beside)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_batches_with_any_stride_and_lists_of_pointers_are_the_row_major_products(precision: Precision) -> None:
+    setup = Setup(precision)
+    n_batch, m, n, k = 3, 5, 4, 6
+    for (ta, tb), accumulate in itertools.product(TRANSPOSES, (False, True)):
+        a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+        forms = {
+            "apart": (setup.random(n_batch, *a_shape), setup.random(n_batch, *b_shape)),
+            "the same matrix": (same(setup, n_batch, *a_shape), same(setup, n_batch, *b_shape)),
+            "overlapping windows": tuple(
+                windows(setup.random(rows, columns + 2 * n_batch), n_batch, (rows, columns), row_step=0, column_step=2)
+                for rows, columns in (a_shape, b_shape)
+            ),
+        }
+        for form, (a, b) in forms.items():
+            # Heads side by side in one row, and matrices one behind the other.
+            beside = setup.random(m, n_batch, n, dtype=FLOAT).transpose(1, 0, 2)
+            for out in (beside, setup.random(n_batch, m, n)):
+                start = values(out).copy()
+                left, right = values(a), values(b)
+                expected = (left.swapaxes(1, 2) if ta else left) @ (right.swapaxes(1, 2) if tb else right)
+                expected = expected + (start if accumulate else 0)
+                options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
+                setup.gemm.matmul_batched(out, a, b, **options)
+                assert np.array_equal(values(out), expected), (form, options)
+
+                out[...] = start if out.dtype == FLOAT else to_bfloat16(start)
+                table = np.zeros(pointer_table_size(n_batch), dtype=np.int64).view(DeviceArray)
+                multiply = setup.gemm.prepare_pointers(list(out), list(a), list(b), table=table, **options)
+                assert np.array_equal(values(out), start)
+                multiply()
+                assert np.array_equal(values(out), expected), (form, options)
+
+
+def same(setup: Setup, n: int, rows: int, columns: int) -> DeviceArray:
+    """Return one matrix n times: its batch stride is 0."""
+    return np.broadcast_to(setup.random(rows, columns), (n, rows, columns), subok=True)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: Precision) -> None:
+    setup = Setup(precision)
+    rounding = {"atol": 1e-5} if precision is not Precision.bf16 else {"rtol": 2**-8, "atol": 1e-3}
+    kept = []
+    for _ in range(2):  # the second round runs on other addresses with what the first one prepared
+        x, weight = setup.random(5, 6), setup.random(16, 6)
+        bias, pre, out = setup.random(16), setup.random(5, 16), setup.random(5, 16)
+        kept += [bias, pre]
+        product = values(x) @ values(weight).T + values(bias)
+
+        plain = Epilogue(kind=EpilogueKind.bias, bias=bias)
+        assert setup.gemm.has_epilogue(plain, out, x, weight, transpose_b=True)
+        setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=plain)
+        assert np.array_equal(values(out), product)
+
+        with_gelu = Epilogue(kind=EpilogueKind.bias_gelu, bias=bias, aux=pre)
+        assert setup.gemm.has_epilogue(with_gelu, out, x, weight, transpose_b=True)
+        setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=with_gelu)
+        assert np.array_equal(values(pre), product)
+        np.testing.assert_allclose(values(out), fake_cublas.gelu(product), **rounding)
+
+        dy, w2, dx = setup.random(5, 6), setup.random(6, 16), setup.random(5, 16)
+        dgelu = Epilogue(kind=EpilogueKind.dgelu, aux=pre)
+        assert setup.gemm.has_epilogue(dgelu, dx, dy, w2)
+        setup.gemm.matmul(dx, dy, w2, epilogue=dgelu)
+        expected = (values(dy) @ values(w2)) * fake_cublas.gelu_derivative(values(pre))
+        np.testing.assert_allclose(values(dx), expected, **rounding)
+    assert len(setup.lt.calls) == 3
+
+
+def test_an_epilogue_that_the_library_lacks_is_answered_with_no() -> None:
+    setup = Setup(Precision.fp32, refuses=(fake_cublas.Epilogue.DGELU,))
+    dx, dy, weight = setup.random(5, 16), setup.random(5, 6), setup.random(6, 16)
+    epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 16))
+    assert not setup.gemm.has_epilogue(epilogue, dx, dy, weight)
+    with pytest.raises(EngineError, match="no algorithm for float32 to float32, dgelu epilogue"):
+        setup.gemm.matmul(dx, dy, weight, epilogue=epilogue)
+
+
+def test_rows_of_aux_that_are_no_multiple_of_eight_values_apart_are_answered_with_no() -> None:
+    setup = Setup(Precision.fp32)
+    epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 12))
+    assert not setup.gemm.has_epilogue(epilogue, setup.random(5, 12), setup.random(5, 6), setup.random(6, 12))
+    assert "heuristic" not in setup.lt.calls
+
+
+def test_an_algorithm_is_chosen_once_for_each_shape_dtype_and_alignment() -> None:
+    setup = Setup(Precision.bf16)
+    block = aligned(4096).view(np.uint16).view(DeviceArray)
+
+    def matrix(first: int) -> DeviceArray:
+        return block[first : first + 64].reshape(8, 8)
+
+    def chosen(out: DeviceArray, a: DeviceArray, b: DeviceArray, **options: bool) -> int:
+        before = len(setup.lt.calls)
+        setup.gemm.matmul(out, a, b, **options)
+        return len(setup.lt.calls) - before
+
+    assert chosen(matrix(0), matrix(128), matrix(256)) == 1
+    assert chosen(matrix(0), matrix(128), matrix(256), accumulate=True) == 0
+    assert chosen(matrix(512), matrix(640), matrix(768)) == 0
+    assert chosen(matrix(0), matrix(128), matrix(256 + 4)) == 1  # aligned to 8 bytes only
+    assert chosen(matrix(0), matrix(128), matrix(256), transpose_b=True) == 1
+    assert chosen(np.zeros((8, 8), np.float32).view(DeviceArray), matrix(128), matrix(256)) == 1
+
+
+def test_the_libraries_are_set_up_for_float_sums_on_our_stream_in_our_workspace() -> None:
+    for precision, compute_type in ((Precision.fp32, 68), (Precision.tf32, 77), (Precision.bf16, 68)):
+        setup = Setup(precision)
+        assert setup.blas.calls == ["set_math_mode 16", "set_stream", "set_workspace"]
+        setup.gemm.matmul(setup.random(2, 2), setup.random(2, 2), setup.random(2, 2))
+        setup.gemm.matmul_batched(setup.random(2, 2, 2), setup.random(2, 2, 2), setup.random(2, 2, 2))
+        assert setup.lt.compute_types == setup.blas.compute_types == {compute_type}
+
+
+def test_a_product_before_set_workspace_is_refused() -> None:
+    gemm = CublasGemm(FakeDevice(), Numerics(Precision.fp32, FLOAT), blas=FakeCublas(), lt=FakeCublasLt())
+    x = np.zeros((2, 2), np.float32).view(DeviceArray)
+    with pytest.raises(AssertionError, match="set_workspace comes before"):
+        gemm.matmul(x, x, x)
+
+
+def test_without_the_bindings_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
+    with pytest.raises(EngineError, match=r"nvmath-python cannot be imported .*gpt2lab\[cuda13\].*engine=torch"):
+        open_cublas(FakeDevice(), Numerics(Precision.fp32, FLOAT))
+
+
+def test_without_the_libraries_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoLibrary(FakeCublasLt):
+        def create(self) -> int:
+            raise RuntimeError("libcublasLt.so was not found\nin one place\nor another")
+
+    class Bindings(types.ModuleType):
+        cublas, cublasLt = FakeCublas(), NoLibrary()  # noqa: N815 (the binding's name)
+
+    for name in ("nvmath", "nvmath.bindings"):
+        monkeypatch.setitem(sys.modules, name, Bindings(name))
+    with pytest.raises(EngineError, match="does not start") as error:
+        open_cublas(FakeDevice(), Numerics(Precision.fp32, FLOAT))
+    assert "(libcublasLt.so was not found)" in str(error.value) and "\n" not in str(error.value)
+
+
+class CardlikeHost(HostDevice):
+    """The host device with arrays that have the addresses of CuPy arrays, for products by the fake libraries."""
+
+    stream_pointer = fake_cublas.STREAM
+
+    def empty(self, n_bytes: int) -> DeviceArray:
+        return super().empty(n_bytes).view(DeviceArray)
+
+    def download(self, source: DeviceArray) -> np.ndarray:
+        assert source.flags.c_contiguous  # as a copy from a card must be
+        return super().download(source).view(np.ndarray)
+
+
+@pytest.mark.parametrize("refuses", [(), tuple(fake_cublas.Epilogue)], ids=["all epilogues", "no epilogue"])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
+    precision: Precision, refuses: tuple[fake_cublas.Epilogue, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lt = FakeCublasLt(refuses)
+
+    def create(device: CardlikeHost, precision: Precision) -> CublasGemm:
+        return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=lt)
+
+    monkeypatch.setattr(proofs.gemm, "create_gemm", create)
+    checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision)]
+    assert [str(check) for check in checks if not check.passed] == []
+    used = {operation.get(fake_cublas.MatmulDescAttribute.EPILOGUE) for operation in lt.run} - {None}
+    assert used == (set() if refuses else {4, 164, 192})

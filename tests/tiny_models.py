@@ -1,0 +1,40 @@
+"""Small models and batches that tests of the engines share."""
+
+import numpy as np
+
+from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.model.bands import banded_tensors
+from gpt2lab.model.init import init_params
+from gpt2lab.model.params import GPTConfig
+from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
+
+TORCH = EngineConfig(name=EngineName.torch, device=Device.cpu)
+CUDA_ON_HOST = EngineConfig(name=EngineName.cuda, device=Device.host)
+
+
+def config(**changes) -> GPTConfig:
+    return GPTConfig(**({"n_layer": 2, "n_head": 2, "n_embd": 12, "max_seq_len": 10, "vocab_size": 17} | changes))
+
+
+def engine(
+    kind: EngineConfig, shape: GPTConfig | None = None, *, seed: int = 0, optim: dict | None = None, **changes
+) -> Engine:
+    """Return an engine for updates of up to 6 x 10 tokens."""
+    shape = shape or config()
+    settings = {"optim": OptimConfig(**(optim or {})), "batch_size": 6, "seq_len": 10} | changes
+    return create_engine(EngineSpec(model=shape, engine=kind, **settings), init_params(shape, seed=seed))
+
+
+def batch(B: int = 6, T: int = 10, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 17, (B, T), dtype=np.int32), rng.integers(0, 17, (B, T), dtype=np.int32)
+
+
+def random_params(shape: GPTConfig, *, std: float = 0.2) -> dict:
+    """Parameters large enough that every gradient is well above rounding; biases and norms moved too."""
+    rng = np.random.default_rng(9)
+    params = init_params(shape, seed=0)
+    for name, array in params.items():
+        moved = array + std * rng.standard_normal(array.shape).astype(np.float32)
+        params[name] = np.where(array == 0, 0, moved) if name in banded_tensors(shape) or name == "wte" else moved
+    return params
