@@ -160,6 +160,7 @@ class CudaDevice:
             self.stream.synchronize()
 
     def capture(self, record: Callable[[], None]) -> Callable[[], None]:
+        """Record a CUDA graph. What libraries set up at a first call must be done: run `record` itself once before."""
         if self._capturing:
             raise EngineError("capture: a graph is being recorded already")
         with self.stream:
