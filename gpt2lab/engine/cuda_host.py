@@ -2,7 +2,7 @@
 
 It finds what a card would not tell: accesses outside the arguments, memory read before it is written, races, barriers
 that not all threads reach. `checked=True` sees every single access; otherwise guard zones around each allocation and
-poisoned contents catch the coarse ones, some fifty times faster.
+poisoned contents catch the coarse ones, at about three times the speed.
 """
 
 import bisect
