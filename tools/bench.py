@@ -44,9 +44,9 @@ def updates(parts: Parts, after: Callable[[int, Any, float], None] | None = None
     started = time.perf_counter()
     for _ in range(UPDATES):
         rate = learning_rate(engine.step, max_steps=10**6, optim=config.optim, schedule=config.schedule)
-        result = engine.train_step(*parts.batches.batch(engine.step), learning_rate=rate)
+        engine.train_step(*parts.batches.batch(engine.step), learning_rate=rate)
         if after:
-            after(engine.step, result, rate)
+            after(engine.step, engine.result(), rate)
     return (time.perf_counter() - started) / UPDATES
 
 

@@ -22,6 +22,8 @@ class EngineSpec:
     optim: OptimConfig
     engine: EngineConfig
     counted: tuple[int, ...] | None = None  # target positions the loss counts; None = all
+    batch_size: int = 1  # sequences per update; memory is planned for them, other batches are taken in parts
+    seq_len: int | None = None  # positions per sequence, T; None = the model's longest
     micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
 
 
@@ -71,8 +73,15 @@ class Engine(Protocol):
     threads: int  # processor threads it computes with
     step: int  # updates done
 
-    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> StepResult:
-        """Do one update. Raises DivergedError, before anything is changed, when loss or gradient is not finite."""
+    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
+        """Do one update; a GPU may still be at it when this returns, and `result` waits for it.
+
+        Raises DivergedError, before anything is changed, when loss or gradient norm is not finite. An engine that
+        does not wait raises it at the next call that does, `step` set back to the last update that was done.
+        """
+
+    def result(self) -> StepResult:
+        """Return what the last update reports. Raises DivergedError."""
 
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
         """Return loss and accuracy over the counted positions; changes nothing."""

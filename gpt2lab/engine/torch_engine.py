@@ -36,6 +36,7 @@ class TorchEngine:
         self.deterministic = self.device == "cpu" or (self.device == "cuda" and spec.engine.deterministic)
         self.device_details = device_details(self._device)
         self.step = 0
+        self._result: StepResult | None = None
         self._spec = spec
         self._model = GPT.from_params(spec.model, params).to(self._device)
         self._parameters = list(self._model.parameters())
@@ -43,7 +44,7 @@ class TorchEngine:
         self._counted = None if spec.counted is None else torch.tensor(spec.counted, device=self._device)
         self._optimizer = self._create_optimizer()
 
-    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> StepResult:
+    def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
         loss_sum = self._backward(inputs, targets)
         grads = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
@@ -61,7 +62,11 @@ class TorchEngine:
             group["lr"] = learning_rate
         self._optimizer.step()
         self.step += 1
-        return StepResult(loss=loss, grad_norm=grad_norm)
+        self._result = StepResult(loss=loss, grad_norm=grad_norm)
+
+    def result(self) -> StepResult:
+        assert self._result is not None, "no update was done yet"
+        return self._result
 
     @torch.no_grad()
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:

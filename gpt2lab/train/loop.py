@@ -87,7 +87,7 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         started = time.perf_counter()
         inputs, targets = parts.batches.batch(engine.step)
         check_tokens(parts, inputs, targets)
-        result = engine.train_step(inputs, targets, learning_rate=rate)
+        engine.train_step(inputs, targets, learning_rate=rate)
         clock.add(time.perf_counter() - started)
         hooks.on_step(engine.step)
 
@@ -96,6 +96,7 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         evaluates = last or (train.eval_every > 0 and engine.step % train.eval_every == 0)
         interruption = hooks.interrupted()
         if evaluates or engine.step % train.log_every == 0:
+            result = engine.result()
             row = {"step": engine.step, "tokens": engine.step * tokens_per_step, "train_loss": result.loss}
             row |= {"lr": rate, "grad_norm": result.grad_norm, "peak_mem_mib": engine.peak_mem_mib()}
             row |= clock.read(tokens_per_step)

@@ -49,6 +49,8 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
         optim=config.optim,
         engine=config.engine,
         counted=counted,
+        batch_size=batches.batch_size,
+        seq_len=seq_len,
         micro_batch_size=config.train.micro_batch_size,
     )
     return Parts(
