@@ -40,7 +40,7 @@ class Device(Protocol):
     allocated_bytes: int  # by `empty`, all in all
 
     def empty(self, n_bytes: int) -> Array:
-        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError."""
+        """Allocate (n_bytes,) uint8, aligned to 256 bytes, contents undefined. Raises EngineError for want of room."""
 
     def free_bytes(self) -> int:
         """Return how much memory can still be allocated."""
