@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from cupy_stand_in import Card, CardError, Memory
 
+from gpt2lab.engine.cuda_build import compile_error
 from gpt2lab.engine.cuda_gpu import CudaDevice
+from gpt2lab.engine.cuda_source import find_cuda_folder, read_sources
 from gpt2lab.engine.device import open_device
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Device
@@ -76,6 +78,7 @@ def test_a_changed_header_changes_what_the_cache_of_cupy_knows_a_kernel_by(card:
         device.compile("op.cu", {"ACT_BF16": 0})
         codes.append(card.code)
     assert codes[0] == codes[2] != codes[1]
+    assert f'#line 1 "{folder}/op.cu"\n#include' in card.code
     assert f"-I{folder}" in card.options and "-DACT_BF16=0" in card.options
 
 
@@ -211,6 +214,31 @@ def test_cupy_itself_on_a_machine_without_a_card_gives_one_line(real_cupy: Any) 
     ) as error:
         open_device(Device.cuda)
     assert "\n" not in str(error.value)
+
+
+def test_what_cupy_is_given_compiles_with_its_compiler(real_cupy: Any, tmp_path: Path) -> None:
+    from cupy.cuda import compiler
+
+    for name, text in read_sources(find_cuda_folder(), "common.cuh").items():
+        (tmp_path / name).write_text(text)
+    head = '#include "common.cuh"\n\nextern "C" __global__ void fill(act_t *out, float *sum) '
+    body = "{ __shared__ float per_warp[WARP]; sum[0] = block_max(to_float(out[threadIdx.x]), per_warp); }\n"
+    card = Card()
+
+    def compiled() -> bytes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "cupy", card.cupy)
+            CudaDevice(folder=tmp_path).compile("op.cu", {"ACT_BF16": 1})
+        # What CuPy adds, and the name that it gives a source (in a folder that is gone by then).
+        options = (*card.options, "-ftz=true", "--device-as-default-execution-space", "-arch=sm_90")
+        return compiler._NVRTCProgram(card.code, "/tmp/gone/kernel.cu", method="cubin").compile(options)[0]
+
+    (tmp_path / "op.cu").write_text(head + body)
+    assert compiled()[:4] == b"\x7fELF"
+    (tmp_path / "op.cu").write_text(head + body.replace("threadIdx.x", "undeclared"))
+    with pytest.raises(compiler.CompileException) as error:
+        compiled()
+    assert str(compile_error("op.cu", str(error.value))).startswith(f"{tmp_path}/op.cu:3: does not compile: identifier")
 
 
 def test_cupy_has_everything_that_the_device_calls(real_cupy: Any) -> None:

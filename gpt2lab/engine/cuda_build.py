@@ -19,6 +19,9 @@ from gpt2lab.errors import EngineError
 
 ARCHITECTURES = (80, 90, 120)  # compute capabilities: Ampere (A100), Hopper (H100, H200), Blackwell (RTX 50)
 
+_OPTIONS = ("-std=c++17",)
+_OFFLINE_OPTIONS = ("-ftz=true", "--ptxas-options=-v")
+
 _BUILD_LINE = re.compile(r"^// build:(.*)$", re.MULTILINE)
 _ERROR = re.compile(r"^(.+?)\((\d+)\): (?:catastrophic )?error:? ?(.*)$", re.MULTILINE)
 _RESOURCES = re.compile(
@@ -44,7 +47,7 @@ class KernelResources:
 def compile_options(folder: Path, defines: Mapping[str, int]) -> tuple[str, ...]:
     """Return the options of NVRTC for every kernel, here and on a card (where CuPy adds -arch and -ftz=true)."""
     includes = [folder, *header_folders()]
-    return ("-std=c++17", *(f"-I{path}" for path in includes), *(f"-D{k}={v}" for k, v in sorted(defines.items())))
+    return (*_OPTIONS, *(f"-I{path}" for path in includes), *(f"-D{k}={v}" for k, v in sorted(defines.items())))
 
 
 def header_folders() -> list[Path]:
@@ -100,8 +103,9 @@ def compile_offline(folder: Path, file: str, defines: Mapping[str, int], archite
     from cuda.bindings import nvrtc
 
     text = read_sources(folder, file)[file]
-    options = (f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v", *compile_options(folder, defines))
-    program = _call(nvrtc.nvrtcCreateProgram(text.encode(), file.encode(), 0, [], []))
+    options = (f"-arch=sm_{architecture}", *_OFFLINE_OPTIONS, *compile_options(folder, defines))
+    # By its full name, so that its headers are looked for beside it before the current directory.
+    program = _call(nvrtc.nvrtcCreateProgram(text.encode(), str(folder / file).encode(), 0, [], []))
     try:
         [status] = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         log = bytearray(_call(nvrtc.nvrtcGetProgramLogSize(program)))
@@ -150,7 +154,16 @@ def kernel_resources(folder: Path | None = None) -> Iterator[KernelResources]:
 def _cached_log(folder: Path, file: str, defines: Mapping[str, int], architecture: int) -> str:
     """Return the log of compile_offline, which takes a third of a second, and is kept by content."""
     packages = [f"{name} {version(name)}" for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-cccl")]
-    recipe = repr([packages, sorted(read_sources(folder, file).items()), sorted(defines.items()), architecture])
+    recipe = repr(
+        [
+            packages,
+            _OPTIONS,
+            _OFFLINE_OPTIONS,
+            sorted(read_sources(folder, file).items()),
+            sorted(defines.items()),
+            architecture,
+        ]
+    )
     path = cache_folder() / f"{Path(file).stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.log"
     if path.exists():
         return path.read_text(encoding="utf-8")
