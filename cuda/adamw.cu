@@ -6,10 +6,10 @@
 // schedule = {lr, 1 - beta1^t, sqrt(1 - beta2^t)}. params, m, v, grads, weights: flat, one row of `tensors` each.
 // Entries that a band leaves out are neither read nor written. Nothing changes once flag[0] is set. Reads and writes
 // everything once.
-// build: VEC=4:8
+// build: VEC=4
 #include "tensors.cuh"
 
-#define THREADS 256
+#define THREADS 256 // and __launch_bounds__(THREADS, 1): without the 1 ptxas spills to fit more blocks
 
 struct Update {
     float decay, gradient_factor, one_minus_beta1, one_minus_beta2, step_size, root_scale, eps;
@@ -23,7 +23,7 @@ __device__ inline void update_entry(float &p, float &m, float &v, float grad, co
 }
 
 // blockIdx.y is the tensor; a thread takes every (gridDim.x * THREADS)-th pack of it.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 adamw_update(float *__restrict__ params, float *__restrict__ m, float *__restrict__ v, act_t *__restrict__ weights,
              const float *__restrict__ grads, const long long *__restrict__ tensors,
              const float *__restrict__ schedule, const float *__restrict__ stats, const int *__restrict__ flag,

@@ -9,10 +9,11 @@
 // In the backward kernels a block is PACKS x GROUPS threads: PACKS threads side by side hold PACKS * VEC channels
 // (one cache line of a row), and the groups take rows in turn.
 #define PACKS 8
-#define GROUPS 32
+#define GROUPS WARP // as many as a ballot has bits
 #define CHANNELS (PACKS * VEC)
-#define LOADS 4 // that a thread has on their way at a time
+#define LOADS 8 // that a thread has on their way at a time
 #define LONG_SEGMENT 32 // rows from which the whole block sums a token
+#define SPREAD 256       // blocks that share few segments, as many as there are
 #define STRIDE (PACKS * GROUPS + 8) // in shared memory; the 8 keep lanes that read neighbouring channels on own banks
 
 // One thread writes VEC channels of one row. Rows of wte and wpe are read again through the caches.
@@ -40,8 +41,8 @@ __device__ inline void add_rows(float (&sum)[VEC], const act_t *dx, const int *o
         Pack<act_t, VEC> values[LOADS];
 #pragma unroll
         for (int j = 0; j < LOADS; j++) {
-            if (i + j * step >= end) continue;
-            const long long row = order ? order[i + j * step] : (long long)(i + j * step) * row_step;
+            const int at = min(i + j * step, end - 1); // the last row again rather than a load that waits for a test
+            const long long row = order ? order[at] : (long long)at * row_step;
             values[j] = load_pack<VEC>(dx + row * C);
         }
 #pragma unroll
@@ -67,7 +68,7 @@ __device__ inline void add_groups(float *target, const float (&sum)[VEC], int wi
 }
 
 // Block (t, slice): position t, CHANNELS channels. Reads dx once.
-extern "C" __global__ void __launch_bounds__(PACKS *GROUPS)
+extern "C" __global__ void __launch_bounds__(PACKS *GROUPS, 3)
 embedding_backward_positions(float *__restrict__ dwpe, const act_t *__restrict__ dx, int B, int T, int C) {
     __shared__ float shared[VEC * STRIDE];
     const int t = blockIdx.x, first_channel = blockIdx.y * CHANNELS;
@@ -77,32 +78,45 @@ embedding_backward_positions(float *__restrict__ dwpe, const act_t *__restrict__
     add_groups(dwpe + (long long)t * C + first_channel, sum, C - first_channel, shared);
 }
 
-// `order` (rows) lists the rows sorted by token; segment s, the rows order[begins[s] .. begins[s+1]), has one token.
-// begins (n_segments + 1) ends in empty segments. Block (i, slice) sums GROUPS segments, far apart in the vocabulary
-// because frequent tokens are neighbours there: each group of threads a short one, all groups each of the long ones.
-// Reads dx once, in whole cache lines.
-extern "C" __global__ void __launch_bounds__(PACKS *GROUPS)
+// `order` (rows) lists the rows sorted by token. segments[0] = n; segment s, the rows order[segments[1 + s] ..
+// segments[2 + s]), has one token, for s below n. Blocks (i, slice) share the segments: a group of threads takes a short
+// one, the whole block each of the long ones. A block's segments lie far apart in the vocabulary, because frequent
+// tokens are neighbours there, and few segments are spread over many blocks. Reads dx once, in whole cache lines.
+extern "C" __global__ void __launch_bounds__(PACKS *GROUPS, 3)
 embedding_backward_tokens(float *__restrict__ dwte, const act_t *__restrict__ dx, const int *__restrict__ tokens,
-                          const int *__restrict__ order, const int *__restrict__ begins, int n_segments, int C) {
+                          const int *__restrict__ order, const int *__restrict__ segments, int C) {
     __shared__ float shared[VEC * STRIDE];
+    __shared__ unsigned long_segments; // bit g: that of group g is long
+    const int n = segments[0];
+    const int *begins = segments + 1;
+    const int n_blocks = max((n + GROUPS - 1) / GROUPS, min(n, SPREAD));
+    if (blockIdx.x >= n_blocks) return;
     const int first_channel = blockIdx.y * CHANNELS;
     const int c = first_channel + threadIdx.x * VEC;
 
-    const int own = blockIdx.x + threadIdx.y * gridDim.x;
-    const int own_begin = own < n_segments ? begins[own] : 0, own_end = own < n_segments ? begins[own + 1] : 0;
-    if (c < C && own_end > own_begin && own_end - own_begin < LONG_SEGMENT) {
+    const int thread = threadIdx.y * PACKS + threadIdx.x;
+    if (thread < WARP) {
+        const int segment = blockIdx.x + thread * n_blocks;
+        const bool is_long = segment < n && begins[segment + 1] - begins[segment] >= LONG_SEGMENT;
+        const unsigned all = __ballot_sync(FULL_MASK, is_long);
+        if (thread == 0) long_segments = all;
+    }
+    __syncthreads();
+
+    const int own = blockIdx.x + threadIdx.y * n_blocks;
+    if (own < n && c < C && !(long_segments >> threadIdx.y & 1)) {
         float sum[VEC] = {};
-        add_rows(sum, dx + c, order, own_begin, own_end, 1, 0, C);
-        float *target = dwte + (long long)tokens[order[own_begin]] * C + c;
+        add_rows(sum, dx + c, order, begins[own], begins[own + 1], 1, 0, C);
+        float *target = dwte + (long long)tokens[order[begins[own]]] * C + c;
         Pack<float, VEC> total = load_pack<VEC>(target);
 #pragma unroll
         for (int k = 0; k < VEC; k++) total.at[k] += sum[k];
         store_pack(target, total);
     }
-
-    for (int segment = blockIdx.x; segment < n_segments; segment += gridDim.x) {
+    for (int group = 0; group < GROUPS; group++) {
+        if (!(long_segments >> group & 1)) continue;
+        const int segment = blockIdx.x + group * n_blocks;
         const int begin = begins[segment], end = begins[segment + 1];
-        if (end - begin < LONG_SEGMENT) continue; // the same for every thread of the block
         float sum[VEC] = {};
         if (c < C) add_rows(sum, dx + c, order, begin + threadIdx.y, end, GROUPS, 0, C);
         add_groups(dwte + (long long)tokens[order[begin]] * C + first_channel, sum, C - first_channel, shared);

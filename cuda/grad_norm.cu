@@ -5,7 +5,7 @@
 // update, and failure = {loss, norm}. AdamW does nothing once the flag is set.
 // grads: float, flat, one row of `tensors` each (tensors.cuh). Reads every kept gradient once; what a band leaves out
 // may hold anything. Two stages with fixed shapes: the same gradients give the same bits.
-// build: VEC=4:8
+// build: no act_t; VEC=4
 #include "tensors.cuh"
 
 #define THREADS 256

@@ -166,6 +166,7 @@ class Recorder:
 
 class FakeCublas(Recorder):
     ComputeType, Math, GemmAlgo = ComputeType, Math, GemmAlgo
+    cuBLASError = NotSupportedByFakeError  # noqa: N815 (the binding's name)
 
     def create(self) -> int:
         return 1

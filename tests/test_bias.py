@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import pytest
+from proof import compare
 from proofs import bias as proof
+from proofs.arrays import Arrays
 
 from gpt2lab.engine.cuda_host import HostDevice, KernelFault
 from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.ops.bias import MAX_CHUNKS, partials_size, row_blocks, row_chunks
+from gpt2lab.engine.ops.bias import MAX_CHUNKS, Bias, partials_size, row_blocks, row_chunks
 from gpt2lab.schema import Precision
 
 
@@ -19,6 +21,15 @@ def test_bias_and_its_gradient_agree_with_float64(precision: Precision, mode: di
 
 def test_bias_in_proof_mode_is_computed_in_float64() -> None:
     assert [str(check) for check in proof.check(HostDevice(float64=True), Precision.fp32) if not check.passed] == []
+
+
+def test_a_bias_that_begins_between_two_packs_is_read_value_by_value() -> None:
+    device = HostDevice(checked=True)
+    arrays = Arrays(device, Precision.fp32)
+    whole, values = arrays.float(arrays.normal(1 + 20))
+    x, before = arrays.act(arrays.normal(3, 20))
+    Bias(device, arrays.numerics, n=20, aligned_to=1).forward(x=x, bias=whole[1:])
+    assert compare("x", arrays.values(x), before + values[1:], arrays.act_tolerance(1)).passed
 
 
 def broken(folder: Path, right: str, wrong: str) -> Path:

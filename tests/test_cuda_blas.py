@@ -1,6 +1,8 @@
 """The calls that go to cuBLAS and cuBLASLt, executed by numpy (fake_cublas.py) on the numbers that they carry."""
 
 import itertools
+import sys
+import types
 
 import fake_cublas
 import numpy as np
@@ -9,7 +11,7 @@ import proofs.linear
 import pytest
 from fake_cublas import DeviceArray, FakeCublas, FakeCublasLt, FakeDevice
 
-from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm
+from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm, open_cublas
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.gemm import Epilogue, EpilogueKind, pointer_table_size, windows
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
@@ -197,6 +199,27 @@ def test_a_product_before_set_workspace_is_refused() -> None:
         gemm.matmul(x, x, x)
 
 
+def test_without_the_bindings_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
+    with pytest.raises(EngineError, match=r"nvmath-python cannot be imported .*gpt2lab\[cuda13\].*engine=torch"):
+        open_cublas(FakeDevice(), Numerics(Precision.fp32, FLOAT))
+
+
+def test_without_the_libraries_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoLibrary(FakeCublasLt):
+        def create(self) -> int:
+            raise RuntimeError("libcublasLt.so was not found\nin one place\nor another")
+
+    class Bindings(types.ModuleType):
+        cublas, cublasLt = FakeCublas(), NoLibrary()  # noqa: N815 (the binding's name)
+
+    for name in ("nvmath", "nvmath.bindings"):
+        monkeypatch.setitem(sys.modules, name, Bindings(name))
+    with pytest.raises(EngineError, match="does not start") as error:
+        open_cublas(FakeDevice(), Numerics(Precision.fp32, FLOAT))
+    assert "(libcublasLt.so was not found)" in str(error.value) and "\n" not in str(error.value)
+
+
 class CardlikeHost(HostDevice):
     """The host device with arrays that have the addresses of CuPy arrays, for products by the fake libraries."""
 
@@ -204,6 +227,10 @@ class CardlikeHost(HostDevice):
 
     def empty(self, n_bytes: int) -> DeviceArray:
         return super().empty(n_bytes).view(DeviceArray)
+
+    def download(self, source: DeviceArray) -> np.ndarray:
+        assert source.flags.c_contiguous  # as a copy from a card must be
+        return super().download(source).view(np.ndarray)
 
 
 @pytest.mark.parametrize("refuses", [(), tuple(fake_cublas.Epilogue)], ids=["all epilogues", "no epilogue"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from proof import UNIT_ROUNDOFF, compare, tolerance
+from proof import compare, tolerance
 from tiny_models import CUDA_ON_HOST, TORCH, batch, config, engine, random_params
 
 from gpt2lab.engine.base import EngineSpec, create_engine
@@ -12,8 +12,8 @@ from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.cuda_memory import plan_memory, workload_of
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.errors import EngineError
-from gpt2lab.model.bands import banded_tensors
+from gpt2lab.errors import DivergedError, EngineError
+from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state
 from gpt2lab.model.params import GPTConfig
@@ -63,17 +63,250 @@ def test_loss_and_all_gradients_of_one_step_equal_those_of_torch(shape, variant)
     model = config(**SHAPES[shape], **bands)
     params = random_params(model)
     inputs, targets = tokens_for(model)
-    found_loss, found = create_engine(spec_for(model, counted, CUDA_ON_HOST), params).loss_and_gradients(inputs, targets)
+    found_loss, found = create_engine(spec_for(model, counted, CUDA_ON_HOST), params).loss_and_gradients(
+        inputs, targets
+    )
     loss, expected = create_engine(spec_for(model, counted, TORCH), params).loss_and_gradients(inputs, targets)
     limit = allowed(model, rows=inputs.size)
     assert abs(found_loss - loss) <= limit * abs(loss)
     for name, gradient in expected.items():
         if name == "qkvb":  # a softmax ignores the key bias: both are rounding noise around zero
             C = model.n_embd
-            gradient, found[name] = np.delete(gradient, np.s_[C : 2 * C], 1), np.delete(found[name], np.s_[C : 2 * C], 1)
+            gradient, found[name] = (
+                np.delete(gradient, np.s_[C : 2 * C], 1),
+                np.delete(found[name], np.s_[C : 2 * C], 1),
+            )
         if np.abs(gradient).max() == 0:  # with one position attention has nothing to choose from
             assert np.abs(found[name]).max() <= limit
             continue
         assert str(check := compare(name, found[name], gradient.astype(np.float64), limit)) and check.passed, check
     for name, mask in banded_tensors(model).items():
         assert not found[name][:, ~mask].any()
+
+
+@pytest.mark.parametrize("shape", ["heads of 20", "long rows"])
+@pytest.mark.parametrize("variant", ["dense", "banded, some positions"])
+def test_bfloat16_gradients_are_as_near_as_their_rounding_allows(shape, variant):
+    bands, counted = VARIANTS[variant]
+    model = config(**SHAPES[shape], **bands)
+    params = random_params(model, std=0.05)
+    inputs, targets = tokens_for(model)
+    low = replace(CUDA_ON_HOST, precision=Precision.bf16)
+    found_loss, found = create_engine(spec_for(model, counted, low), params).loss_and_gradients(inputs, targets)
+    loss, expected = create_engine(spec_for(model, counted, TORCH), params).loss_and_gradients(inputs, targets)
+    limit = allowed(model, rows=inputs.size, precision="bf16")
+    assert found_loss != loss
+    assert abs(found_loss - loss) <= limit * abs(loss)
+    for name, gradient in expected.items():
+        check = compare(name, found[name], gradient.astype(np.float64), limit)
+        assert check.passed, check
+
+
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [({}, None), ({"fc1_band": 9, "fc2_band": 4}, (2, 4)), ({"max_seq_len": 35, "n_embd": 10}, (34,))],
+)
+def test_gradients_equal_finite_differences_in_float64(changes, counted):
+    model = config(**{"n_embd": 8, "vocab_size": 13, "max_seq_len": 5} | changes)
+    inputs, targets = tokens_for(model)
+    spec = spec_for(model, counted, CUDA_ON_HOST)
+    trained = CudaEngine(spec, random_params(model), HostDevice(float64=True))
+    _, gradients = trained.loss_and_gradients(inputs, targets)
+    flat = trained._arena["parameters"]  # float64, which the protocol's parameters are not
+    gradient = trained._device.download(trained._arena["gradients"])
+    kept = np.concatenate(
+        [
+            np.broadcast_to(banded_tensors(model).get(name, True), array.shape).ravel()
+            for name, array in gradients.items()
+        ]
+    )
+    rng, step = np.random.default_rng(3), 1e-5  # the error falls with its square, rounding grows with its inverse
+    ends = np.cumsum([array.size for array in gradients.values()])
+    for name, end in zip(gradients, ends, strict=True):
+        inside = np.arange(end - gradients[name].size, end)
+        inside = inside[kept[inside]]
+        for i in rng.choice(inside, size=min(4, len(inside)), replace=False):
+            value, losses = float(flat[i]), []
+            for moved in (value + step, value - step, value):
+                flat[i] = moved
+                losses.append(trained.loss_and_gradients(inputs, targets)[0])
+            up, down, _ = losses
+            assert gradient[i] == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-9), name
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("length", [5, 40])
+def test_every_access_of_an_update_and_an_evaluation_is_in_bounds_ordered_and_initialised(length, precision):
+    model = config(max_seq_len=length, fc1_band=9, n_embd=20)
+    kind = replace(CUDA_ON_HOST, precision=precision)
+    spec = spec_for(model, (1, length - 1), kind, micro_batch_size=2)
+    trained = CudaEngine(spec, init_params(model, seed=0), HostDevice(checked=True))
+    inputs, targets = tokens_for(model)
+    for _ in range(2):
+        trained.train_step(inputs, targets, learning_rate=1e-3)
+    assert np.isfinite(trained.result().loss)
+    trained.evaluate(inputs, targets)
+    trained.logits(inputs, last_only=True)
+    trained.logits(inputs)
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_two_runs_and_one_with_threads_in_reverse_order_end_with_the_same_bits(precision):
+    model = config(max_seq_len=36, fc1_band=9)
+    spec = spec_for(model, None, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
+    ends = []
+    for device in (HostDevice(), HostDevice(), HostDevice(reverse=True)):
+        trained = CudaEngine(spec, init_params(model, seed=0), device)
+        for step in range(4):
+            trained.train_step(*tokens_for(model, seed=step), learning_rate=1e-2)
+        ends.append(trained.parameters() | trained.moments())
+    for other in ends[1:]:
+        for name, array in ends[0].items():
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("counted", [None, (3,)])
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_what_was_planned_is_what_is_allocated(precision, counted):
+    model = config(n_embd=20)
+    spec = spec_for(model, counted, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
+    device = HostDevice()
+    plan = plan_memory(model, Numerics.of(device, precision), workload_of(spec))
+    trained = CudaEngine(spec, init_params(model, seed=0), device)
+    assert device.allocated_bytes == plan.n_bytes
+    trained.train_step(*tokens_for(model), learning_rate=1e-3)
+    trained.evaluate(*tokens_for(model, B=7))
+    trained.logits(tokens_for(model, B=5)[0])
+    assert device.allocated_bytes == plan.n_bytes
+    ends = [slot.offset + slot.n_bytes for slot in plan.slots.values()]
+    starts = [slot.offset for slot in plan.slots.values()]
+    assert all(end <= start for end, start in zip(ends[:-1], starts[1:], strict=True))
+    assert ends[-1] <= plan.n_bytes
+    wide = [slot for slot in plan.slots.values() if slot.group == "gradients of activations"]
+    assert len(wide) == 3
+    assert plan.slots["logits"].shape == (2 * (10 if counted is None else 1), model.padded_vocab_size)
+
+
+def test_parameters_lie_in_the_order_of_a_checkpoint():
+    model = config(n_embd=20)
+    params = init_params(model, seed=0)
+    trained = CudaEngine(spec_for(model, None, CUDA_ON_HOST), params, HostDevice())
+    flat = trained._device.download(trained._arena["parameters"])
+    np.testing.assert_array_equal(flat, np.concatenate([array.ravel() for array in params.values()]))
+
+
+@pytest.mark.parametrize("counted", [None, (1, 4)])
+def test_logits_do_not_depend_on_how_many_passes_they_take(counted):
+    model = config(max_seq_len=12, vocab_size=130)
+    params = random_params(model)
+    tokens = np.random.default_rng(0).integers(0, 130, (7, 12), dtype=np.int32)
+    small = create_engine(spec_for(model, counted, CUDA_ON_HOST, batch_size=1, seq_len=6), params)
+    large = create_engine(spec_for(model, None, CUDA_ON_HOST, batch_size=7), params)
+    expected = create_engine(spec_for(model, None, TORCH), params).logits(tokens).astype(np.float64)
+    for T in (1, 6, 12):
+        for ours in (small, large):
+            for last_only in (False, True):
+                found = ours.logits(tokens[:, :T], last_only=last_only)
+                wanted = expected[:, T - 1 : T] if last_only else expected[:, :T]
+                check = compare(f"logits of {T} positions", found, wanted, allowed(model, rows=84))
+                assert check.passed, check
+
+
+def test_llmcs_logits_loss_and_gradients_are_computed_again(golden):
+    rows = compare_with_llmc(golden / "model.bin", golden / "debug_state.bin", CUDA_ON_HOST)
+    assert len(rows) == 18
+    for row in rows:
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_llmcs_model_agree_with_torch(golden, variant):
+    bands, counted = VARIANTS[variant]
+    params, model = read_checkpoint(golden / "model.bin")
+    state = read_debug_state(golden / "debug_state.bin", model)
+    model = replace(model, **bands)
+    params = apply_bands(params, model)
+    B, T = state.inputs.shape
+    counted = None if counted is None else tuple(sorted({position % T for position in counted}))
+    changes = {"batch_size": B, "seq_len": T, "counted": counted, "optim": OptimConfig()}
+    ours, theirs = (
+        create_engine(EngineSpec(model=model, engine=kind, **changes), params) for kind in (CUDA_ON_HOST, TORCH)
+    )
+    limit = allowed(model, rows=B * T)
+    for step in range(10):
+        (found_loss, found), (loss, expected) = (
+            e.loss_and_gradients(state.inputs, state.targets) for e in (ours, theirs)
+        )
+        assert abs(found_loss - loss) <= limit * loss
+        if step == 0:
+            for name, gradient in expected.items():
+                check = compare(name, found[name], gradient.astype(np.float64), limit)
+                assert check.passed, check
+        for e in (ours, theirs):
+            e.train_step(state.inputs, state.targets, learning_rate=1e-3)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_plan_and_the_largest_pass_that_fits(monkeypatch):
+    model = config(max_seq_len=64, n_embd=48)
+    spec = spec_for(model, None, CUDA_ON_HOST, batch_size=32)
+    numerics = Numerics(Precision.fp32, np.dtype(np.float32))
+
+    def planned(size: int) -> int:
+        return plan_memory(model, numerics, replace(workload_of(spec), micro_batch_size=size)).n_bytes
+
+    device = HostDevice()
+    monkeypatch.setattr(device, "free_bytes", lambda: planned(5) + 100)
+    with pytest.raises(
+        EngineError, match=r"free; train\.micro_batch_size=5 is the largest that fits.*planned: training state"
+    ):
+        CudaEngine(spec, init_params(model, seed=0), device)
+    assert device.allocated_bytes == 0
+    monkeypatch.setattr(device, "free_bytes", lambda: planned(1) - 1)
+    with pytest.raises(EngineError, match=r"not even train\.micro_batch_size=1 fits"):
+        CudaEngine(spec, init_params(model, seed=0), device)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "words"),
+    [
+        ({}, {"graph": True}, "engine.graph=true: only a card"),
+        ({}, {"device": Device.cpu}, "engine.device=cuda or host, not on cpu"),
+        ({}, {"device": Device.mps}, "engine.device=cuda or host, not on mps"),
+        ({"n_embd": 257, "n_head": 1}, {}, "heads of 257 channels.*1 to 256"),
+        ({"n_embd": 4200, "n_head": 100, "n_layer": 1}, {}, r"n_embd=4200.*up to 4096"),
+    ],
+)
+def test_what_the_core_does_not_have_is_refused_by_name(shape, kind, words):
+    model = config(**shape)
+    with pytest.raises(EngineError, match=words):
+        create_engine(spec_for(model, None, replace(CUDA_ON_HOST, **kind)), init_params(model, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [({"device": Device.host}, "engine.device=host.*engine=cuda"), ({"graph": True}, "engine=torch has no graphs")],
+)
+def test_torch_refuses_what_only_the_core_has(kind, words):
+    with pytest.raises(EngineError, match=words):
+        engine(EngineConfig(name=EngineName.torch, **kind))
+
+
+def test_a_run_that_diverged_between_two_readings_goes_back_to_its_last_good_update():
+    trained = engine(CUDA_ON_HOST, optim={"grad_clip": 0.0})
+    trained.train_step(*batch(), learning_rate=1e-3)
+    good = trained.parameters()
+    trained.train_step(*batch(seed=1), learning_rate=1e-3)
+    after_two = trained.parameters()
+    broken = {name: array.copy() for name, array in after_two.items()}
+    broken["lnfw"][0] = np.inf
+    trained.restore(broken, trained.moments(), 2)
+    for seed in (2, 3, 4):
+        trained.train_step(*batch(seed=seed), learning_rate=0.5)
+    assert trained.step == 5
+    with pytest.raises(DivergedError, match=r"step 3: .*learning rate 0.5: not finite; nothing was updated"):
+        trained.result()
+    assert trained.step == 2
+    np.testing.assert_array_equal(trained.parameters()["wte"], after_two["wte"])
+    trained.restore(good, trained.moments(), 1)  # the engine can be used again
+    trained.train_step(*batch(seed=1), learning_rate=1e-3)
+    assert np.isfinite(trained.result().loss)

@@ -1,5 +1,8 @@
 """The host device runs kernels as a card does, and takes good care of memory and of compiled files."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -206,6 +209,24 @@ def test_a_kernel_is_compiled_once_for_the_same_content(tmp_path: Path, monkeypa
         assert [path.name for path in first.parent.iterdir() if path.is_dir()] == []
     finally:
         cuda_host_build.cache_folder.cache_clear()
+
+
+def test_two_processes_may_compile_the_same_file_at_once(tmp_path: Path) -> None:
+    compiled(device(tmp_path), KERNEL + "right(float *out) { out[0] = 1.0f; }")
+    code = (
+        "import sys, pathlib; from gpt2lab.engine.cuda_host import HostDevice;"
+        "HostDevice(folder=pathlib.Path(sys.argv[1])).compile('try.cu', {'ACT_BF16': 0})"
+    )
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache" / "gpt2lab" / "kernels").iterdir())
+    assert names == ["runtime", "try"]
 
 
 def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

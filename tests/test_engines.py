@@ -132,9 +132,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(kind):
     params = e.parameters()
     params["lnfw"][0] = np.nan
     e.restore(params, {}, 0)
-    with pytest.raises(DivergedError, match=r"step 1: loss nan, gradient norm nan, learning rate 0.1") as error:
+
+    def update() -> None:
         e.train_step(*batch(), learning_rate=0.1)
         e.result()
+
+    with pytest.raises(DivergedError, match=r"step 1: loss nan, gradient norm nan, learning rate 0.1") as error:
+        update()
     assert error.value.exit_code == 4
     assert e.step == 0
     np.testing.assert_array_equal(e.parameters()["wte"], params["wte"])

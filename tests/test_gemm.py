@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from proofs import gemm as proof
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 
 from gpt2lab.engine import host_gemm
 from gpt2lab.engine.cuda_host import HostDevice, KernelFault
@@ -44,9 +44,9 @@ def test_tf32_products_differ_from_fp32_products() -> None:
     results = []
     for precision in (Precision.fp32, Precision.tf32):
         arrays = Arrays(device, precision)
-        (a, _), (b, _), out = arrays.random_act(5, 20), arrays.random_act(20, 7), arrays.poisoned(5, 7)
+        (a, _), (b, _), out = arrays.act(arrays.normal(5, 20)), arrays.act(arrays.normal(20, 7)), arrays.empty_act(5, 7)
         proof.open_gemm(device, precision).matmul(out, a, b)
-        results.append(arrays.read(out))
+        results.append(arrays.values(out))
     assert not np.array_equal(*results)
 
 
@@ -59,15 +59,15 @@ def test_the_same_product_has_the_same_bits_at_any_address_and_stride() -> None:
     for shift in (0, 1, 2, 3, 5):
         padded = np.zeros((65, 300 + 2 * shift))
         padded[:, shift : shift + 300] = a
-        out = arrays.poisoned(65, 130)
-        gemm.matmul(out, arrays.act(padded)[:, shift : shift + 300], arrays.act(b))
+        out = arrays.empty_act(65, 130)
+        gemm.matmul(out, arrays.act(padded)[0][:, shift : shift + 300], arrays.act(b)[0])
         found.add(out.tobytes())
     assert len(found) == 1
 
 
 def views(device: HostDevice, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     arrays = Arrays(device, Precision.fp32)
-    return [arrays.act(np.zeros(shape)) for shape in shapes]
+    return [arrays.act(np.zeros(shape))[0] for shape in shapes]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_lists_that_differ_are_refused() -> None:
 def test_dtypes_other_than_those_of_the_precision_are_refused() -> None:
     device = HostDevice()
     out, a, b = views(device, (5, 7), (5, 3), (3, 7))
-    half = Arrays(device, Precision.bf16).act(np.zeros((5, 3)))
+    half = Arrays(device, Precision.bf16).act(np.zeros((5, 3)))[0]
     with pytest.raises(TypeError, match=r"float32, uint16, float32; expected float32 \(out: or float32\)"):
         create_gemm(device, Precision.fp32).matmul(out, half, b)
     with pytest.raises(TypeError, match=r"expected uint16 \(out: or float32\)"):
@@ -152,10 +152,10 @@ def test_reading_what_was_never_written_is_a_fault_on_a_checked_device() -> None
     gemm = create_gemm(device, Precision.fp32)
     out, a, b = views(device, (5, 7), (5, 3), (3, 7))
     with pytest.raises(KernelFault, match="gemm: a: element 0 was never written"):
-        gemm.matmul(out, arrays.poisoned(5, 6)[:, 2:5], b)
+        gemm.matmul(out, arrays.empty_act(5, 6)[:, 2:5], b)
     with pytest.raises(KernelFault, match="gemm: out"):
-        gemm.matmul(arrays.poisoned(5, 7), a, b, accumulate=True)
-    fresh = arrays.poisoned(5, 9)
+        gemm.matmul(arrays.empty_act(5, 7), a, b, accumulate=True)
+    fresh = arrays.empty_act(5, 9)
     gemm.matmul(fresh[:, 1:8], a, b)
     device.require_written(fresh[2, 1:8], "out")
     with pytest.raises(KernelFault):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from proofs import linear as proof
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.ops import linear
@@ -32,8 +32,12 @@ def test_the_same_layer_twice_gives_the_same_bits() -> None:
     for _ in range(2):
         arrays = Arrays(device, Precision.bf16)
         op = linear.Linear(device, arrays.numerics, proof.open_gemm(device, Precision.bf16), n_in=48, n_out=20)
-        (x, _), (weight, _), (bias, _) = arrays.random_act(33, 48), arrays.random_act(20, 48), arrays.random_real(20)
-        out, pre = arrays.poisoned(33, 20), arrays.poisoned(33, 20)
+        (x, _), (weight, _), (bias, _) = (
+            arrays.act(arrays.normal(33, 48)),
+            arrays.act(arrays.normal(20, 48)),
+            arrays.float(arrays.normal(20)),
+        )
+        out, pre = arrays.empty_act(33, 20), arrays.empty_act(33, 20)
         op.forward_gelu(out=out, pre=pre, x=x, weight=weight, bias=bias, bias_act=None)
         runs.append(np.concatenate([out, pre]).tobytes())
     assert runs[0] == runs[1]

@@ -13,7 +13,7 @@ from gpt2lab.engine.cuda_host import HostDevice, KernelFault
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.adamw import schedule_of
-from gpt2lab.engine.ops.embedding import group_rows, n_row_groups
+from gpt2lab.engine.ops.embedding import group_rows, segments_size
 from gpt2lab.engine.ops.layer_norm import MAX_N_EMBD, LayerNorm
 from gpt2lab.engine.ops.positions import slots_of
 from gpt2lab.errors import EngineError
@@ -21,19 +21,19 @@ from gpt2lab.schema import OptimConfig, Precision
 
 CUDA = Path(__file__).parent.parent / "cuda"
 PROOFS = [embedding, layer_norm, positions, cross_entropy, grad_norm, adamw]
-DEVICES = [{}, {"checked": True}, {"reverse": True}, {"float64": True}]
+DEVICES = [
+    *itertools.product([{}, {"checked": True}, {"reverse": True}], [Precision.fp32, Precision.bf16]),
+    ({"float64": True}, Precision.fp32),
+]
 
 
 def failures(proof: ModuleType, device: Device, precision: Precision) -> list[str]:
     return [str(check) for check in proof.check(device, precision) if not check.passed]
 
 
-@pytest.mark.parametrize("options", DEVICES, ids=lambda options: next(iter(options), "plain"))
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16], ids=lambda precision: precision.name)
-@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__.split(".")[-1])
-def test_kernels_equal_float64_on_every_host_device(proof, precision, options):
-    if "float64" in options and precision is Precision.bf16:
-        pytest.skip("in proof mode activations are float64")
+@pytest.mark.parametrize(("options", "precision"), DEVICES, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
+def test_kernels_equal_float64_on_every_host_device(proof, options, precision):
     assert failures(proof, HostDevice(**options), precision) == []
 
 
@@ -97,14 +97,16 @@ def test_layer_norm_refuses_more_channels_than_its_threads_can_hold():
 @pytest.mark.parametrize("vocab_size", [3, 97, 70_000])
 def test_group_rows_lists_the_rows_of_each_token_once_and_in_order(vocab_size):
     tokens = np.random.default_rng(0).integers(0, vocab_size, (6, 11)).astype(np.int32)
-    order, begins = group_rows(tokens, vocab_size)
-    assert order.dtype == begins.dtype == np.int32
-    assert len(begins) == n_row_groups(tokens.size, vocab_size) + 1
-    groups = [order[begin:end] for begin, end in itertools.pairwise(begins)]
+    order, segments = group_rows(tokens, vocab_size)
+    assert order.dtype == segments.dtype == np.int32
+    assert len(segments) == segments_size(tokens.size, vocab_size)
     flat = tokens.ravel()
-    assert [flat[group[0]] for group in groups if len(group)] == sorted(set(flat))
-    assert all(len(set(flat[group])) <= 1 and list(group) == sorted(group) for group in groups)
-    assert sorted(np.concatenate(groups)) == list(range(tokens.size))
+    n, begins = segments[0], segments[1:]
+    assert begins[n:].tolist() == [tokens.size] * (len(begins) - n)
+    groups = [order[begin:end] for begin, end in itertools.pairwise(begins[: n + 1])]
+    assert [flat[group[0]] for group in groups] == sorted(set(flat))
+    assert all(len(set(flat[group])) == 1 and list(group) == sorted(group) for group in groups)
+    assert sorted(order) == list(range(tokens.size))
 
 
 def test_slots_are_the_inverse_of_the_counted_positions():

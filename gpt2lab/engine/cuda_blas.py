@@ -29,13 +29,16 @@ def open_cublas(device: Device, numerics: Numerics) -> "CublasGemm":
     try:
         from nvmath.bindings import cublas, cublasLt
     except ImportError as error:
-        raise EngineError(f"engine=cuda: nvmath is missing ({error}); install gpt2lab[cuda12] or [cuda13]") from error
+        raise _unusable(f"nvmath-python cannot be imported ({error})") from None
     try:
         return CublasGemm(device, numerics, blas=cublas, lt=cublasLt)
-    except (RuntimeError, cublas.cuBLASError, cublasLt.cuBLASLtError) as error:
-        raise EngineError(
-            f"engine=cuda: cuBLAS does not start ({error}); install gpt2lab[cuda12] or [cuda13]"
-        ) from error
+    except (RuntimeError, cublas.cuBLASError, cublasLt.cuBLASLtError) as error:  # no library, or no handle
+        raise _unusable(f"cuBLAS does not start ({str(error).splitlines()[0]})") from error
+
+
+def _unusable(found: str) -> EngineError:
+    extras = "pip install 'gpt2lab[cuda13]' (cuda12 for a driver older than 580)"
+    return EngineError(f"engine.device=cuda: {found}; {extras}, or choose engine=torch")
 
 
 class CublasGemm:

@@ -3,19 +3,24 @@
 Needs no driver: only the packages cuda-bindings, nvidia-cuda-nvrtc, nvidia-cuda-runtime and nvidia-cuda-cccl.
 """
 
+import hashlib
 import itertools
-import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpt2lab.engine.cuda_host_build import cache_folder
 from gpt2lab.engine.cuda_source import find_cuda_folder, read_sources
 from gpt2lab.errors import EngineError
 
 ARCHITECTURES = (80, 90, 120)  # compute capabilities: Ampere (A100), Hopper (H100, H200), Blackwell (RTX 50)
+
+_OPTIONS = ("-std=c++17",)
+_OFFLINE_OPTIONS = ("-ftz=true", "--ptxas-options=-v")
 
 _BUILD_LINE = re.compile(r"^// build:(.*)$", re.MULTILINE)
 _ERROR = re.compile(r"^(.+?)\((\d+)\): (?:catastrophic )?error:? ?(.*)$", re.MULTILINE)
@@ -42,7 +47,7 @@ class KernelResources:
 def compile_options(folder: Path, defines: Mapping[str, int]) -> tuple[str, ...]:
     """Return the options of NVRTC for every kernel, here and on a card (where CuPy adds -arch and -ftz=true)."""
     includes = [folder, *header_folders()]
-    return ("-std=c++17", *(f"-I{path}" for path in includes), *(f"-D{k}={v}" for k, v in sorted(defines.items())))
+    return (*_OPTIONS, *(f"-I{path}" for path in includes), *(f"-D{k}={v}" for k, v in sorted(defines.items())))
 
 
 def header_folders() -> list[Path]:
@@ -98,8 +103,9 @@ def compile_offline(folder: Path, file: str, defines: Mapping[str, int], archite
     from cuda.bindings import nvrtc
 
     text = read_sources(folder, file)[file]
-    options = (f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v", *compile_options(folder, defines))
-    program = _call(nvrtc.nvrtcCreateProgram(text.encode(), file.encode(), 0, [], []))
+    options = (f"-arch=sm_{architecture}", *_OFFLINE_OPTIONS, *compile_options(folder, defines))
+    # By its full name, so that its headers are looked for beside it before the current directory.
+    program = _call(nvrtc.nvrtcCreateProgram(text.encode(), str(folder / file).encode(), 0, [], []))
     try:
         [status] = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         log = bytearray(_call(nvrtc.nvrtcGetProgramLogSize(program)))
@@ -131,16 +137,38 @@ def kernel_resources(folder: Path | None = None) -> Iterator[KernelResources]:
         except EngineError as error:
             raise EngineError(f"{path.name}: {error}") from None
         jobs += [(path.name, *each) for each in itertools.product(asked, ARCHITECTURES)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NVRTC works outside of Python's lock
-        logs = pool.map(lambda job: compile_offline(folder, *job)[1], jobs)
-        for (file, defines, architecture), log in zip(jobs, logs, strict=True):
-            for kernel, stack, stores, loads, registers, shared in _RESOURCES.findall(log):
-                yield KernelResources(
-                    file=file,
-                    kernel=kernel,
-                    variant=" ".join(f"{name}={value}" for name, value in defines.items()),
-                    architecture=architecture,
-                    registers=int(registers),
-                    shared_bytes=int(shared or 0),
-                    local_bytes=int(stack) + int(stores) + int(loads),
-                )
+    for file, defines, architecture in jobs:
+        log = _cached_log(folder, file, defines, architecture)
+        for kernel, stack, stores, loads, registers, shared in _RESOURCES.findall(log):
+            yield KernelResources(
+                file=file,
+                kernel=kernel,
+                variant=" ".join(f"{name}={value}" for name, value in defines.items()),
+                architecture=architecture,
+                registers=int(registers),
+                shared_bytes=int(shared or 0),
+                local_bytes=int(stack) + int(stores) + int(loads),
+            )
+
+
+def _cached_log(folder: Path, file: str, defines: Mapping[str, int], architecture: int) -> str:
+    """Return the log of compile_offline, which takes a third of a second, and is kept by content."""
+    packages = [f"{name} {version(name)}" for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-cccl")]
+    recipe = repr(
+        [
+            packages,
+            _OPTIONS,
+            _OFFLINE_OPTIONS,
+            sorted(read_sources(folder, file).items()),
+            sorted(defines.items()),
+            architecture,
+        ]
+    )
+    path = cache_folder() / f"{Path(file).stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.log"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    log = compile_offline(folder, file, defines, architecture)[1]
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as written:
+        written.write(log)
+    Path(written.name).replace(path)
+    return log

@@ -186,7 +186,7 @@ class CudaEngine:
         self._upload("tokens", inputs)
         groups = [group_rows(inputs[i : i + size], self._config.padded_vocab_size) for i in range(0, B, size)]
         self._upload("order", np.concatenate([order for order, _ in groups]))
-        self._upload("begins", np.concatenate([begins for _, begins in groups]))
+        self._upload("segments", np.concatenate([segments for _, segments in groups]))
         self._upload("targets", targets[:, self._counted])
 
     def _forward(self, inputs: np.ndarray) -> int:

@@ -160,6 +160,7 @@ class CudaDevice:
             self.stream.synchronize()
 
     def capture(self, record: Callable[[], None]) -> Callable[[], None]:
+        """Record a CUDA graph. What libraries set up at a first call must be done: run `record` itself once before."""
         if self._capturing:
             raise EngineError("capture: a graph is being recorded already")
         with self.stream:
@@ -236,7 +237,7 @@ class CudaModule:
         kernels = parse_kernels(texts[file])
         # CuPy's cache knows a source by its text, not by the headers that it includes.
         headers = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
-        code = f'// with headers {headers}\n#line 1 "{file}"\n{texts[file]}'
+        code = f'// with headers {headers}\n#line 1 "{device.folder / file}"\n{texts[file]}'
         act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels: dict[str, tuple[Signature, Any, int]] = {}
         try:

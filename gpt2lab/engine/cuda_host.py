@@ -2,7 +2,7 @@
 
 It finds what a card would not tell: accesses outside the arguments, memory read before it is written, races, barriers
 that not all threads reach. `checked=True` sees every single access; otherwise guard zones around each allocation and
-poisoned contents catch the coarse ones, some fifty times faster.
+poisoned contents catch the coarse ones, at about three times the speed.
 """
 
 import bisect
@@ -113,7 +113,7 @@ class HostDevice:
         self.folder = folder or find_cuda_folder()
         self.runtime = _runtime()
         self.float_dtype = np.dtype(np.float64 if float64 else np.float32)
-        self.device_name = _processor_name()
+        self.device_name = _first_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
         self.details: dict[str, object] = {"compiler": f"g++ {compiler()[1]}", "cores": os.cpu_count()}
         self.allocated_bytes = 0
         self._begins: list[int] = []  # of the allocations alive, sorted
@@ -170,7 +170,12 @@ class HostDevice:
                 raise KernelFault(f"{what}: element {(found - offset) // source.itemsize} was never written")
 
     def free_bytes(self) -> int:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # Unlike sysconf, with what the system would give up from its file cache.
+        available = _first_line("/proc/meminfo", "MemAvailable")
+        kib = (
+            int(available.split()[0]) if available else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 10
+        )
+        return kib << 10
 
     def upload(self, target: Array, source: np.ndarray) -> None:
         if target.shape != source.shape or target.dtype != source.dtype:
@@ -298,10 +303,10 @@ def _place(index: list[int]) -> str:
     return str(index[0]) if index[1:] == [0, 0] else str(tuple(index))
 
 
-def _processor_name() -> str:
+def _first_line(file: str, key: str) -> str:
+    """Return what stands behind `key:` in a file of /proc, or nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -38,8 +39,8 @@ def compiler() -> tuple[str, str]:
             "engine.device=host compiles the kernels with g++, which was not found; install it (Debian and Ubuntu:"
             " apt install g++; Fedora: dnf install gcc-c++) or choose engine=torch"
         )
-    version = subprocess.run([path, "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=True)
-    return path, " ".join(version.stdout.split())
+    version = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    return path, f"{version} {platform.machine()}"  # a home, and its cache, may be shared by machines of two kinds
 
 
 @functools.cache

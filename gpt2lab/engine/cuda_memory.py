@@ -11,7 +11,7 @@ from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops import bias, grad_norm, layer_norm
-from gpt2lab.engine.ops.embedding import n_row_groups
+from gpt2lab.engine.ops.embedding import segments_size as segments_of_pass
 from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
 from gpt2lab.model.params import GPTConfig, count_parameters
 
@@ -130,7 +130,7 @@ def _arrays(
 
     yield "batch", "tokens", (update_rows,), np.int32
     yield "batch", "order", (update_rows,), np.int32  # rows of each pass, sorted by token
-    yield "batch", "begins", (begins_size(config, workload),), np.int32  # where each token's rows begin in it
+    yield "batch", "segments", (segments_size(config, workload),), np.int32  # where each token's rows begin in it
     yield "batch", "targets", (workload.batch_size * workload.n_counted,), np.int32
     yield "batch", "counted", (workload.n_counted,), np.int32  # positions
     yield "batch", "slots", (workload.seq_len,), np.int32  # of each position among the counted ones
@@ -150,11 +150,11 @@ def partials_size(config: GPTConfig, numerics: Numerics, rows: int) -> int:
     return max(widest, layer_norm.partials_size(numerics, rows, C), grad_norm.partials_size(numerics, config))
 
 
-def begins_size(config: GPTConfig, workload: Workload) -> int:
+def segments_size(config: GPTConfig, workload: Workload) -> int:
     """Return the entries that group the rows of each pass of one update by token."""
     size, T = workload.micro_batch_size, workload.seq_len
     passes = [min(size, workload.batch_size - first) for first in range(0, workload.batch_size, size)]
-    return sum(n_row_groups(n * T, config.padded_vocab_size) + 1 for n in passes)
+    return sum(segments_of_pass(n * T, config.padded_vocab_size) for n in passes)
 
 
 def workload_of(spec: EngineSpec) -> Workload:

@@ -17,6 +17,7 @@ _KERNEL = re.compile(
 )
 _PARAMETER = re.compile(r"(const\s+)?(act_t|float|int|long\s+long)\s*(\*?)\s*(?:__restrict__\s+)?(\w+)")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+_FIRST = re.compile(r",(?![^()]*\))")  # a comma outside of parentheses
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 # CUDA C++ Programming Guide, table of technical specifications: the same on every card since compute capability 3.0.
@@ -79,7 +80,7 @@ def parse_kernels(text: str) -> dict[str, Kernel]:
     kernels = {}
     for bounds, name, parameters in _KERNEL.findall(code):
         kernels[name] = Kernel(
-            name, _parse_parameters(name, parameters), bounds.split(",")[0].strip() or str(MAX_THREADS)
+            name, _parse_parameters(name, parameters), _FIRST.split(bounds)[0].strip() or str(MAX_THREADS)
         )
     if code.count("__global__") != len(kernels):
         raise EngineError(
@@ -152,7 +153,7 @@ class Signature:
         if parameter.c_type == "float":
             if not (whole or isinstance(value, float | np.floating)):
                 raise TypeError(f"{what}: expected a number (float), got {type(value).__name__}")
-            if abs(value) > np.finfo(dtype).max and not np.isinf(value):
+            if abs(value) > float(np.finfo(dtype).max) and not np.isinf(value):
                 raise TypeError(f"{what}: {value} is too large for {dtype}")
         else:
             if not whole:
@@ -163,6 +164,7 @@ class Signature:
         return dtype.type(value)
 
 
+@functools.lru_cache(maxsize=4096)
 def launch_shape(kernel: str, grid: Grid, block: Grid, max_threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return grid and block with three sides each. Raises EngineError for one that no card or this kernel takes."""
     sides = {}

@@ -15,7 +15,7 @@ from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.adamw import AdamW
 from gpt2lab.engine.ops.attention import Attention
 from gpt2lab.engine.ops.cross_entropy import CrossEntropy
-from gpt2lab.engine.ops.embedding import Embedding, n_row_groups
+from gpt2lab.engine.ops.embedding import Embedding, segments_size
 from gpt2lab.engine.ops.grad_norm import GradNorm
 from gpt2lab.engine.ops.layer_norm import LayerNorm
 from gpt2lab.engine.ops.linear import Linear
@@ -92,18 +92,17 @@ class Step:
         arena = self._arena
         self._device.fill_zero(arena["gradients"])
         self._device.fill_zero(arena["stats"])
-        begins = 0
+        place = 0
         for first in range(0, B, micro_batch_size):
             size = min(micro_batch_size, B - first)
             positions = slice(first * T, (first + size) * T)
-            n_groups = n_row_groups(size * T, self._config.padded_vocab_size)
-            groups = slice(begins, begins + n_groups + 1)
-            begins = groups.stop
+            segments = slice(place, place + segments_size(size * T, self._config.padded_vocab_size))
+            place = segments.stop
             tokens, order = arena["tokens"][positions], arena["order"][positions]
             targets = arena["targets"][first * n_counted : (first + size) * n_counted]
             self.forward(tokens, B=size, T=T)
             self._loss_and_its_gradient(targets, B=size, T=T, scale=1 / (B * n_counted))
-            self._backward(tokens, order, arena["begins"][groups], B=size, T=T)
+            self._backward(tokens, order, arena["segments"][segments], B=size, T=T)
 
     def forward(self, tokens: Array, *, B: int, T: int) -> None:
         """Queue all layers over `tokens` (B*T,) int32; the final norm's output is left in `lnf` (rows, C)."""
@@ -176,7 +175,7 @@ class Step:
         dout, slots = dcounted.reshape(B, n // B, -1), arena["slots"]
         self._positions.gather_backward(dx=dlnf.reshape(B, T, -1), dout=dout, slots=slots)
 
-    def _backward(self, tokens: Array, order: Array, begins: Array, *, B: int, T: int) -> None:
+    def _backward(self, tokens: Array, order: Array, segments: Array, *, B: int, T: int) -> None:
         """Queue the gradients of everything below `lnf`, whose gradient is in dnarrow."""
         a, w, g, L = self._pass(B * T), self._w, self._g, self._config.n_layer
         dresidual, dnarrow, dhidden = a["dresidual"], a["dnarrow"], a["dwide"]
@@ -215,7 +214,7 @@ class Step:
             self._qkv.backward_input(dx=dnarrow, dy=dqkv, weight=w["qkvw"][i])
             self._norm_backward(a, "ln1", i, x=a["residual3"][i - 1] if i else a["encoded"])
         dx = dresidual.reshape(B, T, -1)
-        self._embedding.backward(dwte=g["wte"], dwpe=g["wpe"], dx=dx, tokens=tokens, order=order, begins=begins)
+        self._embedding.backward(dwte=g["wte"], dwpe=g["wpe"], dx=dx, tokens=tokens, order=order, segments=segments)
 
     def _norm_backward(self, a: Mapping[str, Array], name: str, i: int | None = None, *, x: Array) -> None:
         """Queue dresidual += the gradient of norm `name` (of layer i), whose output's gradient is in dnarrow."""

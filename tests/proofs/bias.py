@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from proof import Check, compare, tolerance
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.ops.bias import Bias, partials_size
@@ -20,24 +20,24 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
     for rows, n in SHAPES:
         name = f"{rows}x{n}"
         op = Bias(device, arrays.numerics, n=n)
-        bias, bias_values = arrays.random_real(n)
+        bias, bias_values = arrays.float(arrays.normal(n))
 
-        x, x_values = arrays.random_act(rows, n)
+        x, x_values = arrays.act(arrays.normal(rows, n))
         op.forward(x=x, bias=bias)
         allowed = tolerance(terms=1, compute=arrays.compute, store=arrays.store)
-        yield compare(f"bias_forward {name}", arrays.read(x), x_values + bias_values, allowed)
+        yield compare(f"bias_forward {name}", arrays.values(x), x_values + bias_values, allowed)
 
-        dy, dy_values = arrays.random_act(rows, n)
-        dbias, before = arrays.random_real(n)
+        dy, dy_values = arrays.act(arrays.normal(rows, n))
+        dbias, before = arrays.float(arrays.normal(n))
         start = device.download(dbias)
-        partials = arrays.poisoned(partials_size(rows, n), dtype=arrays.numerics.float_dtype)
+        partials = arrays.empty_float(partials_size(rows, n))
         op.backward(dbias=dbias, dy=dy, partials=partials)
-        found = arrays.read(dbias)
+        found = arrays.values(dbias)
         allowed = tolerance(terms=rows + 1, compute=arrays.compute, store=arrays.compute)
         yield compare(f"bias_backward {name}", found, before + dy_values.sum(axis=0), allowed)
 
         device.upload(dbias, start)
         op.backward(dbias=dbias, dy=dy, partials=partials)
-        yield compare(f"bias_backward {name}: twice the same bits", arrays.read(dbias), found, 0.0)
-        yield compare(f"bias_backward {name}: dy as it was", arrays.read(dy), dy_values, 0.0)
-        yield compare(f"bias {name}: bias as it was", arrays.read(bias), np.asarray(bias_values), 0.0)
+        yield compare(f"bias_backward {name}: twice the same bits", arrays.values(dbias), found, 0.0)
+        yield compare(f"bias_backward {name}: dy as it was", arrays.values(dy), dy_values, 0.0)
+        yield compare(f"bias {name}: bias as it was", arrays.values(bias), np.asarray(bias_values), 0.0)

@@ -10,8 +10,17 @@ from gpt2lab.engine.device import Device
 from gpt2lab.engine.ops.embedding import Embedding, group_rows
 from gpt2lab.schema import Precision
 
-# B, T, C, V: one row; odd channels; several slices of channels; tokens with more rows than a group of threads takes
-CASES = [(1, 1, 7, 97), (3, 5, 20, 97), (3, 33, 48, 11), (1, 33, 136, 97), (50, 2, 20, 3), (9, 8, 7, 2)]
+# B, T, C, V: one row; odd channels; several slices of channels; tokens with more rows than a group of threads takes;
+# more tokens than blocks
+CASES = [
+    (1, 1, 7, 97),
+    (3, 5, 20, 97),
+    (3, 33, 48, 11),
+    (1, 33, 136, 97),
+    (50, 2, 20, 3),
+    (9, 8, 7, 2),
+    (60, 40, 9, 601),
+]
 
 
 def check(device: Device, precision: Precision) -> Iterator[Check]:
@@ -25,21 +34,21 @@ def _check(arrays: Arrays, B: int, T: int, C: int, V: int) -> Iterator[Check]:
     host_tokens = arrays.rng.integers(0, V, (B, T)).astype(np.int32)
     host_tokens[0, :] = V - 1  # a token with many rows
     tokens = arrays.int(host_tokens)
-    wte, wte64 = arrays.float(arrays.normal(128, C))
+    wte, wte64 = arrays.float(arrays.normal(640, C))
     wpe, wpe64 = arrays.float(arrays.normal(40, C))
     x = arrays.empty_act(B, T, C)
     op.forward(x=x, tokens=tokens, wte=wte, wpe=wpe)
     yield compare(f"{case}: x", arrays.values(x), wte64[host_tokens] + wpe64[:T], arrays.act_tolerance(2))
 
-    order, begins = group_rows(host_tokens, V)
+    order, segments = group_rows(host_tokens, V)
     dx, dx64 = arrays.act(arrays.normal(B, T, C))
-    start_wte, start_wpe = arrays.normal(128, C), arrays.normal(40, C)
+    start_wte, start_wpe = arrays.normal(640, C), arrays.normal(40, C)
     found = []
     for _ in range(2):
         (dwte, dwte64), (dwpe, dwpe64) = arrays.float(start_wte), arrays.float(start_wpe)
-        op.backward(dwte=dwte, dwpe=dwpe, dx=dx, tokens=tokens, order=arrays.int(order), begins=arrays.int(begins))
+        op.backward(dwte=dwte, dwpe=dwpe, dx=dx, tokens=tokens, order=arrays.int(order), segments=arrays.int(segments))
         found.append((arrays.values(dwte), arrays.values(dwpe)))
-    unused = np.setdiff1d(np.arange(128), host_tokens)
+    unused = np.setdiff1d(np.arange(640), host_tokens)
     yield same(f"{case}: dwte of tokens that do not occur", found[0][0][unused], dwte64[unused])
     yield same(f"{case}: dwpe of positions that do not occur", found[0][1][T:], dwpe64[T:])
     np.add.at(dwte64, host_tokens, dx64)

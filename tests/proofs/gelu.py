@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from proof import Check, compare, tolerance
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.ops.gelu import Gelu
@@ -26,21 +26,19 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
 def check_values(arrays: Arrays, name: str, values: np.ndarray, *, with_bias: bool = True) -> Iterator[Check]:
     rows, n = values.shape
     op = Gelu(arrays.device, arrays.numerics, n=n)
-    pre = arrays.act(values)
-    before = arrays.read(pre)
-    bias = arrays.real(arrays.rng.normal(size=n) * with_bias)
-    bias_values = arrays.read(bias)
-    out = arrays.poisoned(rows, n)
+    pre, before = arrays.act(values)
+    bias, bias_values = arrays.float(arrays.normal(n) * with_bias)
+    out = arrays.empty_act(rows, n)
     op.forward(out=out, pre=pre, bias=bias)
-    seen = arrays.read(pre)
+    seen = arrays.values(pre)
     allowed = tolerance(terms=1, compute=arrays.compute, store=arrays.store)
     yield compare(f"pre {name}", seen, before + bias_values, allowed)
-    yield compare(f"gelu_forward {name}", arrays.read(out), gelu(seen), allowed)
+    yield compare(f"gelu_forward {name}", arrays.values(out), gelu(seen), allowed)
 
-    gradient, dy = arrays.random_act(rows, n)
+    gradient, dy = arrays.act(arrays.normal(rows, n))
     op.backward(gradient=gradient, pre=pre)
-    yield compare(f"gelu_backward {name}", arrays.read(gradient), dy * gelu_derivative(seen), allowed)
-    yield compare(f"gelu_backward {name}: pre as it was", arrays.read(pre), seen, 0.0)
+    yield compare(f"gelu_backward {name}", arrays.values(gradient), dy * gelu_derivative(seen), allowed)
+    yield compare(f"gelu_backward {name}: pre as it was", arrays.values(pre), seen, 0.0)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:

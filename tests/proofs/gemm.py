@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from proof import Check, compare, tolerance
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size, windows
@@ -31,6 +31,12 @@ def open_gemm(device: Device, precision: Precision) -> Gemm:
     return gemm
 
 
+def product_format(arrays: Arrays) -> str:
+    """Return what tolerance() calls the format that products of this precision are computed in."""
+    tf32 = arrays.numerics.precision is Precision.tf32 and arrays.compute == "fp32"
+    return "tf32" if tf32 else arrays.compute
+
+
 def dense(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     """Every transposition, with and without space between rows, into act_t and float, replacing and adding."""
     for (m, n, k), (ta, tb), extra, into_float, accumulate in itertools.product(
@@ -41,21 +47,23 @@ def dense(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
         b, right = operand(arrays, k, n, tb, 2 * extra)
         dtype = arrays.numerics.float_dtype if into_float else arrays.numerics.act_dtype
         if accumulate or extra:
-            whole, before = (arrays.random_real if into_float else arrays.random_act)(m, n + extra)
+            whole, before = (arrays.float if into_float else arrays.act)(arrays.normal(m, n + extra))
         else:
-            whole, before = arrays.poisoned(m, n, dtype=dtype), np.zeros((m, n))
+            whole, before = arrays.empty((m, n), dtype), np.zeros((m, n))
         start = arrays.device.download(whole)
         expected = left @ right + (before[:, :n] if accumulate else 0)
         options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
         gemm.matmul(whole[:, :n], a, b, **options)
-        found = arrays.read(whole)
-        allowed = tolerance(terms=k + 1, compute=arrays.products, store=arrays.compute if into_float else arrays.store)
+        found = arrays.values(whole)
+        allowed = tolerance(
+            terms=k + 1, compute=product_format(arrays), store=arrays.compute if into_float else arrays.store
+        )
         yield compare(f"dense {name}", found[:, :n], expected, allowed)
         yield compare(f"dense {name}: beside out", found[:, n:], before[:, n:], 0.0)
         if extra or accumulate:
             arrays.device.upload(whole, start)
         gemm.matmul(whole[:, :n], a, b, **options)
-        yield compare(f"dense {name}: twice the same bits", arrays.read(whole), found, 0.0)
+        yield compare(f"dense {name}: twice the same bits", arrays.values(whole), found, 0.0)
 
 
 def batched(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
@@ -64,23 +72,25 @@ def batched(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     for (ta, tb), accumulate in itertools.product(TRANSPOSES, (False, True)):
         a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
         forms = {
-            "apart": [arrays.random_act(batch, *shape)[0] for shape in (a_shape, b_shape)],
+            "apart": [arrays.act(arrays.normal(batch, *shape)) for shape in (a_shape, b_shape)],
             "the same": [overlapping(arrays, batch, shape, 0, 0) for shape in (a_shape, b_shape)],
             "column windows": [overlapping(arrays, batch, shape, 0, 2) for shape in (a_shape, b_shape)],
             "windows along a diagonal": [overlapping(arrays, batch, shape, 1, 3) for shape in (a_shape, b_shape)],
         }
-        for (form, (a, b)), beside in itertools.product(forms.items(), (False, True)):
-            whole, before = arrays.random_act(m, batch * n) if beside else arrays.random_act(batch, m, n)
+        for (form, operands), beside in itertools.product(forms.items(), (False, True)):
+            (a, a64), (b, b64) = operands
+            whole, before = (
+                arrays.act(arrays.normal(m, batch * n)) if beside else arrays.act(arrays.normal(batch, m, n))
+            )
             if beside:
                 out, before = windows(whole, batch, (m, n), row_step=0, column_step=n), split(before, batch)
             else:
                 out = whole
             options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
             gemm.matmul_batched(out, a, b, **options)
-            left, right = (read_each(arrays, x) for x in (a, b))
-            expected = (left.swapaxes(1, 2) if ta else left) @ (right.swapaxes(1, 2) if tb else right)
-            found = split(arrays.read(whole), batch) if beside else arrays.read(whole)
-            allowed = tolerance(terms=k + 1, compute=arrays.products, store=arrays.store)
+            expected = (a64.swapaxes(1, 2) if ta else a64) @ (b64.swapaxes(1, 2) if tb else b64)
+            found = split(arrays.values(whole), batch) if beside else arrays.values(whole)
+            allowed = tolerance(terms=k + 1, compute=product_format(arrays), store=arrays.store)
             name = f"batched {form} ta={ta} tb={tb} beside={beside} accumulate={accumulate}"
             yield compare(name, found, expected + (before if accumulate else 0), allowed)
 
@@ -90,43 +100,44 @@ def pointers(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     m, n, k, starts = 5, 20, 33, (0, 7, 3, 16)
     for ta, tb in TRANSPOSES:
         a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
-        whole_a, _ = arrays.random_act(a_shape[0], a_shape[1] + 16)
-        whole_b, _ = arrays.random_act(b_shape[0], b_shape[1] + 16)
-        a = [whole_a[:, start : start + a_shape[1]] for start in starts]
-        b = [whole_b[:, 16 - start : 16 - start + b_shape[1]] for start in starts]
-        whole, before = arrays.random_real(m, len(starts) * n)
+        a, a64 = (
+            [x[:, start : start + a_shape[1]] for start in starts]
+            for x in arrays.act(arrays.normal(a_shape[0], a_shape[1] + 16))
+        )
+        b, b64 = (
+            [x[:, 16 - start : 16 - start + b_shape[1]] for start in starts]
+            for x in arrays.act(arrays.normal(b_shape[0], b_shape[1] + 16))
+        )
+        whole, before = arrays.float(arrays.normal(m, len(starts) * n))
         outs = [whole[:, i * n : (i + 1) * n] for i in (2, 0, 3, 1)]
         table = arrays.device.empty(8 * pointer_table_size(len(starts))).view(np.dtype(np.int64))
         multiply = gemm.prepare_pointers(outs, a, b, table=table, transpose_a=ta, transpose_b=tb, accumulate=True)
-        yield compare(f"pointers ta={ta} tb={tb}: before the call", arrays.read(whole), before, 0.0)
+        yield compare(f"pointers ta={ta} tb={tb}: before the call", arrays.values(whole), before, 0.0)
         multiply()
         multiply()
-        product = [
-            (arrays.read(x).T if ta else arrays.read(x)) @ (arrays.read(y).T if tb else arrays.read(y))
-            for x, y in zip(a, b, strict=True)
-        ]
+        product = [(x.T if ta else x) @ (y.T if tb else y) for x, y in zip(a64, b64, strict=True)]
         expected = before + 2 * np.concatenate([product[i] for i in (1, 3, 0, 2)], axis=1)
-        allowed = tolerance(terms=2 * k + 1, compute=arrays.products, store=arrays.compute, roundings=2)
-        yield compare(f"pointers ta={ta} tb={tb}", arrays.read(whole), expected, allowed)
+        allowed = tolerance(terms=2 * k + 1, compute=product_format(arrays), store=arrays.compute, roundings=2)
+        yield compare(f"pointers ta={ta} tb={tb}", arrays.values(whole), expected, allowed)
 
 
 def operand(arrays: Arrays, rows: int, columns: int, transposed: bool, extra: int) -> tuple[Array, np.ndarray]:
     """Return a matrix that op() makes (rows, columns), `extra` values between its rows, and op() of it in float64."""
     shape = (columns, rows) if transposed else (rows, columns)
-    whole, values = arrays.random_act(shape[0], shape[1] + extra)
+    whole, values = arrays.act(arrays.normal(shape[0], shape[1] + extra))
     values = values[:, : shape[1]]
     return whole[:, : shape[1]], values.T if transposed else values
 
 
-def overlapping(arrays: Arrays, n: int, shape: tuple[int, int], row_step: int, column_step: int) -> Array:
-    whole, _ = arrays.random_act(shape[0] + (n - 1) * row_step, shape[1] + (n - 1) * column_step)
-    return windows(whole, n, shape, row_step=row_step, column_step=column_step)
+def overlapping(
+    arrays: Arrays, n: int, shape: tuple[int, int], row_step: int, column_step: int
+) -> tuple[Array, np.ndarray]:
+    """Return n windows (n, *shape) on one matrix of the device, and the same windows on its values."""
+    both = arrays.act(arrays.normal(shape[0] + (n - 1) * row_step, shape[1] + (n - 1) * column_step))
+    on_device, values = (windows(x, n, shape, row_step=row_step, column_step=column_step) for x in both)
+    return on_device, values
 
 
 def split(matrix: np.ndarray, n: int) -> np.ndarray:
     """(m, n * columns) as (n, m, columns)."""
     return np.stack(np.split(matrix, n, axis=1))
-
-
-def read_each(arrays: Arrays, batch: Array) -> np.ndarray:
-    return np.stack([arrays.read(x) for x in batch])

@@ -8,7 +8,7 @@ from proofs.arrays import Arrays, same
 from proofs.flat import CONFIGS, kept_parameters, name_of
 
 from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.ops.grad_norm import GradNorm
+from gpt2lab.engine.ops.grad_norm import GradNorm, partials_size
 from gpt2lab.engine.ops.tensor_table import tensor_table
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Decay, Precision
@@ -27,6 +27,7 @@ class _Proof:
         self.case = f"grad_norm {arrays.store} {name_of(config)}"
         table = tensor_table(config, Decay.matrices)
         self.op = GradNorm(arrays.device, arrays.numerics, n_embd=config.n_embd, table=table)
+        self.partials_size = partials_size(arrays.numerics, config)
         self.tensors = arrays.upload(table)
         self.kept = kept_parameters(config)
 
@@ -46,7 +47,7 @@ class _Proof:
             grads=grads,
             tensors=self.tensors,
             update=self.arrays.int([update]),
-            partials=self.arrays.empty_float(self.op.partials_size),
+            partials=self.arrays.empty_float(self.partials_size),
             clip=clip,
         )
         return self.arrays.values(stats)

@@ -7,7 +7,7 @@ from proof import Check, compare
 from proofs.arrays import Arrays, same
 
 from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.ops.layer_norm import LayerNorm
+from gpt2lab.engine.ops.layer_norm import LayerNorm, partials_size
 from gpt2lab.schema import Precision
 
 EPS = 1e-5
@@ -91,7 +91,7 @@ class _Proof:
                 weight=self.weight,
                 mean=mean,
                 rstd=rstd,
-                partials=arrays.empty_float(self.op.partials_size(self.rows)),
+                partials=arrays.empty_float(partials_size(arrays.numerics, self.rows, C)),
             )
             found.append([arrays.values(array) for array in (dres, dweight, dbias)])
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from proof import Check, compare, tolerance
-from proofs.operands import Arrays
+from proofs.arrays import Arrays
 from proofs.gelu import gelu, gelu_derivative
-from proofs.gemm import open_gemm
+from proofs.gemm import open_gemm, product_format
 
 from gpt2lab.engine.device import Device
+from gpt2lab.engine.ops.bias import partials_size
 from gpt2lab.engine.ops.linear import Linear
 from gpt2lab.schema import Precision
 
@@ -27,50 +28,50 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
 def forward(arrays: Arrays, op: Linear, rows: int, k: int, n: int) -> Iterator[Check]:
     name = f"{rows}x{k}x{n}"
     (x, x64), (weight, weight64), (bias, bias64) = (
-        arrays.random_act(rows, k),
-        arrays.random_act(n, k),
-        arrays.random_real(n),
+        arrays.act(arrays.normal(rows, k)),
+        arrays.act(arrays.normal(n, k)),
+        arrays.float(arrays.normal(n)),
     )
     expected = x64 @ weight64.T + bias64
     # The product is rounded before the kernel adds the bias; an epilogue adds a bias that was rounded.
-    allowed = tolerance(terms=k + 1, compute=arrays.products, store=arrays.store, roundings=2)
-    for bias_act in (None, arrays.act(bias64)):
-        out = arrays.poisoned(rows, n)
+    allowed = tolerance(terms=k + 1, compute=product_format(arrays), store=arrays.store, roundings=2)
+    for bias_act in (None, arrays.act(bias64)[0]):
+        out = arrays.empty_act(rows, n)
         op.forward(out=out, x=x, weight=weight, bias=bias, bias_act=bias_act)
-        yield compare(f"forward {name}", arrays.read(out), expected, allowed)
+        yield compare(f"forward {name}", arrays.values(out), expected, allowed)
 
-        out, pre = arrays.poisoned(rows, n), arrays.poisoned(rows, n)
+        out, pre = arrays.empty_act(rows, n), arrays.empty_act(rows, n)
         op.forward_gelu(out=out, pre=pre, x=x, weight=weight, bias=bias, bias_act=bias_act)
-        seen = arrays.read(pre)
+        seen = arrays.values(pre)
         yield compare(f"forward_gelu {name}: pre", seen, expected, allowed)
         # An epilogue takes gelu of what it has not rounded yet, hence three roundings.
         gelu_allowed = tolerance(terms=1, compute=arrays.compute, store=arrays.store, roundings=3)
-        yield compare(f"forward_gelu {name}: out", arrays.read(out), gelu(seen), gelu_allowed)
+        yield compare(f"forward_gelu {name}: out", arrays.values(out), gelu(seen), gelu_allowed)
 
 
 def backward(arrays: Arrays, op: Linear, rows: int, k: int, n: int) -> Iterator[Check]:
     name = f"{rows}x{k}x{n}"
     (dy, dy64), (weight, weight64), (pre, pre64) = (
-        arrays.random_act(rows, n),
-        arrays.random_act(n, k),
-        arrays.random_act(rows, k),
+        arrays.act(arrays.normal(rows, n)),
+        arrays.act(arrays.normal(n, k)),
+        arrays.act(arrays.normal(rows, k)),
     )
-    dx = arrays.poisoned(rows, k)
+    dx = arrays.empty_act(rows, k)
     op.backward_input(dx=dx, dy=dy, weight=weight)
-    allowed = tolerance(terms=n, compute=arrays.products, store=arrays.store)
-    yield compare(f"backward_input {name}", arrays.read(dx), dy64 @ weight64, allowed)
+    allowed = tolerance(terms=n, compute=product_format(arrays), store=arrays.store)
+    yield compare(f"backward_input {name}", arrays.values(dx), dy64 @ weight64, allowed)
 
-    dx = arrays.poisoned(rows, k)
+    dx = arrays.empty_act(rows, k)
     op.backward_input(dx=dx, dy=dy, weight=weight, pre=pre)
-    allowed = tolerance(terms=n, compute=arrays.products, store=arrays.store, roundings=2)
+    allowed = tolerance(terms=n, compute=product_format(arrays), store=arrays.store, roundings=2)
     expected = (dy64 @ weight64) * gelu_derivative(pre64)
-    yield compare(f"backward_input with gelu {name}", arrays.read(dx), expected, allowed)
+    yield compare(f"backward_input with gelu {name}", arrays.values(dx), expected, allowed)
 
-    x, x64 = arrays.random_act(rows, k)
-    (dweight, dweight64), (dbias, dbias64) = arrays.random_real(n, k), arrays.random_real(n)
-    partials = arrays.poisoned(op.partials_size(rows), dtype=arrays.numerics.float_dtype)
+    x, x64 = arrays.act(arrays.normal(rows, k))
+    (dweight, dweight64), (dbias, dbias64) = arrays.float(arrays.normal(n, k)), arrays.float(arrays.normal(n))
+    partials = arrays.empty_float(partials_size(rows, n))
     op.backward_weight(dweight=dweight, dbias=dbias, dy=dy, x=x, partials=partials)
-    allowed = tolerance(terms=rows + 1, compute=arrays.products, store=arrays.compute)
-    yield compare(f"backward_weight {name}", arrays.read(dweight), dweight64 + dy64.T @ x64, allowed)
+    allowed = tolerance(terms=rows + 1, compute=product_format(arrays), store=arrays.compute)
+    yield compare(f"backward_weight {name}", arrays.values(dweight), dweight64 + dy64.T @ x64, allowed)
     allowed = tolerance(terms=rows + 1, compute=arrays.compute, store=arrays.compute)
-    yield compare(f"bias gradient {name}", arrays.read(dbias), dbias64 + dy64.sum(axis=0), allowed)
+    yield compare(f"bias gradient {name}", arrays.values(dbias), dbias64 + dy64.sum(axis=0), allowed)

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.tensor_table import grid_of
+from gpt2lab.engine.ops.tensor_table import grid_of, pack_of
 from gpt2lab.schema import OptimConfig
 
 _THREADS = 256
@@ -17,7 +17,7 @@ class AdamW:
     def __init__(
         self, device: Device, numerics: Numerics, *, n_embd: int, table: np.ndarray, optim: OptimConfig
     ) -> None:
-        vec = numerics.pack(n_embd)
+        vec = pack_of(numerics, n_embd)
         self._grid = grid_of(table, _THREADS * vec, _MAX_BLOCKS)
         self._module = device.compile("adamw.cu", numerics.defines | {"VEC": vec})
         # 1 - beta is rounded once, from float64: 1 - 0.999f would be off by 1e-5 of itself.

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.tensor_table import grid_of, tensor_table
+from gpt2lab.engine.ops.tensor_table import grid_of, pack_of, tensor_table
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Decay
 
@@ -16,7 +16,7 @@ class GradNorm:
     """norm = sqrt(sum of grads^2) over what the bands keep, and what follows from it for the update."""
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int, table: np.ndarray) -> None:
-        vec = numerics.pack(n_embd)
+        vec = pack_of(numerics, n_embd)
         self._grid = grid_of(table, _THREADS * vec, _MAX_BLOCKS)
         self._module = device.compile("grad_norm.cu", numerics.defines | {"VEC": vec})
 
@@ -56,5 +56,5 @@ class GradNorm:
 def partials_size(numerics: Numerics, config: GPTConfig) -> int:
     """Return how many floats `GradNorm.launch` needs as `partials`."""
     table = tensor_table(config, Decay.all)  # sizes do not depend on what decays
-    blocks, n_tensors = grid_of(table, _THREADS * numerics.pack(config.n_embd), _MAX_BLOCKS)
+    blocks, n_tensors = grid_of(table, _THREADS * pack_of(numerics, config.n_embd), _MAX_BLOCKS)
     return blocks * n_tensors

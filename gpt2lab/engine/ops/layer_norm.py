@@ -19,15 +19,11 @@ class LayerNorm:
     """
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int) -> None:
-        if n_embd > MAX_N_EMBD:
-            raise EngineError(
-                f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
-                "choose fewer, or engine=torch"
-            )
         vec, warps = numerics.pack(n_embd), _warps_per_row(numerics, n_embd)
         self._numerics, self._n_embd = numerics, n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
-        defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": -(-n_embd // (warps * _WARP * vec))}
+        packs = -(-n_embd // (warps * _WARP * vec))
+        defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": packs}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
 
     def forward(self, *, out: Array, mean: Array, rstd: Array, x: Array, weight: Array, bias: Array) -> None:
@@ -124,13 +120,18 @@ class LayerNorm:
 
 def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:
     """Return how many floats `LayerNorm.backward` needs as `partials` for that many rows: (blocks, 2, C)."""
-    rows_per_block = _MAX_WARPS_PER_ROW // _warps_per_row(numerics, n_embd)
-    # Three blocks fill a multiprocessor at C = 768; narrow rows leave room for more, and their sums are small.
-    most = min(1024, max(384, 3 * 2**17 // n_embd))
-    return min(most, -(-rows // rows_per_block)) * 2 * n_embd
+    warps, vec = _warps_per_row(numerics, n_embd), numerics.pack(n_embd)
+    # What runs at a time on some 130 multiprocessors; a thread's registers grow with its part of the row.
+    most = min(1024, 8192 // (-(-n_embd // (warps * _WARP * vec)) * vec))
+    return min(most, -(-rows // (_MAX_WARPS_PER_ROW // warps))) * 2 * n_embd
 
 
 def _warps_per_row(numerics: Numerics, n_embd: int) -> int:
+    if n_embd > MAX_N_EMBD:
+        raise EngineError(
+            f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
+            "choose fewer, or engine=torch"
+        )
     vec, warps = numerics.pack(n_embd), 1
     while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
         warps *= 2

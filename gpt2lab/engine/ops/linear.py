@@ -9,7 +9,7 @@ import math
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Epilogue, EpilogueKind, Gemm
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.bias import Bias, partials_size
+from gpt2lab.engine.ops.bias import Bias
 from gpt2lab.engine.ops.gelu import Gelu
 
 
@@ -26,10 +26,6 @@ class Linear:
         step = math.gcd(n_in, n_out)
         self._bias = Bias(device, numerics, n=n_out, aligned_to=step)
         self._gelu_in, self._gelu_out = (Gelu(device, numerics, n=n, aligned_to=step) for n in (n_in, n_out))
-
-    def partials_size(self, rows: int) -> int:
-        """Return how many floats of scratch `backward_weight` needs."""
-        return partials_size(rows, self._n_out)
 
     def forward(self, *, out: Array, x: Array, weight: Array, bias: Array, bias_act: Array | None) -> None:
         """out (rows,N) = x (rows,K) @ weight^T + bias; out and x are act_t."""
@@ -66,6 +62,6 @@ class Linear:
             self._gelu_in.backward(gradient=dx, pre=pre)
 
     def backward_weight(self, *, dweight: Array, dbias: Array, dy: Array, x: Array, partials: Array) -> None:
-        """dweight (N,K) += dy^T @ x, dbias (N) += sum over rows of dy; `partials` holds partials_size(rows) floats."""
+        """dweight (N,K) += dy^T @ x, dbias (N) += sum over rows of dy; `partials` as for Bias."""
         self._gemm.matmul(dweight, dy, x, transpose_a=True, accumulate=True)
         self._bias.backward(dbias=dbias, dy=dy, partials=partials)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from gpt2lab.engine.numerics import Numerics
 from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, tensor_shapes
@@ -35,6 +36,14 @@ def tensor_table(config: GPTConfig, decay: Decay) -> np.ndarray:
         rows, columns = shapes[spec.name][-2:] if len(shapes[spec.name]) > 1 else (1, *shapes[spec.name])
         table.append([begin, size, spec.decays or decay is Decay.all, kind, band // 2, rows, columns])
     return np.array(table, dtype=np.int64)
+
+
+def pack_of(numerics: Numerics, n_embd: int) -> int:
+    """Return how many floats one access takes: 16 bytes, so that a warp's stores are whole, or what divides C."""
+    width = 16 // numerics.float_dtype.itemsize
+    while n_embd % width:
+        width //= 2
+    return width
 
 
 def grid_of(table: np.ndarray, values_per_block: int, most: int) -> tuple[int, int]:
