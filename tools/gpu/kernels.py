@@ -151,7 +151,7 @@ class _Bench:
         op = Embedding(self.device, self.numerics, n_embd=C)
         tokens = np.random.default_rng(2).integers(0, self.model.vocab_size, (B, T), dtype=np.int32)
         used = len(np.unique(tokens))
-        order, begins = (self.upload(array) for array in group_rows(tokens, Vp))
+        order, segments = (self.upload(array) for array in group_rows(tokens, Vp))
         where, sets = self.upload(tokens.reshape(-1)), self.acts(1, C)
         n, act = len(sets), sets[0][0].nbytes
         wte, wpe = self.floats(Vp, C), self.floats(T, C)
@@ -162,10 +162,10 @@ class _Bench:
 
         def backward(i: int) -> None:
             dx = sets[i % n][0].reshape(B, T, C)
-            op.backward(dwte=wte, dwpe=wpe, dx=dx, tokens=where, order=order, begins=begins)
+            op.backward(dwte=wte, dwpe=wpe, dx=dx, tokens=where, order=order, segments=segments)
 
         yield self.row("embedding forward", forward, n_bytes=act + table)
-        yield self.row("embedding backward", backward, n_bytes=act + 2 * table + order.nbytes + begins.nbytes)
+        yield self.row("embedding backward", backward, n_bytes=act + 2 * table + order.nbytes + segments.nbytes)
 
     def cross_entropy(self) -> Iterator[dict[str, Any]]:
         V, Vp = self.model.vocab_size, self.model.padded_vocab_size
