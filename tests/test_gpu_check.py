@@ -51,7 +51,7 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     assert record["device"]["kind"] == "host"
     assert set(record) == {
         *("about", "ceilings", "commit", "complete", "date", "device", "kernels", "proof", "rehearsal", "seconds"),
-        *("steps", "versions"),
+        *("predicted_seconds", "steps", "versions"),
     }
     assert {"python", "numpy", "torch", "driver", "driver_cuda", "runtime_cuda", "cublas", "cublaslt"} <= set(
         record["versions"]
@@ -116,6 +116,19 @@ def test_no_checks_at_all_are_a_failure(tool):
     from gpu.proof import summary
 
     assert summary("nothing", "fp32", lambda: iter(()))["failed"] == ["nothing: made no checks"]
+
+
+def test_a_figure_that_is_not_a_number_fails_and_can_still_be_written(tool, tmp_path):
+    from gpu import proof, report
+    from proof import Check
+
+    checks = [Check(name=name, error=error, tolerance=1e-3) for name, error in (("a", 5e-4), ("b", np.nan), ("c", 0.1))]
+    found = proof.summary("op", "fp32", lambda: iter(checks))
+    assert [line.split(":")[0] for line in found["failed"]] == ["b", "c"]
+    assert found["worst"]["check"] == "b"
+    record = report.new_record(HostDevice(), rehearsal=True, commit="unknown") | {"proof": [found]}
+    assert "FAILED op fp32: b: error nan" in report.proof_table([found])
+    assert '"error": "nan"' in report.write(record, tmp_path).read_text()
 
 
 def test_products_are_proven_in_tf32_too_and_every_op_is_found(tool):

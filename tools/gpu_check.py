@@ -20,7 +20,7 @@ BENCHMARKS = TOOLS / "benchmarks"
 sys.path[:0] = [str(TOOLS.parent), str(TOOLS), str(TOOLS.parent / "tests")]
 
 from gpu import report  # noqa: E402
-from gpu.cases import chosen_cases  # noqa: E402
+from gpu.cases import MEASURING_SECONDS, PROOF_SECONDS, chosen_cases  # noqa: E402
 from gpu.ceilings import measure_copy, measure_products  # noqa: E402
 from gpu.clock import Budget  # noqa: E402
 from gpu.kernels import measure_kernels  # noqa: E402
@@ -66,6 +66,9 @@ class Check:
     def __init__(self, options: argparse.Namespace, record: dict, budget: Budget) -> None:
         self.options, self.record, self.budget = options, record, budget
         self.failed = False
+        self.cases = chosen_cases(options.cases, rehearsal=options.rehearse)
+        before = MEASURING_SECONDS + PROOF_SECONDS * (not options.skip_proof)
+        record["predicted_seconds"] = before + sum(case.seconds for case in self.cases)
         case = chosen_cases(["124M 16x1024 bf16"], rehearsal=options.rehearse)[0]
         self._model, self._B, self._T = case.model, case.batch_size, case.seq_len
 
@@ -104,11 +107,10 @@ class Check:
     def time(self) -> None:
         """Time the training steps."""
         options = self.options
-        cases = chosen_cases(options.cases, rehearsal=options.rehearse)
-        print(f"\n{len(cases)} cases, about {sum(case.seconds for case in cases):.0f} s; {self.budget.left:.0f} s left")
+        print(f"\n{len(self.cases)} cases, {self.budget.left:.0f} s left")
         self.record["steps"] = rows = []
         timed = time_cases(
-            cases, Device[options.device], self.budget, skip_torch=options.skip_torch, rehearsal=options.rehearse
+            self.cases, Device[options.device], self.budget, skip_torch=options.skip_torch, rehearsal=options.rehearse
         )
         for row in timed:
             rows.append(row)

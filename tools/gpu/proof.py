@@ -1,6 +1,7 @@
 """Runs the proofs of tests/proofs on a device: every op, in every precision that it has."""
 
 import importlib
+import math
 import pkgutil
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def summary(name: str, precision: str, run: Callable[[], Iterator[Check]]) -> di
         failed.append(f"{name}: made no checks")
     # Those that allow nothing, equal bits, would come first at any error.
     measured = [check for check in checks if check.tolerance > 0]
-    worst = max(measured, key=lambda check: check.error / check.tolerance, default=None)
+    worst = max(measured, key=lambda c: math.inf if math.isnan(c.error) else c.error / c.tolerance, default=None)
     return {
         "name": name,
         "precision": precision,

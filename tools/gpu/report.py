@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ def new_record(device: Device, *, rehearsal: bool, commit: str | None) -> dict[s
         "device": {"kind": device.name, "name": device.device_name, **device.details},
         "versions": read_versions(device),
         "seconds": 0.0,
+        "predicted_seconds": 0.0,
         "proof": None,
         "ceilings": None,
         "kernels": None,
@@ -80,8 +82,17 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     """Write the record, replacing what an earlier part of this check wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(record, folder)
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: nan and infinity, which a proof that fails may find, in words."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
