@@ -51,7 +51,7 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     assert record["device"]["kind"] == "host"
     assert set(record) == {
         *("about", "ceilings", "commit", "complete", "date", "device", "kernels", "proof", "rehearsal", "seconds"),
-        *("predicted_seconds", "steps", "versions"),
+        *("chosen", "errors", "predicted_seconds", "steps", "versions"),
     }
     assert {"python", "numpy", "torch", "driver", "driver_cuda", "runtime_cuda", "cublas", "cublaslt"} <= set(
         record["versions"]
@@ -126,7 +126,7 @@ def test_a_figure_that_is_not_a_number_fails_and_can_still_be_written(tool, tmp_
     found = proof.summary("op", "fp32", lambda: iter(checks))
     assert [line.split(":")[0] for line in found["failed"]] == ["b", "c"]
     assert found["worst"]["check"] == "b"
-    record = report.new_record(HostDevice(), rehearsal=True, commit="unknown") | {"proof": [found]}
+    record = report.new_record(HostDevice(), rehearsal=True, commit="unknown", chosen={}) | {"proof": [found]}
     assert "FAILED op fp32: b: error nan" in report.proof_table([found])
     assert '"error": "nan"' in report.write(record, tmp_path).read_text()
 
@@ -220,6 +220,30 @@ def test_wrong_options_are_refused_in_words(tool, options, message, capsys):
         tool.main(options)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_part_of_the_check_does_not_replace_the_record_of_the_whole(tool, tmp_path):
+    from gpu import report
+
+    options = [tool.read_options(args) for args in ([], ["--cases", "124M 16x1024", "51M", "--skip-torch"])]
+    records = [
+        report.new_record(HostDevice(), rehearsal=False, commit="unknown", chosen=tool.chosen(each)) for each in options
+    ]
+    whole, part = (report.path_of(record | {"device": {"name": "NVIDIA H200"}}, tmp_path).stem for record in records)
+    assert whole == f"gpu-check-nvidia-h200-{records[0]['date'][:10]}"
+    assert part == f"{whole}-cases-skip-torch-124m-16x1024-51m"
+
+
+def test_an_error_while_measuring_is_kept_and_the_steps_are_still_timed(tool, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise EngineError("cuBLASLt has no algorithm")
+
+    monkeypatch.setattr(tool, "measure_products", broken)
+    assert tool.main([*REHEARSAL, "--skip-proof", "--skip-torch", "--cases", "51M", "--out", str(tmp_path)]) == 1
+    record = written(tmp_path)
+    assert record["errors"] == ["ceilings: EngineError: cuBLASLt has no algorithm"]
+    assert [row["status"] for row in record["steps"]] == ["ok"] and record["steps"][0]["torch"] is None
+    assert record["ceilings"]["gemm"] == [] and record["kernels"]
 
 
 def test_by_default_a_rehearsal_is_not_written_among_the_benchmarks(tool):

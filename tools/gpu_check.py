@@ -9,10 +9,13 @@ measured, 1 when a proof or a case failed, 2 when there is nothing to run on.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 TOOLS = Path(__file__).resolve().parent
 BENCHMARKS = TOOLS / "benchmarks"
@@ -28,6 +31,7 @@ from gpu.proof import op_proofs, prove_ops  # noqa: E402
 from gpu.step_proof import prove_steps  # noqa: E402
 from gpu.steps import time_cases  # noqa: E402
 
+from gpt2lab.engine.device import Device as OpenDevice  # noqa: E402
 from gpt2lab.engine.device import open_device  # noqa: E402
 from gpt2lab.errors import EngineError  # noqa: E402
 from gpt2lab.schema import Device, Precision  # noqa: E402
@@ -40,30 +44,31 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         device = open_device(Device[options.device])
         require_torch(options)
-        record = report.new_record(device, rehearsal=options.rehearse, commit=options.commit)
+        record = report.new_record(device, rehearsal=options.rehearse, commit=options.commit, chosen=chosen(options))
     except EngineError as error:
         print(error, file=sys.stderr)
         return 2
-    check = Check(options, record, Budget(options.budget))
-    print(
-        f"{record['device']['name']}, commit {record['commit']}" + (f"\n{report.REHEARSAL}" if options.rehearse else "")
-    )
-    check.prove(device)
-    if check.failed and not options.time_anyway:
+    run = Run(options, record, Budget(options.budget))
+    print(f"{record['device']['name']}, commit {record['commit']}: about {record['predicted_seconds']:.0f} s")
+    if options.rehearse:
+        print(report.REHEARSAL)
+    run.prove(device)
+    if run.failed and not options.time_anyway:
         print("not timed: something above failed")
     else:
-        check.measure(device)
-        check.time()
+        run.measure_ceilings(device)
+        run.measure_kernels(device)
+        run.time()
     record["complete"] = True
-    path = check.save()
+    path = run.save()
     print(f"{time.perf_counter() - started:.0f} s; {path}")
-    return int(check.failed)
+    return int(run.failed)
 
 
-class Check:
+class Run:
     """One run of the tool: fills in the record part by part, and writes it after each."""
 
-    def __init__(self, options: argparse.Namespace, record: dict, budget: Budget) -> None:
+    def __init__(self, options: argparse.Namespace, record: dict[str, Any], budget: Budget) -> None:
         self.options, self.record, self.budget = options, record, budget
         self.failed = False
         self.cases = chosen_cases(options.cases, rehearsal=options.rehearse)
@@ -73,10 +78,12 @@ class Check:
         self._model, self._B, self._T = case.model, case.batch_size, case.seq_len
 
     def save(self) -> Path:
+        """Write the record as it is now; return its file."""
         self.record["seconds"] = self.budget.spent
         return report.write(self.record, self.options.out)
 
-    def prove(self, device) -> None:
+    def prove(self, device: OpenDevice) -> None:
+        """Run the proofs of every op, and of the whole step."""
         if self.options.skip_proof:
             return
         self.record["proof"] = found = []
@@ -89,19 +96,35 @@ class Check:
         self.failed = any(each["failed"] for each in found)
         print("\n" + report.proof_table(found))
 
-    def measure(self, device) -> None:
-        """Measure the ceilings, and the kernels against them."""
+    def measure_ceilings(self, device: OpenDevice) -> None:
+        """Measure copies, and products at the step's shapes."""
         small = self.options.rehearse
-        ceilings = {"copy": measure_copy(device, n_bytes=1 << (16 if small else 30)), "gemm": []}
-        self.record["ceilings"] = ceilings
-        for precision in Precision:
-            square = 32 if small else 8192
-            ceilings["gemm"] += measure_products(device, precision, self._model, self._B * self._T, square=square)
-        print("\n" + report.ceilings_table(ceilings))
-        self.record["kernels"] = kernels = []
-        for precision in (Precision.bf16, Precision.fp32):
-            kernels += measure_kernels(device, precision, self._model, B=self._B, T=self._T)
-        print("\n" + report.kernels_table(kernels, ceilings["copy"]["gb_per_s"]))
+        gemm: list[dict[str, Any]] = []
+        with self._goes_on("ceilings"):
+            copy = measure_copy(device, n_bytes=1 << (16 if small else 30))
+            self.record["ceilings"] = {"copy": copy, "gemm": gemm}
+            rows, square = self._B * self._T, 32 if small else 8192
+            for precision in Precision:
+                gemm.extend(measure_products(device, precision, self._model, rows, square=square))
+            print("\n" + report.ceilings_table(self.record["ceilings"]))
+
+    def measure_kernels(self, device: OpenDevice) -> None:
+        """Measure the kernels one by one, against the copy ceiling."""
+        self.record["kernels"] = kernels = list[dict[str, Any]]()
+        with self._goes_on("kernels"):
+            for precision in (Precision.bf16, Precision.fp32):
+                kernels.extend(measure_kernels(device, precision, self._model, B=self._B, T=self._T))
+            print("\n" + report.kernels_table(kernels, self.record["ceilings"]))
+
+    @contextlib.contextmanager
+    def _goes_on(self, part: str) -> Iterator[None]:
+        """Write the record after a part; an error in it must not take the other parts' figures with it."""
+        try:
+            yield
+        except Exception as error:
+            self.failed = True
+            self.record["errors"].append(f"{part}: {report.first_line(error)}")
+            print(f"\n{self.record['errors'][-1]}")
         self.save()
 
     def time(self) -> None:
@@ -118,6 +141,12 @@ class Check:
             self.failed = self.failed or row["status"].startswith("failed")
             self.save()
         print("\n" + report.steps_table(rows, report.gemm_ceilings(self.record["ceilings"])))
+
+
+def chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that make a run less than the whole."""
+    names = ("cases", "proofs", "skip_proof", "skip_torch", "time_anyway")
+    return {name: getattr(options, name) for name in names if getattr(options, name)}
 
 
 def require_torch(options: argparse.Namespace) -> None:

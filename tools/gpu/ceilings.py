@@ -77,8 +77,11 @@ def _measure(device: Device, gemm: Gemm, numerics: Numerics, product: Product) -
     a = random_act(device, numerics, *((p.K, p.M) if p.transpose_a else (p.M, p.K)))
     b = random_act(device, numerics, *((p.N, p.K) if p.transpose_b else (p.K, p.N)))
     out = random_array(device, (p.M, p.N), numerics.float_dtype if p.accumulate else numerics.act_dtype)
-    transposed = {"transpose_a": p.transpose_a, "transpose_b": p.transpose_b}
-    seconds = time_calls(device, lambda i: gemm.matmul(out, a, b, **transposed, accumulate=p.accumulate))
+
+    def multiply(i: int) -> None:
+        gemm.matmul(out, a, b, transpose_a=p.transpose_a, transpose_b=p.transpose_b, accumulate=p.accumulate)
+
+    seconds = time_calls(device, multiply)
     flop = 2 * p.M * p.N * p.K
     return {
         "product": p.name,

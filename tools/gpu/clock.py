@@ -62,7 +62,7 @@ class Stopwatch:
             self._start, self._end = event(), event()
 
     def seconds(self, queue: Callable[[], None]) -> float:
-        device = self._device
+        device: Any = self._device
         device.synchronize()
         if device.name != "cuda":
             started = time.perf_counter()

@@ -204,7 +204,7 @@ class _Bench:
         yield self.row(
             "AdamW",
             lambda i: adamw.launch(**arrays, schedule=schedule, stats=stats, flag=flag),
-            n_bytes=7 * params.nbytes + (weights.nbytes if bf16 else 0),
+            n_bytes=7 * params.nbytes + (0 if weights is None else weights.nbytes),
         )
         update = self.upload(np.ones(1, np.int32))
         where = {"stats": stats, "flag": flag, "failure": failure, "update": update, "partials": partials}

@@ -18,6 +18,7 @@ from gpt2lab.engine.torch_model import GPT
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import OptimConfig, Precision
 from gpu.cases import Case
+from gpu.report import first_line
 
 COMPILED, EAGER = "compiled", "eager"
 
@@ -159,9 +160,3 @@ class Peer:
             fused=True,
             capturable=self._device.type == "cuda",
         )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the kind of an error and the first line that it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

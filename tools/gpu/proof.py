@@ -1,5 +1,6 @@
 """Runs the proofs of tests/proofs on a device: every op, in every precision that it has."""
 
+import functools
 import importlib
 import math
 import pkgutil
@@ -32,7 +33,7 @@ def prove_ops(device: Device, only: list[str] | None = None) -> Iterator[dict[st
     for name, check in op_proofs(only).items():
         for precision in Precision:
             if precision is not Precision.tf32 or name in PRODUCTS:
-                yield summary(name, precision.name, lambda check=check, p=precision: check(device, p))
+                yield summary(name, precision.name, functools.partial(check, device, precision))
 
 
 def summary(name: str, precision: str, run: Callable[[], Iterator[Check]]) -> dict[str, Any]:

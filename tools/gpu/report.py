@@ -20,12 +20,14 @@ PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "nvmath-
 REHEARSAL = "REHEARSAL: tiny shapes; these figures say nothing about the speed of anything"
 
 
-def new_record(device: Device, *, rehearsal: bool, commit: str | None) -> dict[str, Any]:
-    """Return the record of a check that begins now."""
+def new_record(device: Device, *, rehearsal: bool, commit: str | None, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a check that begins now; `chosen` is what makes it less than the whole."""
     return {
         "rehearsal": rehearsal,
         "about": REHEARSAL if rehearsal else "tools/gpu_check.py",
         "complete": False,
+        "chosen": chosen,
+        "errors": [],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit or read_commit(),
         "device": {"kind": device.name, "name": device.device_name, **device.details},
@@ -73,9 +75,10 @@ def read_versions(device: Any) -> dict[str, Any]:
 
 def path_of(record: dict[str, Any], folder: Path) -> Path:
     """Return the file of a record: named after device and date, and after what it is."""
-    slug = "-".join("".join(c if c.isalnum() else " " for c in record["device"]["name"].lower()).split())
     kind = "rehearsal" if record["rehearsal"] else "gpu-check"
-    return folder / f"{kind}-{slug}-{record['date'][:10]}.json"
+    chosen = record["chosen"]  # a part must not replace the whole of the same day
+    parts = [kind, record["device"]["name"], record["date"][:10], *chosen, *chosen.get("cases", [])]
+    return folder / ("-".join("".join(c if c.isalnum() else " " for c in " ".join(parts).lower()).split()) + ".json")
 
 
 def write(record: dict[str, Any], folder: Path) -> Path:
@@ -134,11 +137,11 @@ def ceilings_table(ceilings: dict[str, Any]) -> str:
     return f"copy: {copy['gb_per_s']:,.1f} GB/s read and written\n" + table(["product", "MxNxK", "us", "TFLOP/s"], rows)
 
 
-def kernels_table(kernels: list[dict[str, Any]], copy_gb_per_s: float) -> str:
-    rows = []
+def kernels_table(kernels: list[dict[str, Any]], ceilings: dict[str, Any] | None) -> str:
+    rows, copy = [], ceilings and ceilings["copy"]["gb_per_s"]
     for each in kernels:
         rate = each["gb_per_s"]
-        of_copy = f"{rate / copy_gb_per_s:.0%}" if rate else ""
+        of_copy = f"{rate / copy:.0%}" if rate and copy else ""
         rows.append(
             [
                 f"{each['kernel']} {each['precision']}",
@@ -187,6 +190,12 @@ def gemm_ceilings(ceilings: dict[str, Any] | None) -> dict[str, float]:
     for each in (ceilings or {"gemm": []})["gemm"]:
         best[each["precision"]] = max(best.get(each["precision"], 0.0), each["tflop_per_s"])
     return best
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line that it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _us(each: dict[str, Any]) -> str:

@@ -56,9 +56,10 @@ class _Step:
         self.reference_device = "cuda" if device.name == "cuda" and torch.cuda.is_available() else "cpu"
 
     def check(self) -> Iterator[Check]:
-        yield from self.check_gradients()
-        yield from self.check_evaluation()
-        yield from self.check_sampling()
+        engine = self.engine()
+        yield from self.check_gradients(engine)
+        yield from self.check_evaluation(engine)
+        yield from self.check_sampling(engine)
         yield from self.check_bits()
 
     def engine(self, *, graph: bool = False, micro_batch_size: int | None = None) -> CudaEngine:
@@ -108,10 +109,10 @@ class _Step:
         gradients = model.collect({key: p.grad for key, p in model.named_parameters()})
         return logits.detach().cpu().numpy(), loss.item(), apply_bands(gradients, self.model)
 
-    def check_gradients(self) -> Iterator[Check]:
+    def check_gradients(self, engine: CudaEngine) -> Iterator[Check]:
         inputs, targets = self.batch(1)
         _, expected_loss, expected = self.reference(inputs, targets)
-        loss, gradients = self.engine().loss_and_gradients(inputs, targets)
+        loss, gradients = engine.loss_and_gradients(inputs, targets)
         allowed = self.allowed(backward=True)
         yield compare("loss", np.array(loss), np.array(expected_loss), allowed)
         C = self.model.n_embd
@@ -121,10 +122,10 @@ class _Step:
                 found, wanted = (np.delete(array, np.s_[C : 2 * C], axis=1) for array in (found, wanted))
             yield compare(f"gradient of {name}", found, wanted.astype(np.float64), allowed)
 
-    def check_evaluation(self) -> Iterator[Check]:
+    def check_evaluation(self, engine: CudaEngine) -> Iterator[Check]:
         inputs, targets = self.batch(2)
         logits, loss, _ = self.reference(inputs, targets)
-        found = self.engine().evaluate(inputs, targets)
+        found = engine.evaluate(inputs, targets)
         allowed = self.allowed(backward=False)
         yield compare("evaluated loss", np.array(found.loss), np.array(loss), allowed)
         # How far the target is ahead of all others; where that is within rounding it may count or not.
@@ -136,8 +137,8 @@ class _Step:
         outside = max((lead > doubt).sum() - found.n_correct, found.n_correct - (lead > -doubt).sum(), 0)
         yield Check(name="evaluated accuracy", error=float(outside), tolerance=0.0)
 
-    def check_sampling(self) -> Iterator[Check]:
-        engine, tokens = self.engine(), self.batch(3)[0][:, :1]
+    def check_sampling(self, engine: CudaEngine) -> Iterator[Check]:
+        tokens = self.batch(3)[0][:, :1]
         allowed = self.allowed(backward=False)
         whole = _Step(self.device, self.model, None, self.precision)  # every position counted
         for _ in range(min(4, self.model.max_seq_len - 1)):

@@ -21,7 +21,8 @@ from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
 from gpu.cases import Case
 from gpu.clock import Budget, spread
 from gpu.memory import release
-from gpu.peer import Peer, first_line
+from gpu.peer import Peer
+from gpu.report import first_line
 
 OPTIM = OptimConfig(learning_rate=1e-4, grad_clip=1.0)
 BATCHES = 8  # different ones, in turns: each step uploads its own
