@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status, write_shard
 
+from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import find_runs
@@ -55,6 +56,16 @@ def test_losses_fall_and_rows_repeat_bit_by_bit(workplace, engine):
     rows = numbers(first)
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.5
     assert numbers(run(*overrides, "seed=1")) != rows
+
+
+def test_the_device_is_waited_for_only_where_a_row_is_logged(workplace, monkeypatch):
+    asked = []
+    result = CudaEngine.result
+    monkeypatch.setattr(CudaEngine, "result", lambda engine: asked.append(engine.step) or result(engine))
+    overrides = [*QUIET, *ENGINES[1], "train.max_steps=9", "train.log_every=3", "train.eval_every=4"]
+    path = run(*overrides)
+    assert asked == [3, 4, 6, 8, 9]
+    assert [row["step"] for row in numbers(path)] == [0, *asked]
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
