@@ -282,6 +282,18 @@ def test_what_the_core_does_not_have_is_refused_by_name(shape, kind, words):
         create_engine(spec_for(model, None, replace(CUDA_ON_HOST, **kind)), init_params(model, seed=0))
 
 
+@pytest.mark.parametrize("precision", [Precision.tf32, Precision.bf16])
+def test_a_card_too_old_for_a_precision_is_named(precision):
+    device = HostDevice()
+    device.details |= {"compute_capability": "7.5"}
+    device.device_name = "Tesla T4"
+    model = config()
+    spec = spec_for(model, None, replace(CUDA_ON_HOST, precision=precision))
+    with pytest.raises(EngineError, match=rf"precision={precision.name} needs .* 8\.0 .* Tesla T4 has 7\.5: use fp32"):
+        CudaEngine(spec, init_params(model, seed=0), device)
+    CudaEngine(spec_for(model, None, CUDA_ON_HOST), init_params(model, seed=0), device)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [({"device": Device.host}, "engine.device=host.*engine=cuda"), ({"graph": True}, "engine=torch has no graphs")],
