@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,20 @@ def test_plan_counts_what_a_model_needs(command):
     assert "FC2              dense" in out
 
 
+def test_plan_lists_every_array_of_the_cuda_core_and_its_sum(command):
+    out, _ = command("plan", "engine.precision=bf16", "train.micro_batch_size=4", "train.seq_len=64")
+    sizes = {"B": 1, "KiB": 2**10, "MiB": 2**20}
+    rows = [line.split() for line in out.splitlines() if re.match(r"\s+[\d,.]+ (B|KiB|MiB)  ", line)]
+    groups = [row for row in rows if not re.search(r"(32|16|64|8)$", row[-1])]
+    arrays = {row[2]: float(row[0].replace(",", "")) * sizes[row[1]] for row in rows if row not in groups}
+    assert arrays["logits"] == 4 * 64 * 256 * 2
+    total = float(re.search(r"memory +([\d.,]+) MiB", out)[1].replace(",", "")) * 2**20
+    assert sum(arrays.values()) == pytest.approx(total, rel=0.01)
+    assert sum(float(row[0]) * sizes[row[1]] for row in groups) == pytest.approx(total, rel=0.01)
+    assert "recomputation" in out
+    assert "FLOP dense" in out
+
+
 def test_plan_says_that_a_band_that_keeps_everything_is_dense(command):
     out, _ = command("plan", "sparsity=banded", "fc1_band=1024")
     assert "density 100.00%; the band keeps everything: dense" in out
@@ -229,8 +244,11 @@ def test_data_prepare_says_what_there_is(command):
     assert "train          2,112 tokens" in out
 
 
-def test_doctor_names_the_engine(command):
-    assert "torch on" in command("doctor")[0]
+def test_doctor_names_the_engines(command):
+    out, _ = command("doctor")
+    assert "torch on" in out
+    assert "cuda core" in out
+    assert "cuda on host" in out
 
 
 def test_bash_completes_keys_and_commands():
@@ -242,3 +260,20 @@ def test_bash_completes_keys_and_commands():
     assert "snapshot" in complete("gpt2lab ")
     assert "train.max_steps=" in complete("gpt2lab run train.max")
     assert "data=modular" in complete("gpt2lab run data=mo")
+
+
+def test_sampling_with_the_cuda_core_gives_the_words_that_torch_gives(command):
+    words = [
+        command("sample", "1", "--max-tokens", "8", "--engine", engine, "--device", device)[0]
+        for engine, device in (("torch", "cpu"), ("cuda", "host"))
+    ]
+    assert words[0] == words[1]
+    assert words[0].strip()
+
+
+def test_parity_runs_on_the_cuda_core(command, golden):
+    files = str(golden / "model.bin"), str(golden / "debug_state.bin")
+    out, _ = command("parity", *files, "--engine", "cuda", "--device", "host", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == 18
+    assert all(row["passed"] for row in rows)

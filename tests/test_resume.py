@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_runs import QUIET, TINY, assert_same_state, numbers, run, status, stop_at
+from tiny_runs import ENGINES, QUIET, TINY, assert_same_state, numbers, run, status, stop_at
 
 from gpt2lab.run import main
 
 
-def test_twenty_and_twenty_steps_equal_forty_with_wandb_on(workplace):
-    overrides = [*TINY, "schedule=constant", "train.eval_every=10", "sparsity=banded", "fc1_band=12"]
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+def test_twenty_and_twenty_steps_equal_forty_with_wandb_on(workplace, engine):
+    overrides = [*TINY, *engine, "schedule=constant", "train.eval_every=10", "sparsity=banded", "fc1_band=12"]
     straight = run(*overrides, "train.max_steps=40")
     halves = run(*overrides, "train.max_steps=20")
     assert main([f"resume={halves}", "train.max_steps=40"]) == 0
@@ -27,9 +28,10 @@ def test_twenty_and_twenty_steps_equal_forty_with_wandb_on(workplace):
     assert status(halves)["tracker"] == "offline"
 
 
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state_and_the_rest_is_the_same_to_the_bit(workplace, monkeypatch, capsys, number):
-    overrides = [*QUIET, "train.max_steps=12", "train.eval_every=5", "schedule.warmup_steps=3"]
+def test_a_signal_saves_the_state_and_the_rest_is_the_same_to_the_bit(workplace, monkeypatch, capsys, number, engine):
+    overrides = [*QUIET, *engine, "train.max_steps=12", "train.eval_every=5", "schedule.warmup_steps=3"]
     straight = run(*overrides)
     with monkeypatch.context() as patch:
         stop_at(patch, 7, number)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import QUIET, assert_same_state, numbers, run, status, write_shard
+from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status, write_shard
 
+from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import find_runs
@@ -39,8 +40,16 @@ def test_a_run_leaves_its_whole_record(workplace, capsys):
     assert str(path) in shown
 
 
-def test_losses_fall_and_rows_repeat_bit_by_bit(workplace):
-    overrides = [*QUIET, "train.max_steps=30", "schedule=constant", "optim.learning_rate=1e-2", "data.order=shuffled"]
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+def test_losses_fall_and_rows_repeat_bit_by_bit(workplace, engine):
+    overrides = [
+        *QUIET,
+        *engine,
+        "train.max_steps=30",
+        "schedule=constant",
+        "optim.learning_rate=1e-2",
+        "data.order=shuffled",
+    ]
     first, second = run(*overrides), run(*overrides)
     assert numbers(first) == numbers(second)
     assert_same_state(first, second)
@@ -49,8 +58,19 @@ def test_losses_fall_and_rows_repeat_bit_by_bit(workplace):
     assert numbers(run(*overrides, "seed=1")) != rows
 
 
-def test_divergence_stops_before_the_update_with_exit_code_4(workplace, capsys):
-    path = run("debug=diverge", "sample.count=0", expect=4)
+def test_the_device_is_waited_for_only_where_a_row_is_logged(workplace, monkeypatch):
+    asked = []
+    result = CudaEngine.result
+    monkeypatch.setattr(CudaEngine, "result", lambda engine: asked.append(engine.step) or result(engine))
+    overrides = [*QUIET, *ENGINES[1], "train.max_steps=9", "train.log_every=3", "train.eval_every=4"]
+    path = run(*overrides)
+    assert asked == [3, 4, 6, 8, 9]
+    assert [row["step"] for row in numbers(path)] == [0, *asked]
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+def test_divergence_stops_before_the_update_with_exit_code_4(workplace, capsys, engine):
+    path = run("debug=diverge", "sample.count=0", *engine, expect=4)
     error = capsys.readouterr().err
     for part in ("step ", "learning rate 1e+30", "gradient norm"):
         assert part in error
@@ -130,13 +150,14 @@ def test_token_files_with_ids_above_the_vocabulary_are_refused(workplace, capsys
     assert "token 300" in capsys.readouterr().err
 
 
-def test_training_follows_llmc_from_the_command_line(workplace, golden):
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+def test_training_follows_llmc_from_the_command_line(workplace, golden, engine):
     shards = ["data=shards", f"data.train={golden}/train.bin", f"data.val={golden}/val.bin", "data.order=sequential"]
     shape = ["model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.max_seq_len=32", "model.vocab_size=96"]
     optim = ["optim.learning_rate=1e-3", "optim.beta2=0.999", "optim.decay=all", "optim.grad_clip=0"]
     batch = ["train.batch_size=4", "train.seq_len=16", "train.max_steps=40", "train.log_every=1", "schedule=constant"]
     rest = ["tracker=none", "archive.mode=off", "sample.count=0", f"model.init_from={golden}/model.bin"]
-    path = run(*shards, *shape, *optim, *batch, *rest)
+    path = run(*shards, *shape, *optim, *batch, *rest, *engine)
     losses = [row["train_loss"] for row in numbers(path)[1:]]
     np.testing.assert_allclose(losses, np.loadtxt(golden / "losses.txt"), rtol=0, atol=8 * 2**-24 * 4.7 * 8)
 

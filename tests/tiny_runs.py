@@ -25,6 +25,7 @@ TINY = [
     "archive.mode=off",
 ]
 QUIET = [*TINY, "tracker=none"]
+ENGINES = [["engine=torch", "engine.device=cpu"], ["engine=cuda", "engine.device=host"]]
 
 
 def run(*overrides: str, expect: int = 0) -> Path | None:

@@ -22,7 +22,7 @@ from gpt2lab.errors import EngineError
 
 # Uploads up to this size, such as the tokens of a step, are staged and need no wait; larger ones, such as a checkpoint,
 # are waited for.
-_STAGED_BYTES = 1 << 20
+_STAGED_BYTES = 16 << 20
 _NULL = np.uint64(0)  # CuPy would pass None as a missing argument, not as a null pointer
 _INSTEAD = "choose engine=torch, or engine.device=host to run the kernels on the processor"
 

@@ -31,9 +31,9 @@ class Comparison:
 def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) -> list[Comparison]:
     """Return the comparisons: logits, loss, then each gradient in file order. Raises DataError, EngineError.
 
-    Tolerance: unit roundoff of the precision times the square root of the longest sum that feeds a value
-    (random-walk growth of rounding) times the number of layers crossed, with a factor 8 for the two
-    engines' differing orders of summation.
+    Tolerance, for each layer crossed: unit roundoff of float32 times the square root of the longest sum that feeds a
+    value (random-walk growth of rounding), with a factor 8 for the two engines' differing orders of summation; in
+    tf32 and bf16, whose products round their inputs but add up in float32, twice their own unit roundoff besides.
     """
     params, config = read_checkpoint(model_path)
     state = read_debug_state(state_path, config)
@@ -42,10 +42,11 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     built = create_engine(spec, params)
     loss, gradients = built.loss_and_gradients(state.inputs, state.targets)
     logits = built.logits(state.inputs)
-    unit = UNIT_ROUNDOFF[engine.precision]
     depth = 2 * config.n_layer + 1
-    forward = 8 * unit * depth * np.sqrt(config.n_hidden)
-    backward = 8 * unit * depth * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size))
+    unit = 8 * UNIT_ROUNDOFF[Precision.fp32]
+    inputs = 0.0 if engine.precision is Precision.fp32 else 2 * UNIT_ROUNDOFF[engine.precision]
+    forward = depth * (unit * np.sqrt(config.n_hidden) + inputs)
+    backward = depth * (unit * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size)) + inputs)
     rows = [
         _compare("logits", logits, state.logits, forward),
         _compare("loss", np.array(loss), np.array(state.loss), forward),
