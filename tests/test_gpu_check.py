@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +249,15 @@ def test_an_error_while_measuring_is_kept_and_the_steps_are_still_timed(tool, tm
 def test_by_default_a_rehearsal_is_not_written_among_the_benchmarks(tool):
     assert tool.read_options(REHEARSAL).out.resolve() != tool.BENCHMARKS
     assert tool.read_options([]).out == tool.BENCHMARKS
+
+
+def test_a_card_without_the_bindings_of_its_products_is_refused_in_words(tool, monkeypatch):
+    from gpu import report
+
+    monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
+    device = SimpleNamespace(name="cuda", details={})
+    with pytest.raises(EngineError, match="nvmath-python cannot be imported .*: carry it beside this tool"):
+        report.read_versions(device)
 
 
 def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp_path):

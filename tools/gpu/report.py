@@ -14,6 +14,7 @@ import torch
 
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.torch_device import device_details
+from gpt2lab.errors import EngineError
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "cuda-bindings")
@@ -51,7 +52,7 @@ def read_commit() -> str:
 
 
 def read_versions(device: Any) -> dict[str, Any]:
-    """Return versions of Python, packages, driver, CUDA runtime and cuBLAS; None for what is not there."""
+    """Return versions of Python, packages, driver, CUDA runtime and cuBLAS; None for what is not there. Raises EngineError."""
     found: dict[str, Any] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -61,8 +62,10 @@ def read_versions(device: Any) -> dict[str, Any]:
     found |= {"driver": None, "driver_cuda": None, "runtime_cuda": None, "torch_cuda": torch.version.cuda}
     found["cublas"] = found["cublaslt"] = None
     if device.name == "cuda":
-        from nvmath.bindings import cublas, cublasLt
-
+        try:
+            from nvmath.bindings import cublas, cublasLt
+        except ImportError as error:
+            raise EngineError(f"nvmath-python cannot be imported ({error}): carry it beside this tool") from None
         if torch.cuda.is_available():
             found["driver"] = device_details(torch.device("cuda")).get("driver")
         found["driver_cuda"], found["runtime_cuda"] = device.details["driver_cuda"], device.details["runtime_cuda"]
