@@ -256,7 +256,7 @@ def test_a_card_without_the_bindings_of_its_products_is_refused_in_words(tool, m
 
     monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
     device = SimpleNamespace(name="cuda", details={})
-    with pytest.raises(EngineError, match="nvmath-python cannot be imported .*: carry it beside this tool"):
+    with pytest.raises(EngineError, match=r"nvmath-python cannot be imported .*: carry it beside this tool"):
         report.read_versions(device)
 
 

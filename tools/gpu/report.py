@@ -52,7 +52,7 @@ def read_commit() -> str:
 
 
 def read_versions(device: Any) -> dict[str, Any]:
-    """Return versions of Python, packages, driver, CUDA runtime and cuBLAS; None for what is not there. Raises EngineError."""
+    """Return versions, None for what is not there. Raises EngineError when a card's bindings are missing."""
     found: dict[str, Any] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
