@@ -38,3 +38,16 @@ def random_params(shape: GPTConfig, *, std: float = 0.2) -> dict:
         moved = array + std * rng.standard_normal(array.shape).astype(np.float32)
         params[name] = np.where(array == 0, 0, moved) if name in banded_tensors(shape) or name == "wte" else moved
     return params
+
+
+def spec_for(shape: GPTConfig, counted: tuple[int, ...] | None, kind: EngineConfig, **changes) -> EngineSpec:
+    T = shape.max_seq_len
+    positions = None if counted is None else tuple(sorted({position % T for position in counted}))
+    settings = {"optim": OptimConfig(), "batch_size": 3, "seq_len": T} | changes
+    return EngineSpec(model=shape, engine=kind, counted=positions, **settings)
+
+
+def tokens_for(shape: GPTConfig, B: int = 3, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    size = (B, shape.max_seq_len)
+    return tuple(rng.integers(0, shape.vocab_size, size, dtype=np.int32) for _ in range(2))

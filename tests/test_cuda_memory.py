@@ -1,0 +1,65 @@
+"""The CUDA core's memory: planned, allocated, and refused when there is too little."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_models import CUDA_ON_HOST, config, spec_for, tokens_for
+
+from gpt2lab.engine.cuda_engine import CudaEngine
+from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine.cuda_memory import plan_memory, workload_of
+from gpt2lab.engine.numerics import Numerics
+from gpt2lab.errors import EngineError
+from gpt2lab.model.init import init_params
+from gpt2lab.schema import Precision
+
+
+@pytest.mark.parametrize("counted", [None, (3,)])
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_what_was_planned_is_what_is_allocated(precision, counted):
+    model = config(n_embd=20)
+    spec = spec_for(model, counted, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
+    device = HostDevice()
+    plan = plan_memory(model, Numerics.of(device, precision), workload_of(spec))
+    trained = CudaEngine(spec, init_params(model, seed=0), device)
+    assert device.allocated_bytes == plan.n_bytes
+    trained.train_step(*tokens_for(model), learning_rate=1e-3)
+    trained.evaluate(*tokens_for(model, B=7))
+    trained.logits(tokens_for(model, B=5)[0])
+    assert device.allocated_bytes == plan.n_bytes
+    ends = [slot.offset + slot.n_bytes for slot in plan.slots.values()]
+    starts = [slot.offset for slot in plan.slots.values()]
+    assert all(end <= start for end, start in zip(ends[:-1], starts[1:], strict=True))
+    assert ends[-1] <= plan.n_bytes
+    wide = [slot for slot in plan.slots.values() if slot.group == "gradients of activations"]
+    assert len(wide) == 3
+    assert plan.slots["logits"].shape == (2 * (10 if counted is None else 1), model.padded_vocab_size)
+
+
+def test_parameters_lie_in_the_order_of_a_checkpoint():
+    model = config(n_embd=20)
+    params = init_params(model, seed=0)
+    trained = CudaEngine(spec_for(model, None, CUDA_ON_HOST), params, HostDevice())
+    flat = trained._device.download(trained._arena["parameters"])
+    np.testing.assert_array_equal(flat, np.concatenate([array.ravel() for array in params.values()]))
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_plan_and_the_largest_pass_that_fits(monkeypatch):
+    model = config(max_seq_len=64, n_embd=48)
+    spec = spec_for(model, None, CUDA_ON_HOST, batch_size=32)
+    numerics = Numerics(Precision.fp32, np.dtype(np.float32))
+
+    def planned(size: int) -> int:
+        return plan_memory(model, numerics, replace(workload_of(spec), micro_batch_size=size)).n_bytes
+
+    device = HostDevice()
+    monkeypatch.setattr(device, "free_bytes", lambda: planned(5) + 100)
+    with pytest.raises(
+        EngineError, match=r"free; train\.micro_batch_size=5 is the largest that fits.*planned: training state"
+    ):
+        CudaEngine(spec, init_params(model, seed=0), device)
+    assert device.allocated_bytes == 0
+    monkeypatch.setattr(device, "free_bytes", lambda: planned(1) - 1)
+    with pytest.raises(EngineError, match=r"not even train\.micro_batch_size=1 fits"):
+        CudaEngine(spec, init_params(model, seed=0), device)
