@@ -162,6 +162,10 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.compute_types: set[int] = set()
+        self.destroyed: list[int] = []
+
+    def destroy(self, handle: int) -> None:
+        self.destroyed.append(handle)
 
 
 class FakeCublas(Recorder):
@@ -231,6 +235,7 @@ class FakeCublasLt(Recorder):
         self.refuses = refuses
         self.objects: list[Any] = [None]  # a handle is an index
         self.run: list[dict] = []  # operations of the products that were run
+        self.preferences: list[dict] = []  # of each choice of an algorithm
 
     def _new(self, value: Any) -> int:
         self.objects.append(value)
@@ -276,6 +281,7 @@ class FakeCublasLt(Recorder):
     ):  # fmt: skip
         operation, wishes = self.objects[operation_desc], self.objects[preference]
         self.calls.append("heuristic")
+        self.preferences.append(wishes.copy())
         assert self.objects[light_handle] == "handle" and requested_algo_count >= 2
         assert wishes[MatmulPreferenceAttribute.REDUCTION_SCHEME_MASK] == ReductionScheme.COMPUTE_TYPE
         assert wishes[MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES] == 32 * 2**20

@@ -1,5 +1,6 @@
 """The calls that go to cuBLAS and cuBLASLt, executed by numpy (fake_cublas.py) on the numbers that they carry."""
 
+import gc
 import itertools
 import sys
 import types
@@ -133,7 +134,11 @@ def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: P
         assert np.array_equal(values(out), product)
 
         with_gelu = Epilogue(kind=EpilogueKind.bias_gelu, bias=bias, aux=pre)
-        assert setup.gemm.has_epilogue(with_gelu, out, x, weight, transpose_b=True)
+        # In float the library's tanh may be no match for our kernel's.
+        has_gelu = precision is Precision.bf16
+        assert setup.gemm.has_epilogue(with_gelu, out, x, weight, transpose_b=True) == has_gelu
+        if not has_gelu:
+            continue
         setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=with_gelu)
         assert np.array_equal(values(pre), product)
         np.testing.assert_allclose(values(out), fake_cublas.gelu(product), **rounding)
@@ -144,20 +149,20 @@ def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: P
         setup.gemm.matmul(dx, dy, w2, epilogue=dgelu)
         expected = (values(dy) @ values(w2)) * fake_cublas.gelu_derivative(values(pre))
         np.testing.assert_allclose(values(dx), expected, **rounding)
-    assert len(setup.lt.calls) == 3
+    assert len(setup.lt.calls) == (3 if has_gelu else 1)
 
 
 def test_an_epilogue_that_the_library_lacks_is_answered_with_no() -> None:
-    setup = Setup(Precision.fp32, refuses=(fake_cublas.Epilogue.DGELU,))
+    setup = Setup(Precision.bf16, refuses=(fake_cublas.Epilogue.DGELU,))
     dx, dy, weight = setup.random(5, 16), setup.random(5, 6), setup.random(6, 16)
     epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 16))
     assert not setup.gemm.has_epilogue(epilogue, dx, dy, weight)
-    with pytest.raises(EngineError, match="no algorithm for float32 to float32, dgelu epilogue"):
+    with pytest.raises(TypeError, match="cuBLASLt has no dgelu"):
         setup.gemm.matmul(dx, dy, weight, epilogue=epilogue)
 
 
 def test_rows_of_aux_that_are_no_multiple_of_eight_values_apart_are_answered_with_no() -> None:
-    setup = Setup(Precision.fp32)
+    setup = Setup(Precision.bf16)
     epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 12))
     assert not setup.gemm.has_epilogue(epilogue, setup.random(5, 12), setup.random(5, 6), setup.random(6, 12))
     assert "heuristic" not in setup.lt.calls
@@ -186,10 +191,34 @@ def test_an_algorithm_is_chosen_once_for_each_shape_dtype_and_alignment() -> Non
 def test_the_libraries_are_set_up_for_float_sums_on_our_stream_in_our_workspace() -> None:
     for precision, compute_type in ((Precision.fp32, 68), (Precision.tf32, 77), (Precision.bf16, 68)):
         setup = Setup(precision)
-        assert setup.blas.calls == ["set_math_mode 16", "set_stream", "set_workspace"]
         setup.gemm.matmul(setup.random(2, 2), setup.random(2, 2), setup.random(2, 2))
+        assert setup.blas.calls == []  # a handle takes memory: none is made before it is needed
         setup.gemm.matmul_batched(setup.random(2, 2, 2), setup.random(2, 2, 2), setup.random(2, 2, 2))
+        assert setup.blas.calls == ["set_math_mode 16", "set_stream", "set_workspace"]
         assert setup.lt.compute_types == setup.blas.compute_types == {compute_type}
+        blas, lt = setup.blas, setup.lt
+        del setup
+        gc.collect()
+        assert len(blas.destroyed) == len(lt.destroyed) == 1
+
+
+def test_what_cublaslt_has_no_algorithm_for_is_left_to_cublas() -> None:
+    setup = Setup(Precision.bf16, refuses=(None,))
+    out, a, b = setup.random(5, 7), setup.random(5, 3), setup.random(3, 7)
+    setup.gemm.matmul(out, a, b)
+    assert np.array_equal(values(out), values(a) @ values(b))
+    assert setup.blas.compute_types == {68} and not setup.lt.run
+
+
+def test_the_end_of_a_product_is_as_aligned_as_the_least_aligned_array_there() -> None:
+    setup = Setup(Precision.bf16)
+    out, x, weight = setup.random(8, 16), setup.random(8, 8), setup.random(16, 8)
+    bias = aligned(256).view(np.uint16).view(DeviceArray)[1:17]  # at a multiple of 2 bytes, as in the flat buffer
+    setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=Epilogue(kind=EpilogueKind.bias, bias=bias))
+    attribute = fake_cublas.MatmulPreferenceAttribute
+    asked = setup.lt.preferences[-1]
+    assert asked[attribute.MIN_ALIGNMENT_C_BYTES] == asked[attribute.MIN_ALIGNMENT_D_BYTES] == 2
+    assert asked[attribute.MIN_ALIGNMENT_A_BYTES] == 256
 
 
 def test_a_product_before_set_workspace_is_refused() -> None:
@@ -247,4 +276,5 @@ def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
     checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision)]
     assert [str(check) for check in checks if not check.passed] == []
     used = {operation.get(fake_cublas.MatmulDescAttribute.EPILOGUE) for operation in lt.run} - {None}
-    assert used == (set() if refuses else {4, 164, 192})
+    with_gelu = {164, 192} if precision is Precision.bf16 else set()
+    assert used == (set() if refuses else {4} | with_gelu)

@@ -129,7 +129,8 @@ def test_the_table_has_one_line_per_kernel_and_variant(kernels: ModuleType) -> N
     assert list(kernels.rows(found))[2:] == ["| `k` | ACT_BF16=0 | 40 | 45 | 60 | 128, 256 |"]
 
 
-def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path))
     monkeypatch.setattr("cuda.pathfinder.find_nvidia_header_directory", lambda name: None)
     with pytest.raises(EngineError, match=r"cuda_bf16\.h was not found; install NVIDIA's headers: pip install "):
         header_folders()

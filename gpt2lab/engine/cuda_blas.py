@@ -9,6 +9,8 @@ float and added in a step of their own, never in place; one stream owns the work
 Tested without a card: operands in column-major order, and every argument of every call. The calls themselves need one.
 """
 
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,15 @@ import numpy as np
 
 from gpt2lab.engine.cuda_blas_lt import DATA_TYPES, LtProducts, address
 from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.gemm import Epilogue, Product, check_dtypes, check_epilogue, column_major, pointer_product
+from gpt2lab.engine.gemm import (
+    Epilogue,
+    EpilogueKind,
+    Product,
+    check_dtypes,
+    check_epilogue,
+    column_major,
+    pointer_product,
+)
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
@@ -53,15 +63,10 @@ class CublasGemm:
         self._zero, self._one = np.zeros(1, np.float32), np.ones(1, np.float32)
         self._lent: Array | None = None
         self._products = LtProducts(lt, compute_type=self._compute_type, workspace_bytes=WORKSPACE_BYTES)
-        self._handle = blas.create()
-        # The parts of a split sum are not rounded to bfloat16.
-        blas.set_math_mode(self._handle, blas.Math.DISALLOW_REDUCED_PRECISION_REDUCTION)
-        blas.set_stream(self._handle, device.stream_pointer)  # resets the workspace, so it comes first
 
     def set_workspace(self, workspace: Array) -> None:
         assert workspace.nbytes >= WORKSPACE_BYTES and address(workspace) % 256 == 0
         self._lent = workspace
-        self._blas.set_workspace(self._handle, address(workspace), WORKSPACE_BYTES)
 
     def has_epilogue(
         self,
@@ -75,6 +80,8 @@ class CublasGemm:
     ) -> bool:
         product = self._product(2, out, a, b, transpose_a, transpose_b)
         check_epilogue(epilogue, out, accumulate=False)
+        if epilogue.kind is not EpilogueKind.bias and self._numerics.precision is not Precision.bf16:
+            return False  # the library's tanh is good enough for bfloat16; for float our kernel's is sure to be
         return self._products.plan(product, epilogue, out, a, b) is not None
 
     def matmul(
@@ -93,8 +100,10 @@ class CublasGemm:
             check_epilogue(epilogue, out, accumulate=accumulate)
         plan = self._products.plan(product, epilogue, out, a, b)
         if plan is None:
-            kind = "no" if epilogue is None else epilogue.kind.name
-            raise EngineError(f"cuBLASLt has no algorithm for {a.dtype} to {out.dtype}, {kind} epilogue, {product}")
+            if epilogue is not None:
+                raise TypeError(f"gemm: cuBLASLt has no {epilogue.kind.name} for {product}; ask has_epilogue first")
+            self._multiply_strided(product, out, a, b, accumulate)  # a shape or alignment that only cuBLAS takes
+            return
         self._products.run(
             plan,
             epilogue,
@@ -116,8 +125,9 @@ class CublasGemm:
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        product = self._product(3, out, a, b, transpose_a, transpose_b)
-        assert self._workspace is not None
+        self._multiply_strided(self._product(3, out, a, b, transpose_a, transpose_b), out, a, b, accumulate)
+
+    def _multiply_strided(self, product: Product, out: Array, a: Array, b: Array, accumulate: bool) -> None:
         self._blas.gemm_strided_batched_ex(
             self._handle,
             *_operations_and_sizes(product),
@@ -160,7 +170,6 @@ class CublasGemm:
         inputs, output = DATA_TYPES[a[0].dtype], DATA_TYPES[outs[0].dtype]
 
         def multiply() -> None:
-            assert self._workspace is not None
             self._blas.gemm_batched_ex(
                 self._handle,
                 *_operations_and_sizes(product),
@@ -188,6 +197,18 @@ class CublasGemm:
 
     def _beta(self, accumulate: bool) -> int:
         return (self._one if accumulate else self._zero).ctypes.data
+
+    @functools.cached_property
+    def _handle(self) -> int:
+        """cuBLAS's handle, made at the first product that needs it: it takes memory of its own."""
+        blas = self._blas
+        handle: int = blas.create()
+        weakref.finalize(self, blas.destroy, handle)
+        # The parts of a split sum are not rounded to bfloat16.
+        blas.set_math_mode(handle, blas.Math.DISALLOW_REDUCED_PRECISION_REDUCTION)
+        blas.set_stream(handle, self._device.stream_pointer)  # resets the workspace, so it comes first
+        blas.set_workspace(handle, address(self._workspace), WORKSPACE_BYTES)
+        return handle
 
     @property
     def _workspace(self) -> Array:

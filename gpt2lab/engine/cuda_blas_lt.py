@@ -4,6 +4,7 @@ Tested without a card: every argument of every call, and descriptors made by the
 and its products need one.
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,17 +39,19 @@ class LtProducts:
     def __init__(self, lt: Any, *, compute_type: int, workspace_bytes: int) -> None:
         self._lt = lt
         self._handle = lt.create()
+        weakref.finalize(self, lt.destroy, self._handle)
         self._compute_type, self._workspace_bytes = compute_type, workspace_bytes
         self._plans: dict[tuple[object, ...], Plan | None] = {}
         self._zero, self._one = np.zeros(1, np.float32), np.ones(1, np.float32)
 
     def plan(self, product: Product, epilogue: Epilogue | None, out: Array, a: Array, b: Array) -> Plan | None:
         """Return the prepared product, chosen at its first call; None when the library has no algorithm for it."""
-        alignments = tuple(_alignment(x) for x in (b, a, out))
+        beside_out = [] if epilogue is None else [x for x in (epilogue.bias, epilogue.aux) if x is not None]
+        # The library asks for one alignment of all that it reads and writes at the end of a product.
+        alignments = (_alignment(b), _alignment(a), min(_alignment(x) for x in (out, *beside_out)))
         key: tuple[object, ...] = (product, out.dtype.str, alignments)
         if epilogue is not None:
-            arrays = (epilogue.bias, epilogue.aux)
-            key += (epilogue.kind, *(x is not None and (_alignment(x), x.strides) for x in arrays))
+            key += (epilogue.kind, *(x.strides for x in beside_out))
         if key not in self._plans:
             self._plans[key] = self._choose(product, epilogue, out, a, alignments)
         return self._plans[key]

@@ -3,8 +3,10 @@
 Needs no driver: only the packages cuda-bindings, nvidia-cuda-nvrtc, nvidia-cuda-runtime and nvidia-cuda-cccl.
 """
 
+import contextlib
 import hashlib
 import itertools
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -57,8 +59,13 @@ def header_folders() -> list[Path]:
     """
     from cuda.pathfinder import find_nvidia_header_directory
 
-    found = [find_nvidia_header_directory(name) for name in ("cudart", "cccl")]
-    folders = [Path(path) for path in found if path]
+    folders = []
+    for name in ("cudart", "cccl"):
+        with contextlib.suppress(RuntimeError):  # an older pathfinder does not know the name
+            path = find_nvidia_header_directory(name)
+            folders += [Path(path)] if path else []
+    toolkit = Path(os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "include"
+    folders += [toolkit] if not folders and toolkit.is_dir() else []
     folders += [folder / "cccl" for folder in folders if (folder / "cccl").is_dir()]
     if not any((folder / "cuda_bf16.h").is_file() for folder in folders):
         raise EngineError(

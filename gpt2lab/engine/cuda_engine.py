@@ -162,8 +162,8 @@ class CudaEngine:
         if replay is not None:
             replay()
         elif not self._graph or (B, T) not in self._updates:
-            self._updates[B, T] = None  # seen: kernels are loaded and algorithms chosen, it can be recorded next time
             update()
+            self._updates[B, T] = None  # kernels are loaded and algorithms chosen: it can be recorded next time
         else:
             self._updates[B, T] = replay = self._device.capture(update)
             replay()

@@ -6,7 +6,6 @@ staging of uploads and the flow of a capture. tools/gpu_check.py runs the rest, 
 """
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -143,7 +142,8 @@ class CudaDevice:
     def fill_zero(self, target: Array) -> None:
         pointer = self._pointer(target, "fill_zero")
         if target.nbytes:
-            self.runtime.memsetAsync(pointer, 0, target.nbytes, self.stream_pointer)
+            with _async_errors(self):
+                self.runtime.memsetAsync(pointer, 0, target.nbytes, self.stream_pointer)
 
     def _pointer(self, array: Array, what: str) -> int:
         if not isinstance(array, self.cupy.ndarray):
@@ -163,7 +163,7 @@ class CudaDevice:
         """Record a CUDA graph. What libraries set up at a first call must be done: run `record` itself once before."""
         if self._capturing:
             raise EngineError("capture: a graph is being recorded already")
-        with self.stream:
+        with self.stream, _async_errors(self):
             self.stream.begin_capture()
             self._capturing = True
             try:
@@ -174,8 +174,13 @@ class CudaDevice:
             finally:
                 self._capturing = False
             graph = self.stream.end_capture()
-        graph.upload(self.stream)
-        return functools.partial(graph.launch, self.stream)
+            graph.upload(self.stream)
+
+        def replay() -> None:
+            with _async_errors(self):
+                graph.launch(self.stream)
+
+        return replay
 
     def _abandon_capture(self) -> None:
         # The error may have made the capture invalid; the error itself says more.
