@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Half a unit in the last place, relative to the value, of each format.
-UNIT_ROUNDOFF = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
+# How far rounding to nearest moves a value at most, relative to it: 2^-p for p significant bits.
+UNIT_ROUNDOFF = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,9 @@ def tolerance(*, terms: int, compute: str = "fp32", store: str = "fp32", roundin
 
     The sum, in `compute` precision, errs by the unit roundoff times the square root of its length (random walk),
     with a factor 8 for the constant and for the largest of many values; each of `roundings` stored intermediates adds
-    one unit roundoff of `store`, with a factor 2.
+    one unit roundoff of `store`.
     """
-    return 8 * UNIT_ROUNDOFF[compute] * terms**0.5 + 2 * roundings * UNIT_ROUNDOFF[store]
+    return 8 * UNIT_ROUNDOFF[compute] * terms**0.5 + roundings * UNIT_ROUNDOFF[store]
 
 
 def compare(name: str, found: np.ndarray, expected: np.ndarray, allowed: float) -> Check:

@@ -149,9 +149,9 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(kind):
     loss, gradients = low.loss_and_gradients(*batch())
     full_loss, full = engine(kind).loss_and_gradients(*batch())
     assert loss != full_loss
-    assert loss == pytest.approx(full_loss, rel=8 * 2**-9)  # bfloat16 keeps 8 significant bits
+    assert loss == pytest.approx(full_loss, rel=4 * 2**-8)  # bfloat16 keeps 8 significant bits
     assert gradients["fcw"].dtype == np.float32
-    assert np.abs(gradients["fcw"] - full["fcw"]).max() < 8 * 2**-9 * 12**0.5 * np.abs(full["fcw"]).max()
+    assert np.abs(gradients["fcw"] - full["fcw"]).max() < 4 * 2**-8 * 12**0.5 * np.abs(full["fcw"]).max()
 
 
 def test_forty_updates_follow_llmc(kind, golden):

@@ -23,7 +23,7 @@ def test_bfloat16_differs_by_no_more_than_its_own_rounding(golden, kind):
     low = replace(kind, precision=Precision.bf16)
     rows = compare_with_llmc(golden / "model.bin", golden / "debug_state.bin", low)
     assert all(row.passed for row in rows), rows
-    assert max(row.relative_error for row in rows) > 2**-9
+    assert max(row.relative_error for row in rows) > 2**-10
     assert max(row.tolerance for row in rows) < 0.02  # five crossings of a layer
 
 

@@ -9,8 +9,8 @@ from gpt2lab.engine.base import EngineSpec, create_engine
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state
 from gpt2lab.schema import EngineConfig, OptimConfig, Precision
 
-# Rounding of one product relative to the largest term: half a unit in the last place of each format.
-UNIT_ROUNDOFF = {Precision.fp32: 2.0**-24, Precision.tf32: 2.0**-11, Precision.bf16: 2.0**-9}
+# How far rounding to nearest moves a value at most, relative to it: 2^-p for p significant bits.
+UNIT_ROUNDOFF = {Precision.fp32: 2.0**-24, Precision.tf32: 2.0**-11, Precision.bf16: 2.0**-8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
 
     Tolerance, for each layer crossed: unit roundoff of float32 times the square root of the longest sum that feeds a
     value (random-walk growth of rounding), with a factor 8 for the two engines' differing orders of summation; in
-    tf32 and bf16, whose products round their inputs but add up in float32, twice their own unit roundoff besides.
+    tf32 and bf16, whose products round their inputs but add up in float32, their own unit roundoff besides.
     """
     params, config = read_checkpoint(model_path)
     state = read_debug_state(state_path, config)
@@ -44,7 +44,7 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     logits = built.logits(state.inputs)
     depth = 2 * config.n_layer + 1
     unit = 8 * UNIT_ROUNDOFF[Precision.fp32]
-    inputs = 0.0 if engine.precision is Precision.fp32 else 2 * UNIT_ROUNDOFF[engine.precision]
+    inputs = 0.0 if engine.precision is Precision.fp32 else UNIT_ROUNDOFF[engine.precision]
     forward = depth * (unit * np.sqrt(config.n_hidden) + inputs)
     backward = depth * (unit * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size)) + inputs)
     rows = [
