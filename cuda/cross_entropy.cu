@@ -20,8 +20,8 @@ struct RowSummary {
 };
 
 // Reads the first V logits of a row once, keeping a running maximum and rescaling the sum when it grows.
-// V is 0 for a row that does not exist. Every thread of the block calls. RANKED: whether the target's rank is asked for,
-// which costs as much arithmetic per logit as the sum.
+// V is 0 for a row that does not exist. Every thread of the block calls. RANKED: whether the target's rank is asked
+// for; nobody reads it in backward, and shuffles would keep it alive.
 template <bool RANKED>
 __device__ inline RowSummary summarise(const act_t *row, int target, float target_logit, int V, float *per_warp) {
     float largest = -INFINITY, sum = 0;
