@@ -2,8 +2,8 @@
 // build: VEC=4:8
 #include "common.cuh"
 
-// A block of bias_forward and of bias_backward_partial is `lanes` packs wide and blockDim.x / lanes rows high; blocks that follow
-// each other lie side by side in a row of blocks. `lanes` is a power of two.
+// A block of bias_forward and of bias_backward_partial is `lanes` packs wide and blockDim.x / lanes rows high; blocks
+// that follow each other lie side by side in a row of blocks. `lanes` is a power of two.
 #define THREADS 256
 #define ROWS_PER_THREAD 4
 

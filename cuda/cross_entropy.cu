@@ -16,11 +16,13 @@
 struct RowSummary {
     float largest; // logit
     float sum;     // of exp(logit - largest)
-    bool beaten;   // some logit ranks before the target's, or is nan
+    bool beaten;   // some logit ranks before the target's, or is nan; false unless RANKED
 };
 
 // Reads the first V logits of a row once, keeping a running maximum and rescaling the sum when it grows.
-// V is 0 for a row that does not exist. Every thread of the block calls.
+// V is 0 for a row that does not exist. Every thread of the block calls. RANKED: whether the target's rank is asked
+// for; nobody reads it in backward, and shuffles would keep it alive.
+template <bool RANKED>
 __device__ inline RowSummary summarise(const act_t *row, int target, float target_logit, int V, float *per_warp) {
     float largest = -INFINITY, sum = 0;
     bool beaten = false;
@@ -33,7 +35,7 @@ __device__ inline RowSummary summarise(const act_t *row, int target, float targe
         for (int k = 0; k < VEC; k++) {
             x[k] = v + k < V ? to_float(logits.at[k]) : -INFINITY;
             largest = fmaxf(largest, x[k]);
-            beaten |= !(x[k] < target_logit || (x[k] == target_logit && v + k >= target));
+            if (RANKED) beaten |= !(x[k] < target_logit || (x[k] == target_logit && v + k >= target));
         }
         sum *= expf(before - largest);
 #pragma unroll
@@ -42,7 +44,7 @@ __device__ inline RowSummary summarise(const act_t *row, int target, float targe
     RowSummary all;
     all.largest = row_max(largest, per_warp);
     all.sum = row_sum(sum * expf(largest - all.largest), per_warp);
-    all.beaten = row_max(beaten, per_warp) > 0;
+    all.beaten = RANKED && row_max(beaten, per_warp) > 0;
     return all;
 }
 
@@ -55,7 +57,7 @@ cross_entropy_forward(float *__restrict__ losses, int *__restrict__ correct, con
     const act_t *row = logits + (long long)r * Vp;
     const int target = exists ? targets[r] : 0;
     const float target_logit = exists ? to_float(row[target]) : 0;
-    const RowSummary all = summarise(row, target, target_logit, exists ? V : 0, per_warp);
+    const RowSummary all = summarise<true>(row, target, target_logit, exists ? V : 0, per_warp);
     if (exists && lane_in_row() == 0) {
         losses[r] = logf(all.sum) + (all.largest - target_logit);
         correct[r] = !all.beaten;
@@ -71,7 +73,7 @@ cross_entropy_backward(float *__restrict__ losses, act_t *__restrict__ logits, c
     act_t *row = logits + (long long)r * Vp;
     const int target = exists ? targets[r] : 0;
     const float target_logit = exists ? to_float(row[target]) : 0;
-    const RowSummary all = summarise(row, target, target_logit, exists ? V : 0, per_warp);
+    const RowSummary all = summarise<false>(row, target, target_logit, exists ? V : 0, per_warp);
     __syncwarp(); // every lane has read the target's logit before one of them writes over it
     if (!exists) return;
     if (lane_in_row() == 0) losses[r] = logf(all.sum) + (all.largest - target_logit);

@@ -79,9 +79,10 @@ embedding_backward_positions(float *__restrict__ dwpe, const act_t *__restrict__
 }
 
 // `order` (rows) lists the rows sorted by token. segments[0] = n; segment s, the rows order[segments[1 + s] ..
-// segments[2 + s]), has one token, for s below n. Blocks (i, slice) share the segments: a group of threads takes a short
-// one, the whole block each of the long ones. A block's segments lie far apart in the vocabulary, because frequent
-// tokens are neighbours there, and few segments are spread over many blocks. Reads dx once, in whole cache lines.
+// segments[2 + s]), has one token, for s below n. Blocks (i, slice) share the segments: a group of threads takes a
+// short one, the whole block each of the long ones. A block's segments lie far apart in the vocabulary, because
+// frequent tokens are neighbours there, and few segments are spread over many blocks. Reads dx once, in whole cache
+// lines.
 extern "C" __global__ void __launch_bounds__(PACKS *GROUPS, 3)
 embedding_backward_tokens(float *__restrict__ dwte, const act_t *__restrict__ dx, const int *__restrict__ tokens,
                           const int *__restrict__ order, const int *__restrict__ segments, int C) {

@@ -25,8 +25,8 @@ __device__ inline float gelu_derivative(float x) {
 }
 
 // pre[r, i] += bias[i], rounded to act_t; out[r, i] = gelu(pre[r, i]) of the rounded value, which backward sees too.
-// pre and out are (rows, N), bias is (N). A thread takes one pack of columns in ROWS_PER_THREAD rows, all of them loaded
-// before any is stored. Blocks are `lanes` packs wide, as in bias.cu. Every value of pre is read once.
+// pre and out are (rows, N), bias is (N). A thread takes one pack of columns in ROWS_PER_THREAD rows, all of them
+// loaded before any is stored. Blocks are `lanes` packs wide, as in bias.cu. Every value of pre is read once.
 #define ROWS_PER_THREAD 4
 extern "C" __global__ void __launch_bounds__(THREADS)
     bias_gelu_forward(act_t *__restrict__ out, act_t *__restrict__ pre, const float *__restrict__ bias, int rows, int n,

@@ -265,6 +265,28 @@ def test_torch_refuses_what_only_the_core_has(kind, words):
         engine(EngineConfig(name=EngineName.torch, **kind))
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda e: e.evaluate(*batch()),
+        lambda e: e.logits(batch()[0]),
+        lambda e: e.loss_and_gradients(*batch()),
+        lambda e: e.parameters(),
+        lambda e: e.moments(),
+    ],
+    ids=["evaluate", "logits", "loss_and_gradients", "parameters", "moments"],
+)
+def test_every_call_that_waits_says_that_an_update_diverged(wait):
+    trained = engine(CUDA_ON_HOST)
+    broken = trained.parameters()
+    broken["lnfw"][0] = np.nan
+    trained.restore(broken, {}, 0)
+    trained.train_step(*batch(), learning_rate=0.1)
+    with pytest.raises(DivergedError, match="step 1: loss nan"):
+        wait(trained)
+    assert trained.step == 0
+
+
 def test_a_run_that_diverged_between_two_readings_goes_back_to_its_last_good_update():
     trained = engine(CUDA_ON_HOST, optim={"grad_clip": 0.0})
     trained.train_step(*batch(), learning_rate=1e-3)

@@ -127,6 +127,15 @@ def test_evaluation_sums_loss_and_correct_predictions(kind):
     assert result.loss == pytest.approx(engine(kind, counted=(1, 8)).loss_and_gradients(inputs, targets)[0], rel=1e-6)
 
 
+def test_asking_for_gradients_or_an_evaluation_leaves_the_result_of_the_last_update(kind):
+    e = engine(kind)
+    e.train_step(*batch(), learning_rate=1e-2)
+    result = e.result()
+    e.loss_and_gradients(*batch(seed=1))
+    e.evaluate(*batch(seed=2))
+    assert e.result() == result
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(kind):
     e = engine(kind)
     params = e.parameters()

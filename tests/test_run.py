@@ -6,12 +6,14 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status, write_shard
 
+from gpt2lab.engine.base import StepResult
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.metrics import read_metrics
@@ -66,6 +68,30 @@ def test_the_device_is_waited_for_only_where_a_row_is_logged(workplace, monkeypa
     path = run(*overrides)
     assert asked == [3, 4, 6, 8, 9]
     assert [row["step"] for row in numbers(path)] == [0, *asked]
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_the_time_of_an_update_has_what_the_device_was_waited_for(workplace, monkeypatch, log_every):
+    queued = 0
+
+    def train_step(engine, inputs, targets, *, learning_rate):
+        nonlocal queued
+        queued += 1
+        engine.step += 1
+
+    def result(engine):
+        nonlocal queued
+        time.sleep(0.03 * queued)  # each update takes the device 30 ms
+        queued = 0
+        return StepResult(loss=1.0, grad_norm=1.0)
+
+    monkeypatch.setattr(CudaEngine, "train_step", train_step)
+    monkeypatch.setattr(CudaEngine, "result", result)
+    overrides = [*QUIET, *ENGINES[1], "train.max_steps=9", f"train.log_every={log_every}", "train.eval_every=0"]
+    rows = read_metrics(run(*overrides) / "metrics.csv")
+    times = [row["step_ms"] for row in rows if row["step"] > 3]
+    assert 30 <= min(times) < 60
+    assert rows[-1]["elapsed_s"] >= 9 * 0.03
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=" ".join)

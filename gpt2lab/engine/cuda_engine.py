@@ -84,6 +84,7 @@ class CudaEngine:
         return StepResult(loss=float(loss), grad_norm=float(grad_norm))
 
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
+        self._raise_if_diverged()
         B, T = inputs.shape
         total = Evaluation()
         wanted = targets[:, self._counted]
@@ -100,6 +101,7 @@ class CudaEngine:
         return total
 
     def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
+        self._raise_if_diverged()
         B, T = tokens.shape
         found = []
         for rows in self._passes(B, T):
@@ -116,10 +118,13 @@ class CudaEngine:
         return np.concatenate(found).reshape(B, -1, self._config.vocab_size)
 
     def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, Params]:
+        self._raise_if_diverged()
+        last_update = self._device.download(self._arena["stats"])  # which `result` may still be asked for
         self._upload_batch(inputs, targets)
         B, T = inputs.shape
         self._step.gradients(B=B, T=T, micro_batch_size=self._workload.micro_batch_size, n_counted=self._n_counted(T))
         loss = float(self._device.download(self._arena["stats"])[0])
+        self._upload("stats", last_update)
         return loss, apply_bands(self._tensors("gradients"), self._config)
 
     def parameters(self) -> Params:
@@ -144,7 +149,8 @@ class CudaEngine:
                 self._device.fill_zero(self._arena[slot])
             else:
                 self._upload(slot, np.concatenate([moments[f"{prefix}.{name}"].ravel() for name in params]))
-        self._device.fill_zero(self._arena["diverged_at"])
+        for name in ("diverged_at", "stats"):
+            self._device.fill_zero(self._arena[name])
         self.step = step
 
     def peak_mem_mib(self) -> float:

@@ -56,6 +56,12 @@ class Clock:
         if self.n_updates > WARMUP_UPDATES:
             self.window.append(seconds)
 
+    def wait(self, seconds: float) -> None:
+        """Count the wait for a device that was still at its updates: of those only the sum is known."""
+        self.elapsed_s += seconds
+        if self.window and seconds > min(self.window):
+            self.window = [(sum(self.window) + seconds) / len(self.window)]
+
     def read(self, tokens_per_step: int) -> Row:
         """Return the timing columns of the window since the last call, and begin a new one."""
         row: Row = {"elapsed_s": self.elapsed_s}
@@ -96,7 +102,9 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         evaluates = last or (train.eval_every > 0 and engine.step % train.eval_every == 0)
         interruption = hooks.interrupted()
         if evaluates or engine.step % train.log_every == 0:
+            started = time.perf_counter()
             result = engine.result()
+            clock.wait(time.perf_counter() - started)
             row = {"step": engine.step, "tokens": engine.step * tokens_per_step, "train_loss": result.loss}
             row |= {"lr": rate, "grad_norm": result.grad_norm, "peak_mem_mib": engine.peak_mem_mib()}
             row |= clock.read(tokens_per_step)
