@@ -19,10 +19,9 @@ class LayerNorm:
     """
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int) -> None:
-        vec, warps = numerics.pack(n_embd), _warps_per_row(numerics, n_embd)
+        vec, warps, packs = _layout(numerics, n_embd)
         self._numerics, self._n_embd = numerics, n_embd
         self._rows_per_block = _MAX_WARPS_PER_ROW // warps
-        packs = -(-n_embd // (warps * _WARP * vec))
         defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": packs}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
 
@@ -120,19 +119,22 @@ class LayerNorm:
 
 def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:
     """Return how many floats `LayerNorm.backward` needs as `partials` for that many rows: (blocks, 2, C)."""
-    warps, vec = _warps_per_row(numerics, n_embd), numerics.pack(n_embd)
+    vec, warps, packs = _layout(numerics, n_embd)
     # What runs at a time on some 130 multiprocessors; a thread's registers grow with its part of the row.
-    most = min(1024, 8192 // (-(-n_embd // (warps * _WARP * vec)) * vec))
+    most = min(1024, 8192 // (packs * vec))
     return min(most, -(-rows // (_MAX_WARPS_PER_ROW // warps))) * 2 * n_embd
 
 
-def _warps_per_row(numerics: Numerics, n_embd: int) -> int:
+def _layout(numerics: Numerics, n_embd: int) -> tuple[int, int, int]:
+    """Return values per pack, warps per row, and packs per thread. Raises EngineError for rows that are too long."""
     if n_embd > MAX_N_EMBD:
         raise EngineError(
             f"model.n_embd={n_embd}: the layer norm of engine=cuda takes up to {MAX_N_EMBD} channels; "
             "choose fewer, or engine=torch"
         )
     vec, warps = numerics.pack(n_embd), 1
+    while vec > 1 and vec * _WARP > n_embd:  # a narrow row is to occupy every lane of its warp
+        vec //= 2
     while -(-n_embd // (warps * _WARP * vec)) * vec > _MAX_VALUES:
         warps *= 2
-    return warps
+    return vec, warps, -(-n_embd // (warps * _WARP * vec))
