@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def allowed(shape: GPTConfig, *, rows: int, precision: str = "fp32") -> float:
-    """A gradient crosses all layers forward and backward; at each it meets four roundings: norm, weight, product, sum."""
+    """A gradient crosses all layers twice; at each it meets four roundings: norm, weight, product and sum."""
     depth = 2 * shape.n_layer + 1
     longest = max(rows, shape.n_hidden, shape.vocab_size)
     return depth * tolerance(terms=longest, store=precision, roundings=4)
