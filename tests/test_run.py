@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_the_device_is_waited_for_only_where_a_row_is_logged(workplace, monkeypa
     path = run(*overrides)
     assert asked == [3, 4, 6, 8, 9]
     assert [row["step"] for row in numbers(path)] == [0, *asked]
+
+
+def test_updates_that_were_only_queued_are_timed_when_they_are_waited_for(workplace, monkeypatch):
+    result = CudaEngine.result
+    monkeypatch.setattr(CudaEngine, "result", lambda engine: time.sleep(0.3) or result(engine))
+    path = run(*QUIET, *ENGINES[1], "train.max_steps=9", "train.log_every=3")
+    *_, before, last = read_metrics(path / "metrics.csv")
+    assert last["step_ms"] > 100  # three updates share the wait
+    assert last["tokens_per_s"] == pytest.approx(64 / last["step_ms"] * 1000)
+    assert last["elapsed_s"] - before["elapsed_s"] == pytest.approx(3 * last["step_ms"] / 1000)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
