@@ -212,6 +212,12 @@ def test_logits_do_not_depend_on_how_many_passes_they_take(counted):
                 assert check.passed, check
 
 
+def test_a_row_longer_than_the_model_has_positions_is_not_read():
+    trained = create_engine(spec_for(config(), None, CUDA_ON_HOST), init_params(config(), seed=0))
+    with pytest.raises(AssertionError, match="11 positions, the model has 10"):
+        trained.logits(np.zeros((1, 11), dtype=np.int32))
+
+
 def test_llmcs_logits_loss_and_gradients_are_computed_again(golden):
     rows = compare_with_llmc(golden / "model.bin", golden / "debug_state.bin", CUDA_ON_HOST)
     assert len(rows) == 18

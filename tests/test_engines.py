@@ -128,6 +128,19 @@ def test_a_restored_engine_continues_with_the_same_bits(kind, steps_before):
         np.testing.assert_array_equal(second.moments()[name], array, err_msg=name)
 
 
+def test_the_result_is_that_of_the_last_update_whatever_was_asked_since(kind):
+    e = engine(kind)
+    with pytest.raises(AssertionError, match="no update was done yet"):
+        e.result()
+    e.train_step(*batch(), learning_rate=1e-2)
+    result = e.result()
+    assert result.grad_norm > 0
+    e.loss_and_gradients(*batch(seed=1))
+    e.evaluate(*batch(seed=2))
+    e.logits(batch(seed=3)[0])
+    assert e.result() == result
+
+
 def test_evaluation_sums_loss_and_correct_predictions(kind):
     e = engine(kind, counted=(1, 8), micro_batch_size=4)
     inputs, targets = batch()
