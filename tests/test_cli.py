@@ -262,7 +262,7 @@ def test_bash_completes_keys_and_commands():
     assert "data=modular" in complete("gpt2lab run data=mo")
 
 
-def test_sampling_with_the_cuda_core_gives_the_words_that_torch_gives(command):
+def test_sampling_with_the_cuda_core_gives_the_words_that_torch_gives(workplace, command):
     words = [
         command("sample", "1", "--max-tokens", "8", "--engine", engine, "--device", device)[0]
         for engine, device in (("torch", "cpu"), ("cuda", "host"))
