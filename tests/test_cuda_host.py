@@ -260,6 +260,16 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
         cuda_host_build.compiler.cache_clear()
 
 
+def test_another_system_than_linux_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host_build.compiler.cache_clear()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    try:
+        with pytest.raises(EngineError, match=r"device=host runs on Linux only, this is darwin: choose engine=torch"):
+            cuda_host_build.compiler()
+    finally:
+        cuda_host_build.compiler.cache_clear()
+
+
 def test_a_compiler_that_does_not_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "g++").write_text("#!/bin/sh\necho it is out of order >&2; exit 3\n")
     (tmp_path / "g++").chmod(0o755)

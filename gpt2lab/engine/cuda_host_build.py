@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ _ERROR = re.compile(r"^(.+?:\d+)(?::\d+)?: (?:fatal )?error: (.+)$", re.MULTILIN
 
 @functools.cache
 def compiler() -> tuple[str, str]:
-    """Return (path, version) of g++. Raises EngineError when there is none."""
+    """Return (path, version) of g++. Raises EngineError when there is none, or not for this system."""
+    if sys.platform != "linux":
+        raise EngineError(f"engine.device=host runs on Linux only, this is {sys.platform}: choose engine=torch")
     path = shutil.which("g++")
     if path is None:
         raise EngineError(
