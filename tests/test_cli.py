@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.cli import main
+from gpt2lab.errors import EngineError
 from gpt2lab.run import main as run_main
 
 TINY = [
@@ -249,6 +250,14 @@ def test_doctor_names_the_engines(command):
     assert "torch on" in out
     assert "cuda core" in out
     assert "cuda on host" in out
+
+
+def test_doctor_names_a_missing_library_of_matrix_products(command, monkeypatch):
+    def refuse(*_) -> None:
+        raise EngineError("nvmath-python cannot be imported")
+
+    monkeypatch.setattr("gpt2lab.engine.gemm.create_gemm", refuse)
+    assert "nvmath-python cannot be imported" in command("doctor")[0].replace("\n", " ")
 
 
 def test_bash_completes_keys_and_commands():

@@ -236,8 +236,18 @@ def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch:
     try:
         assert cuda_host_build.cache_folder().name.startswith("gpt2lab-kernels-")
     finally:
-        cuda_host_build.cache_folder().rmdir()
         cuda_host_build.cache_folder.cache_clear()
+
+
+def test_a_cache_made_in_its_place_is_gone_when_the_process_ends(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    project = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file"), "PYTHONPATH": project}
+    code = "from gpt2lab.engine.cuda_host_build import cache_folder; print(cache_folder())"
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    folder = Path(shown.stdout.strip())
+    assert folder.name.startswith("gpt2lab-kernels-")
+    assert not folder.exists()
 
 
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +258,34 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
             HostDevice()
     finally:
         cuda_host_build.compiler.cache_clear()
+
+
+def test_another_system_than_linux_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_host_build.compiler.cache_clear()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    try:
+        with pytest.raises(EngineError, match=r"device=host runs on Linux only, this is darwin: choose engine=torch"):
+            cuda_host_build.compiler()
+    finally:
+        cuda_host_build.compiler.cache_clear()
+
+
+def test_a_compiler_that_does_not_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "g++").write_text("#!/bin/sh\necho it is out of order >&2; exit 3\n")
+    (tmp_path / "g++").chmod(0o755)
+    cuda_host_build.compiler.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    try:
+        with pytest.raises(EngineError, match=r"/g\+\+ failed with status 3: it is out of order$"):
+            HostDevice()
+    finally:
+        cuda_host_build.compiler.cache_clear()
+
+
+def test_a_compiled_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "try.so").write_text("cut short")
+    with pytest.raises(EngineError, match=rf"^{tmp_path}/try\.so: cannot be loaded: file too short; delete it, or set"):
+        cuda_host_build.load(tmp_path / "try.so")
 
 
 def test_the_host_device_is_opened_by_name_and_replays_by_running() -> None:

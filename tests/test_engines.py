@@ -48,6 +48,17 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(kind, micro):
         )
 
 
+@pytest.mark.parametrize(("counted", "micro"), [(None, 1), (None, 6), ((1, 3), 1)])
+def test_rows_shorter_than_the_longest_have_the_loss_of_their_own_targets(kind, counted, micro):
+    inputs, targets = batch(6, 4)
+    short = engine(kind, counted=counted, seq_len=4, micro_batch_size=micro)
+    logits = short.logits(inputs).astype(np.float64)
+    losses = np.log(np.exp(logits).sum(axis=-1)) - np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    expected = losses[:, list(counted or range(4))].mean()
+    assert short.loss_and_gradients(inputs, targets)[0] == pytest.approx(expected, rel=1e-6)
+    assert short.evaluate(inputs, targets).loss == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("decay", list(Decay))
 def test_weights_and_moments_outside_a_band_stay_exactly_zero(kind, decay):
     shape = config(fc1_band=6, fc2_band=7)  # narrower than 6, some hidden units reach no channel
@@ -115,6 +126,19 @@ def test_a_restored_engine_continues_with_the_same_bits(kind, steps_before):
         np.testing.assert_array_equal(second.parameters()[name], array, err_msg=name)
     for name, array in straight.moments().items():
         np.testing.assert_array_equal(second.moments()[name], array, err_msg=name)
+
+
+def test_the_result_is_that_of_the_last_update_whatever_was_asked_since(kind):
+    e = engine(kind)
+    with pytest.raises(AssertionError, match="no update was done yet"):
+        e.result()
+    e.train_step(*batch(), learning_rate=1e-2)
+    result = e.result()
+    assert result.grad_norm > 0
+    e.loss_and_gradients(*batch(seed=1))
+    e.evaluate(*batch(seed=2))
+    e.logits(batch(seed=3)[0])
+    assert e.result() == result
 
 
 def test_evaluation_sums_loss_and_correct_predictions(kind):

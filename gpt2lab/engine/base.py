@@ -24,7 +24,7 @@ class EngineSpec:
     optim: OptimConfig
     engine: EngineConfig
     counted: tuple[int, ...] | None = None  # target positions the loss counts; None = all
-    batch_size: int = 1  # sequences per update; memory is planned for them, other batches are taken in parts
+    batch_size: int = 1  # most sequences of an update; memory is planned for it, larger evaluations take several passes
     seq_len: int | None = None  # positions per sequence, T; None = the model's longest
     micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
 
@@ -79,7 +79,8 @@ class Engine(Protocol):
         """Do one update; a GPU may still be at it when this returns, and `result` waits for it.
 
         Raises DivergedError, before anything is changed, when loss or gradient norm is not finite. An engine that
-        does not wait raises it at the next call that does, `step` set back to the last update that was done.
+        does not wait raises it from the next `result`, `parameters` or `moments`, and sets `step` back to the last
+        update that was done.
         """
 
     def result(self) -> StepResult:

@@ -24,7 +24,7 @@ class CudaEngine:
     """GPT-2 with AdamW in CUDA C++; see `Engine` for the protocol.
 
     The device is given work and not waited for: loss and gradient norm stay there until `result` asks. When they are
-    not finite nothing is updated from then on, and the next call that waits raises DivergedError.
+    not finite nothing is updated from then on, and `result`, `parameters` or `moments` raises DivergedError.
     """
 
     name = "cuda"
@@ -79,6 +79,7 @@ class CudaEngine:
         self._queue_update(*inputs.shape)
 
     def result(self) -> StepResult:
+        assert self._updates, "no update was done yet"
         self._raise_if_diverged()
         loss, grad_norm, _ = self._device.download(self._arena["stats"])
         return StepResult(loss=float(loss), grad_norm=float(grad_norm))
@@ -198,6 +199,7 @@ class CudaEngine:
     def _forward(self, inputs: np.ndarray) -> int:
         """Run one pass up to the final norm and return how many sequences it has."""
         B, T = inputs.shape
+        assert self._config.max_seq_len >= T, f"{T} positions, the model has {self._config.max_seq_len}"
         self._step.forward(self._upload("tokens", inputs), B=B, T=T)
         return B
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.cuda_host_build import build_module, build_runtime, compiler, source_line
+from gpt2lab.engine.cuda_host_build import build_module, build_runtime, compiler, load, source_line
 from gpt2lab.engine.cuda_source import Kernel, Signature, find_cuda_folder, launch_shape, parse_kernels, read_sources
 from gpt2lab.engine.device import Array, Grid
 from gpt2lab.errors import EngineError
@@ -71,7 +71,7 @@ _running = threading.Lock()
 
 @functools.cache
 def _runtime() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build_runtime()))
+    library = load(build_runtime())
     library.host_run.argtypes = [ctypes.c_void_p]
     library.host_region_new.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
     library.host_region_new.restype = ctypes.c_uint64
@@ -226,7 +226,7 @@ class HostModule:
         self._path = build_module(
             device.folder, file, list(kernels.values()), defines, checked=device.checked, float64=device.float64
         )
-        library = ctypes.CDLL(str(self._path))
+        library = load(self._path)
         act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels = {
             name: _HostKernel(

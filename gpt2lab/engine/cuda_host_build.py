@@ -1,5 +1,7 @@
 """Compiles .cu files with g++ through cuda/host, and keeps the results in the user's cache folder."""
 
+import atexit
+import ctypes
 import functools
 import hashlib
 import os
@@ -7,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,14 +35,16 @@ _ERROR = re.compile(r"^(.+?:\d+)(?::\d+)?: (?:fatal )?error: (.+)$", re.MULTILIN
 
 @functools.cache
 def compiler() -> tuple[str, str]:
-    """Return (path, version) of g++. Raises EngineError when there is none."""
+    """Return (path, version) of g++. Raises EngineError when there is none, or not for this system."""
+    if sys.platform != "linux":
+        raise EngineError(f"engine.device=host runs on Linux only, this is {sys.platform}: choose engine=torch")
     path = shutil.which("g++")
     if path is None:
         raise EngineError(
             "engine.device=host compiles the kernels with g++, which was not found; install it (Debian and Ubuntu:"
             " apt install g++; Fedora: dnf install gcc-c++) or choose engine=torch"
         )
-    version = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    version = _run([path, "-dumpfullversion"], "").strip()
     return path, f"{version} {platform.machine()}"  # a home, and its cache, may be shared by machines of two kinds
 
 
@@ -53,7 +58,9 @@ def cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return Path(tempfile.mkdtemp(prefix="gpt2lab-kernels-"))
+        folder = Path(tempfile.mkdtemp(prefix="gpt2lab-kernels-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
 def build_runtime() -> Path:
@@ -102,7 +109,18 @@ def _build(
     return target
 
 
-def _run(command: list[str], code: str) -> None:
+def load(library: Path) -> ctypes.CDLL:
+    """Load a compiled file. Raises EngineError when it was damaged, or lies where programs may not be run from."""
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise EngineError(
+            f"{library}: cannot be loaded: {str(error).removeprefix(f'{library}: ')}; delete it, or set XDG_CACHE_HOME"
+            " to a folder that programs may be run from"
+        ) from None
+
+
+def _run(command: list[str], code: str) -> str:
     result = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         found = _ERROR.search(result.stderr)
@@ -110,6 +128,7 @@ def _run(command: list[str], code: str) -> None:
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise EngineError(f"{' '.join(command[:1])} failed with status {result.returncode}: {last}")
         raise EngineError(f"{found[1]}: does not compile: {found[2]}")
+    return result.stdout
 
 
 def source_line(library: Path, offset: int) -> str | None:

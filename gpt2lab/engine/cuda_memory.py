@@ -116,7 +116,7 @@ def _arrays(
     yield "activations", "lnf_mean", (rows,), real
     yield "activations", "lnf_rstd", (rows,), real
 
-    if counted_rows < rows:
+    if workload.n_counted < workload.seq_len:
         yield "output layer", "lnf_counted", (counted_rows, C), act
     yield "output layer", "logits", (counted_rows, Vp), act  # their gradient overwrites them
     yield "output layer", "losses", (counted_rows,), real

@@ -38,8 +38,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("test_accuracy", "", "share of counted test tokens predicted right"),
     Column("lr", "", "learning rate of the last update"),
     Column("grad_norm", "", "global L2 norm of the last gradient, before clipping"),
-    Column("step_ms", "ms", "median time of one update since the last row"),
-    Column("tokens_per_s", "tokens/s", "training throughput at that median time of one update"),
+    Column("step_ms", "ms", "mean time of one update since the last row"),
+    Column("tokens_per_s", "tokens/s", "training throughput at that mean time of one update"),
     Column("elapsed_s", "s", "training time so far, evaluation not counted"),
     Column("peak_mem_mib", "MiB", "highest memory use so far, of the device or else of the process"),
 )

@@ -10,7 +10,7 @@ from gpt2lab.data import data_dir
 from gpt2lab.data.tokenizers import GPT2_FILES, find_gpt2_file
 from gpt2lab.errors import EngineError
 from gpt2lab.record.tracker import has_key
-from gpt2lab.schema import Device
+from gpt2lab.schema import Device, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ def examine() -> list[Finding]:
 
 
 def _cuda_core(choice: Device) -> Finding:
-    """Try the CUDA core's device."""
+    """Try the CUDA core's device and its library of matrix products."""
     from gpt2lab.engine.device import open_device
+    from gpt2lab.engine.gemm import create_gemm
 
     name = "cuda core" if choice is Device.cuda else f"cuda on {choice.name}"
     try:
         device = open_device(choice)
+        create_gemm(device, Precision.fp32)
     except EngineError as error:
         return Finding(name, False, str(error))
     details = ", ".join(f"{key} {value}" for key, value in device.details.items())

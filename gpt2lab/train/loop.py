@@ -5,10 +5,9 @@ It knows no files: rows and checkpoints go to the functions it is given.
 
 import math
 import operator
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gpt2lab.errors import DivergedError
 from gpt2lab.schema import parse_stop_when
@@ -47,28 +46,32 @@ class Clock:
     """Time spent in updates, evaluations left out."""
 
     elapsed_s: float = 0.0
-    window: list[float] = field(default_factory=list)
     n_updates: int = 0
+    window_s: float = 0.0  # since the last reading, warm-up left out
+    n_window: int = 0
 
     def add(self, seconds: float) -> None:
+        """Add one update, or the queueing of one."""
         self.elapsed_s += seconds
         self.n_updates += 1
         if self.n_updates > WARMUP_UPDATES:
-            self.window.append(seconds)
+            self.window_s += seconds
+            self.n_window += 1
 
     def wait(self, seconds: float) -> None:
-        """Count the wait for a device that was still at its updates: of those only the sum is known."""
+        """Add the time that a device still needed for updates that were only queued."""
         self.elapsed_s += seconds
-        if self.window and seconds > min(self.window):
-            self.window = [(sum(self.window) + seconds) / len(self.window)]
+        if self.n_window:
+            self.window_s += seconds
 
     def read(self, tokens_per_step: int) -> Row:
         """Return the timing columns of the window since the last call, and begin a new one."""
         row: Row = {"elapsed_s": self.elapsed_s}
-        if self.window:
-            median = statistics.median(self.window)
-            row |= {"step_ms": 1000 * median, "tokens_per_s": tokens_per_step / median}
-            self.window.clear()
+        if self.n_window:
+            # A mean: of updates that were queued, only the time that all of them took is known.
+            mean = self.window_s / self.n_window
+            row |= {"step_ms": 1000 * mean, "tokens_per_s": tokens_per_step / mean}
+            self.window_s, self.n_window = 0.0, 0
         return row
 
 

@@ -1,0 +1,91 @@
+"""A step that is recorded once and replayed, on a host device that records as a card does."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from tiny_models import CUDA_ON_HOST, batch, config
+
+from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda_engine import CudaEngine
+from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine.device import Array, Module
+from gpt2lab.engine.host_gemm import HostGemm
+from gpt2lab.model.init import init_params
+from gpt2lab.schema import OptimConfig
+
+
+class RecordingDevice(HostDevice):
+    """Keeps each call of a capture, with the arrays and numbers it has at that moment, and runs none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[Callable[[], None]] | None = None
+        self.captures = 0
+
+    def queue(self, call: Callable[..., None], *arguments: object, **names: object) -> None:
+        now = functools.partial(call, *arguments, **names)
+        if self.recorded is None:
+            now()
+        else:
+            self.recorded.append(now)
+
+    def compile(self, file: str, defines: Mapping[str, int]) -> Module:
+        module = super().compile(file, defines)
+        launch = module.launch
+        module.launch = lambda *sides, **arguments: self.queue(launch, *sides, **arguments)
+        return module
+
+    def fill_zero(self, target: Array) -> None:
+        self.queue(super().fill_zero, target)
+
+    def upload(self, target: Array, source: np.ndarray) -> None:
+        assert self.recorded is None, "a graph would copy the same values at every replay"
+        super().upload(target, source)
+
+    def download(self, source: Array) -> np.ndarray:
+        assert self.recorded is None, "a capture cannot wait"
+        return super().download(source)
+
+    def capture(self, record: Callable[[], None]) -> Callable[[], None]:
+        self.recorded = calls = []
+        record()
+        self.recorded = None
+        self.captures += 1
+
+        def replay() -> None:
+            for call in calls:
+                call()
+
+        return replay
+
+
+@pytest.mark.parametrize("counted", [None, (2, 5)])
+def test_a_replayed_step_does_what_a_queued_one_does(monkeypatch, counted):
+    matmul = HostGemm.matmul
+
+    def queue_matmul(gemm: HostGemm, *arrays: Array, **options: object) -> None:
+        queue = getattr(gemm._device, "queue", None)
+        if queue is None:
+            matmul(gemm, *arrays, **options)
+        else:
+            queue(matmul, gemm, *arrays, **options)
+
+    monkeypatch.setattr(HostGemm, "matmul", queue_matmul)
+    model = config(fc1_band=6)
+    optim = OptimConfig(grad_clip=0.5)
+    spec = EngineSpec(
+        model=model, optim=optim, engine=CUDA_ON_HOST, counted=counted, batch_size=6, seq_len=10, micro_batch_size=4
+    )
+    device = RecordingDevice()
+    queued, replayed = (CudaEngine(spec, init_params(model, seed=0), each) for each in (HostDevice(), device))
+    replayed._graph = True  # only a card may ask for it
+    for step, B in enumerate((6, 6, 3, 6, 3, 3, 6)):
+        for trained in (queued, replayed):
+            trained.train_step(*batch(B, seed=step), learning_rate=1e-2 / (step + 1))
+        assert replayed.result() == queued.result()
+        assert replayed.evaluate(*batch(seed=99)) == queued.evaluate(*batch(seed=99))
+    assert device.captures == 2  # one for each shape, when it comes for the second time
+    for name, array in (queued.parameters() | queued.moments()).items():
+        np.testing.assert_array_equal((replayed.parameters() | replayed.moments())[name], array, err_msg=name)
