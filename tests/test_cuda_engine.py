@@ -15,7 +15,7 @@ from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig, Precision
+from gpt2lab.schema import OptimConfig, Precision
 from gpt2lab.train.parity import compare_with_llmc
 
 # Awkward shapes: heads of 20 and 7 channels, odd widths, rows above and below the length at which attention changes
@@ -211,9 +211,6 @@ def test_variants_of_llmcs_model_agree_with_torch(golden, variant):
 @pytest.mark.parametrize(
     ("shape", "kind", "words"),
     [
-        ({}, {"graph": True}, "engine.graph=true: only a card"),
-        ({}, {"device": Device.cpu}, "engine.device=cuda or host, not on cpu"),
-        ({}, {"device": Device.mps}, "engine.device=cuda or host, not on mps"),
         ({"n_embd": 257, "n_head": 1}, {}, "heads of 257 channels.*1 to 256"),
         ({"n_embd": 4200, "n_head": 100, "n_layer": 1}, {}, r"n_embd=4200.*up to 4096"),
     ],
@@ -234,15 +231,6 @@ def test_a_card_too_old_for_a_precision_is_named(precision):
     with pytest.raises(EngineError, match=rf"precision={precision.name} needs .* 8\.0 .* Tesla T4 has 7\.5: use fp32"):
         CudaEngine(spec, init_params(model, seed=0), device)
     CudaEngine(spec_for(model, None, CUDA_ON_HOST), init_params(model, seed=0), device)
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [({"device": Device.host}, "engine.device=host.*engine=cuda"), ({"graph": True}, "engine=torch has no graphs")],
-)
-def test_torch_refuses_what_only_the_core_has(kind, words):
-    with pytest.raises(EngineError, match=words):
-        engine(EngineConfig(name=EngineName.torch, **kind))
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def refuse_devices() -> int:
             {"driverGetVersion": lambda: 12040},
             "but the driver is made for CUDA 12.4: update it, or install cupy-cuda12x instead",
         ),
+        ({"driverGetVersion": lambda: 11080}, "but the driver is made for CUDA 11.8: update it; or"),
         ({"getDeviceCount": lambda: 0}, "but no card .is CUDA_VISIBLE_DEVICES empty"),
         ({"getDeviceCount": refuse_devices}, "no card can be used: cudaErrorNoDevice"),
     ],

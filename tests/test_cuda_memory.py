@@ -61,5 +61,5 @@ def test_a_model_that_does_not_fit_is_refused_with_the_plan_and_the_largest_pass
         CudaEngine(spec, init_params(model, seed=0), device)
     assert device.allocated_bytes == 0
     monkeypatch.setattr(device, "free_bytes", lambda: planned(1) - 1)
-    with pytest.raises(EngineError, match=r"not even train\.micro_batch_size=1 fits"):
+    with pytest.raises(EngineError, match=r"not even one sequence at a time fits"):
         CudaEngine(spec, init_params(model, seed=0), device)

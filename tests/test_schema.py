@@ -4,6 +4,9 @@ from gpt2lab.errors import ConfigError
 from gpt2lab.schema import (
     DataConfig,
     DataSource,
+    Device,
+    EngineConfig,
+    EngineName,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -109,3 +112,19 @@ def test_a_config_becomes_plain_values():
     assert settings["data"]["source"] == "pydocs"
     assert settings["sparsity"] == "dense"
     assert settings["tags"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": EngineName.cuda, "device": Device.cpu}, r"engine\.device=cpu: engine=cuda runs on cuda, or on host"),
+        ({"name": EngineName.cuda, "device": Device.mps}, r"engine\.device=mps: .*engine=torch has cpu and mps"),
+        ({"name": EngineName.torch, "device": Device.host}, r"engine\.device=host .* add engine=cuda"),
+        ({"device": Device.host}, r"engine\.device=host .* add engine=cuda"),
+        ({"name": EngineName.torch, "graph": True}, r"engine\.graph=true: engine=torch has no CUDA graphs"),
+        ({"name": EngineName.cuda, "device": Device.host, "graph": True}, r"engine\.device=host has no CUDA graphs"),
+    ],
+)
+def test_what_an_engine_does_not_have_is_refused_by_name(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        EngineConfig(**settings)

@@ -68,7 +68,7 @@ def sample(
     if config is not None and tokenizer is not None:
         raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
     settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
-    model, shape = open_model(path, settings, count=count)
+    model, shape = open_model(path, settings)
     texts = continue_text(
         model,
         words_of(config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),

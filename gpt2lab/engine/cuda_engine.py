@@ -34,9 +34,7 @@ class CudaEngine:
     def __init__(self, spec: EngineSpec, params: Params, device: Device | None = None) -> None:
         self._device = device or open_device(spec.engine.device)
         check_precision(self._device, spec.engine.precision)
-        self._graph = self._device.name == "cuda" if spec.engine.graph is None else spec.engine.graph
-        if self._graph and self._device.name != "cuda":
-            raise EngineError(f"engine.graph=true: only a card has graphs, this is engine.device={self._device.name}")
+        self._graph = self._device.name == "cuda" and spec.engine.graph is not False
         self._numerics = Numerics.of(self._device, spec.engine.precision)
         self._spec, self._config = spec, spec.model
         self._workload = workload_of(spec)
@@ -188,7 +186,8 @@ class CudaEngine:
     def _upload_batch(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Upload the tokens of one update, the order in which each pass adds up embedding gradients, and targets."""
         B, T = inputs.shape
-        assert self.plan.update_rows >= B * T, f"{B} x {T} tokens, planned for {self.plan.update_rows}"
+        planned = self._workload
+        assert planned.batch_size >= B and planned.seq_len >= T, f"an update of {B} x {T} tokens, planned as {planned}"
         size = self._workload.micro_batch_size
         self._upload("tokens", inputs)
         groups = [group_rows(inputs[i : i + size], self._config.padded_vocab_size) for i in range(0, B, size)]

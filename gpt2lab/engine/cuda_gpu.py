@@ -46,9 +46,11 @@ def load_cupy() -> ModuleType:
         raise EngineError(f"{found}, but no NVIDIA driver was found; {_INSTEAD}")
     # Minor versions are compatible (CUDA Compatibility guide, minor version compatibility).
     if driver // 1000 < built // 1000:
+        other = (
+            f", or install cupy-cuda{driver // 1000}x instead" if driver >= 12000 else ""
+        )  # CuPy 14 has no older one
         raise EngineError(
-            f"{found}, but the driver is made for CUDA {_version(driver)}: update it, or install"
-            f" cupy-cuda{driver // 1000}x instead; or {_INSTEAD}"
+            f"{found}, but the driver is made for CUDA {_version(driver)}: update it{other}; or {_INSTEAD}"
         )
     try:
         count = runtime.getDeviceCount()

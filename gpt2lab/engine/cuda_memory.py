@@ -201,7 +201,7 @@ def describe_shortage(
     advice = (
         f"train.micro_batch_size={fits} is the largest that fits"
         if fits
-        else "not even train.micro_batch_size=1 fits: use a smaller model or a shorter train.seq_len"
+        else "not even one sequence at a time fits: use a smaller model, or a shorter model.max_seq_len"
     )
     needed, free = size(plan.n_bytes), size(free_bytes)
     return f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})"

@@ -13,8 +13,6 @@ from gpt2lab.schema import Device, Precision
 
 def choose_device(wanted: Device) -> torch.device:
     """Return the device: the wanted one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
-    if wanted is Device.host:
-        raise EngineError("engine.device=host runs the CUDA kernels on a processor: add engine=cuda, or leave it out")
     found = [device for device in (Device.cuda, Device.mps, Device.cpu) if is_available(device)]
     if wanted is Device.auto:
         return torch.device(found[0].name)

@@ -10,7 +10,6 @@ from torch import Tensor
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
-from gpt2lab.errors import EngineError
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -21,8 +20,6 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, spec: EngineSpec, params: Params) -> None:
-        if spec.engine.graph:
-            raise EngineError("engine.graph=true: engine=torch has no graphs; leave it out, or use engine=cuda")
         if spec.engine.deterministic:
             # Read by cuBLAS when its first handle is made.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

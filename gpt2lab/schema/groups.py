@@ -203,6 +203,21 @@ class EngineConfig:
     deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
     graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
 
+    def __post_init__(self) -> None:
+        core = self.name is EngineName.cuda
+        if core and self.device in (Device.cpu, Device.mps):
+            raise ConfigError(
+                f"engine.device={self.device.name}: engine=cuda runs on cuda, or on host (the kernels, run by a "
+                "processor); engine=torch has cpu and mps"
+            )
+        if not core and self.device is Device.host:
+            raise ConfigError(
+                "engine.device=host runs the CUDA kernels on a processor: add engine=cuda, or leave it out"
+            )
+        if self.graph and (not core or self.device is Device.host):
+            where = "engine.device=host" if core else f"engine={self.name.name}"
+            raise ConfigError(f"engine.graph=true: {where} has no CUDA graphs; only engine=cuda on a card does")
+
 
 @dataclass(kw_only=True, slots=True)
 class TrackerConfig:

@@ -115,18 +115,15 @@ def answer_examples(engine: Engine, source: Source, *, count: int, max_seq_len: 
     ]
 
 
-def open_model(checkpoint: str, engine: EngineConfig, *, count: int = 1) -> tuple[Engine, GPTConfig]:
-    """Return an engine that holds the model of an llm.c checkpoint file, or of `hf:NAME`, and the model's shape.
-
-    `count` sequences at a time is what the engine makes room for.
-    """
+def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig]:
+    """Return an engine that holds the model of an llm.c checkpoint file, or of `hf:NAME`, and the model's shape."""
     if checkpoint.startswith("hf:"):
         from gpt2lab.engine.torch_pretrained import read_pretrained
 
         shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
     else:
         params, shape = read_checkpoint(Path(checkpoint))
-    return create_engine(EngineSpec(model=shape, optim=OptimConfig(), engine=engine, batch_size=count), params), shape
+    return create_engine(EngineSpec(model=shape, optim=OptimConfig(), engine=engine), params), shape
 
 
 def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Words:
