@@ -36,7 +36,12 @@ def with_table(readme: str, found: Iterable[KernelResources]) -> str:
 
 def main() -> None:
     current = README.read_text(encoding="utf-8")
-    wanted = with_table(current, kernel_resources())
+    try:
+        wanted = with_table(current, kernel_resources())
+    except ImportError as error:  # PackageNotFoundError too
+        raise SystemExit(
+            f"NVRTC and its bindings are missing ({error}): pip install -c constraints.txt -e '.[dev]'"
+        ) from None
     if current == wanted:
         return
     if "--check" in sys.argv[1:]:

@@ -122,6 +122,14 @@ def not_finite(update: int, loss: float, grad_norm: float, learning_rate: float)
     )
 
 
+def check_spec(spec: EngineSpec) -> None:
+    """Raise EngineError for what `create_engine` would refuse, before parameters are drawn or read for it."""
+    if spec.engine.name is EngineName.cuda:
+        from gpt2lab.engine.cuda_engine import check_spec as check_cuda_spec
+
+        check_cuda_spec(spec)
+
+
 def create_engine(spec: EngineSpec, params: Params) -> Engine:
     """Build the engine that `spec.engine` names, holding `params`. Raises EngineError when it is not to be had."""
     if spec.engine.name in (EngineName.auto, EngineName.torch):

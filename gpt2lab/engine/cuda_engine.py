@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
-from gpt2lab.engine.cuda_memory import allocate, describe_shortage, plan_memory, workload_of
+from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
+from gpt2lab.engine.cuda_memory import allocate, check_fit, plan_memory, workload_of
 from gpt2lab.engine.cuda_step import Step
 from gpt2lab.engine.device import Array, Device, open_device
 from gpt2lab.engine.gemm import create_gemm
@@ -32,7 +33,7 @@ class CudaEngine:
     threads = 1
 
     def __init__(self, spec: EngineSpec, params: Params, device: Device | None = None) -> None:
-        self._device = device or open_device(spec.engine.device)
+        self._device = device or open_device(spec.engine.device, checked=spec.engine.checked)
         check_precision(self._device, spec.engine.precision)
         self._graph = self._device.name == "cuda" and spec.engine.graph is not False
         self._numerics = Numerics.of(self._device, spec.engine.precision)
@@ -40,16 +41,8 @@ class CudaEngine:
         self._workload = workload_of(spec)
         gemm = create_gemm(self._device, spec.engine.precision)
         self.plan = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
-        if self.plan.n_bytes > self._device.free_bytes():
-            raise EngineError(
-                describe_shortage(
-                    self.plan,
-                    spec,
-                    self._numerics,
-                    free_bytes=self._device.free_bytes(),
-                    workspace_bytes=gemm.workspace_bytes,
-                )
-            )
+        free = self._device.free_bytes()
+        check_fit(self.plan, self._config, self._numerics, self._workload, free_bytes=free)
         self._arena = allocate(self._device, self.plan)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
@@ -233,3 +226,13 @@ def check_precision(device: Device, precision: Precision) -> None:
             f"engine.precision={precision.name} needs compute capability 8.0 or above; {device.device_name} has "
             f"{capability}: use fp32"
         )
+
+
+def check_spec(spec: EngineSpec) -> None:
+    """Raise EngineError when device, precision, shape or memory are not to be had; nothing is allocated."""
+    device = open_device(spec.engine.device)
+    check_precision(device, spec.engine.precision)
+    numerics, workload = Numerics.of(device, spec.engine.precision), workload_of(spec)
+    workspace = WORKSPACE_BYTES if device.name == "cuda" else 0
+    plan = plan_memory(spec.model, numerics, workload, workspace_bytes=workspace)
+    check_fit(plan, spec.model, numerics, workload, free_bytes=device.free_bytes())

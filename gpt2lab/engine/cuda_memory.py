@@ -10,9 +10,10 @@ import numpy as np
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops import bias, grad_norm, layer_norm
+from gpt2lab.engine.ops import attention, bias, grad_norm, layer_norm
 from gpt2lab.engine.ops.embedding import segments_size as segments_of_pass
 from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
+from gpt2lab.errors import EngineError
 from gpt2lab.model.params import GPTConfig, count_parameters
 
 LAYERS = "activations by layer"
@@ -76,8 +77,9 @@ def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, wo
     """Lay out the arena for training `config` with passes of `workload`.
 
     There is always room for one sequence of the model's longest length, so that a model trained on short rows can
-    still be sampled from.
+    still be sampled from. Raises EngineError for a shape that the kernels do not take.
     """
+    attention.check_head_size(config.head_size)
     rows = max(workload.micro_batch_size * workload.seq_len, config.max_seq_len)
     counted_rows = workload.micro_batch_size * workload.n_counted
     update_rows = max(workload.batch_size * workload.seq_len, config.max_seq_len)
@@ -190,21 +192,20 @@ def largest_micro_batch(
     return bisect_left(sizes, True, key=lambda size: not fits(size))
 
 
-def describe_shortage(
-    plan: MemoryPlan, spec: EngineSpec, numerics: Numerics, *, free_bytes: int, workspace_bytes: int
-) -> str:
-    """Return the line for a model that does not fit: the plan, and the largest pass that would."""
+def check_fit(plan: MemoryPlan, config: GPTConfig, numerics: Numerics, workload: Workload, *, free_bytes: int) -> None:
+    """Raise EngineError, with the plan and the largest pass that would fit, when the arena is larger than that."""
+    if plan.n_bytes <= free_bytes:
+        return
+    workspace_bytes = plan.slots["workspace"].n_bytes if "workspace" in plan.slots else 0
     groups = ", ".join(f"{group} {size(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
-    fits = largest_micro_batch(
-        spec.model, numerics, workload_of(spec), n_bytes=free_bytes, workspace_bytes=workspace_bytes
-    )
+    fits = largest_micro_batch(config, numerics, workload, n_bytes=free_bytes, workspace_bytes=workspace_bytes)
     advice = (
         f"train.micro_batch_size={fits} is the largest that fits"
         if fits
         else "not even one sequence at a time fits: use a smaller model, or a shorter model.max_seq_len"
     )
     needed, free = size(plan.n_bytes), size(free_bytes)
-    return f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})"
+    raise EngineError(f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})")
 
 
 def size(n_bytes: int) -> str:

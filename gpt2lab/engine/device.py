@@ -64,12 +64,15 @@ class Device(Protocol):
         """Record what `record` queues, without running it, and return a function that queues all of it again."""
 
 
-def open_device(choice: DeviceChoice) -> Device:
-    """Return the device for engine=cuda. Raises EngineError that says what was found and what can be done."""
+def open_device(choice: DeviceChoice, *, checked: bool = False) -> Device:
+    """Return the device for engine=cuda. Raises EngineError that says what was found and what can be done.
+
+    checked: let a host device watch every memory access.
+    """
     if choice is DeviceChoice.host:
         from gpt2lab.engine.cuda_host import HostDevice
 
-        return HostDevice()
+        return HostDevice(checked=checked)
     if choice in (DeviceChoice.auto, DeviceChoice.cuda):
         from gpt2lab.engine.cuda_gpu import CudaDevice
 

@@ -202,6 +202,7 @@ class EngineConfig:
     precision: Precision = Precision.fp32  # fp32, tf32 (CUDA), bf16 (products in bfloat16, weights in float32)
     deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
     graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
+    checked: bool = False  # engine.device=host: watch every memory access of the kernels; about four times slower
 
     def __post_init__(self) -> None:
         core = self.name is EngineName.cuda
@@ -213,6 +214,11 @@ class EngineConfig:
         if not core and self.device is Device.host:
             raise ConfigError(
                 "engine.device=host runs the CUDA kernels on a processor: add engine=cuda, or leave it out"
+            )
+        if self.checked and self.device is not Device.host:
+            raise ConfigError(
+                f"engine.checked=true: engine.device={self.device.name} cannot watch the kernels' memory accesses; "
+                "engine=cuda engine.device=host does"
             )
         if self.graph and (not core or self.device is Device.host):
             where = "engine.device=host" if core else f"engine={self.name.name}"

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: at once while a run is prepared, after the update under way while it trains."""
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -33,3 +34,5 @@ class Interrupts:
         if not self.deferred or (self.reason is not None and number == signal.SIGINT):
             raise KeyboardInterrupt
         self.reason = f"stopped by {signal.Signals(number).name}"
+        line = "stopping when what is under way is done; Ctrl-C again stops at once, without saving"
+        os.write(2, f"\n{line}\n".encode())  # print may be at work when the signal comes

@@ -155,6 +155,8 @@ def _check_finite(row: Row) -> None:
     """Raise DivergedError when an evaluation is not a number any more: the last update broke the model."""
     for name in ("val_loss", "train_eval_loss", "test_loss"):
         value = row.get(name)
+        if value is not None and not math.isfinite(value) and row["step"] == 0:
+            raise DivergedError(f"step 0: {name} {value} before any update: the starting weights are not finite")
         if value is not None and not math.isfinite(value):
             raise DivergedError(
                 f"step {row['step']}: {name} {value}, learning rate {row.get('lr')}, gradient norm "

@@ -6,13 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.data import read_source
+from gpt2lab.engine.base import EngineSpec, check_spec
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
-from gpt2lab.engine.cuda_memory import MemoryPlan, Workload, plan_memory, size
+from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_of
 from gpt2lab.engine.numerics import Numerics
+from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
-from gpt2lab.schema import DataSource, Device, Precision, RunConfig, TokenizerName, counted_positions
+from gpt2lab.schema import (
+    DataSource,
+    Device,
+    EngineConfig,
+    EngineName,
+    OptimConfig,
+    RunConfig,
+    TokenizerName,
+    counted_positions,
+)
 from gpt2lab.train.setup import choose_seq_len, model_shape
 
 VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
@@ -25,11 +36,15 @@ class Plan:
     model: GPTConfig
     seq_len: int  # T
     batch_size: int | None  # sequences per update
-    n_counted: int  # target positions per sequence in the loss
+    counted: tuple[int, ...] | None  # target positions in the loss; None = all
     n_steps: int
     micro_batch_size: int | None  # sequences per pass; None: the whole batch
-    precision: Precision
-    on_host: bool  # engine.device=host, which needs no library workspace
+    engine: EngineConfig
+
+    @property
+    def n_counted(self) -> int:
+        """Target positions per sequence in the loss."""
+        return self.seq_len if self.counted is None else len(self.counted)
 
     @property
     def tokens_per_step(self) -> int | None:
@@ -52,26 +67,36 @@ def make_plan(config: RunConfig) -> Plan:
         model=model_shape(config, vocab_size),
         seq_len=seq_len,
         batch_size=batch_size,
-        n_counted=seq_len if counted is None else len(counted),
+        counted=counted,
         n_steps=config.train.max_steps,
         micro_batch_size=config.train.micro_batch_size,
-        precision=config.engine.precision,
-        on_host=config.engine.device is Device.host,
+        engine=config.engine,
+    )
+
+
+def spec_of(plan: Plan) -> EngineSpec:
+    """Return what an engine would be made from; where the batch is not known, for one sequence."""
+    return EngineSpec(
+        model=plan.model,
+        optim=OptimConfig(),
+        engine=plan.engine,
+        counted=plan.counted,
+        batch_size=plan.batch_size or 1,
+        seq_len=plan.seq_len,
+        micro_batch_size=plan.micro_batch_size,
     )
 
 
 def memory_of(plan: Plan) -> MemoryPlan | None:
-    """Return what engine=cuda allocates for the run; None where the batch is not known."""
+    """Return what engine=cuda allocates for the run; None where the batch is not known.
+
+    Raises EngineError for a shape that its kernels do not take.
+    """
     if plan.batch_size is None:
         return None
-    workload = Workload(
-        batch_size=plan.batch_size,
-        micro_batch_size=min(plan.micro_batch_size or plan.batch_size, plan.batch_size),
-        seq_len=plan.seq_len,
-        n_counted=plan.n_counted,
-    )
-    numerics = Numerics(plan.precision, np.dtype(np.float32))
-    return plan_memory(plan.model, numerics, workload, workspace_bytes=0 if plan.on_host else WORKSPACE_BYTES)
+    numerics = Numerics(plan.engine.precision, np.dtype(np.float32))
+    workspace_bytes = 0 if plan.engine.device is Device.host else WORKSPACE_BYTES
+    return plan_memory(plan.model, numerics, workload_of(spec_of(plan)), workspace_bytes=workspace_bytes)
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
@@ -97,11 +122,27 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         total = plan.tokens_per_step * plan.n_steps
         lines.append(("step", f"{dense * plan.tokens_per_step:.3g} FLOP dense, forward and backward"))
         lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP"))
-    memory = memory_of(plan)
-    return lines + (describe_memory(plan, memory) if memory else [])
+    try:
+        memory = memory_of(plan)
+    except EngineError as error:
+        if plan.engine.name is EngineName.cuda:
+            raise
+        return [*lines, ("memory", f"not planned: {error}")]
+    return [*lines, *(describe_memory(memory) if memory else []), *_verdict(plan)]
 
 
-def describe_memory(plan: Plan, memory: MemoryPlan) -> list[tuple[str, str]]:
+def _verdict(plan: Plan) -> list[tuple[str, str]]:
+    """Return whether engine=cuda, where it is asked for, would run here."""
+    if plan.engine.name is not EngineName.cuda:
+        return [("", "that is engine=cuda; PyTorch allocates as it goes, and its activations are not planned")]
+    try:
+        check_spec(spec_of(plan))
+    except EngineError as error:
+        return [("here", f"it does not run: {error}")]
+    return [("here", "it fits")]
+
+
+def describe_memory(memory: MemoryPlan) -> list[tuple[str, str]]:
     """Return the arena of engine=cuda as (group, array) lines, and what computing parts of it again would save."""
     lines = [("memory", f"{size(memory.n_bytes)} in one piece on engine=cuda, {memory.rows:,} positions per pass:")]
     for group, n_bytes in memory.group_bytes().items():

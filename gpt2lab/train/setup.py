@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt2lab.data import Batches, Progress, Source, read_source
-from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.engine.base import Engine, EngineSpec, check_spec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
@@ -32,7 +32,7 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     `weights` is a checkpoint to take in place of the config's starting point: the run's own, when it continues.
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
-    model, params = starting_point(config, source, weights)
+    model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
     seq_len = choose_seq_len(config, source.row_len)
     counted = counted_positions(config.task_position, seq_len, source.answer_span)
@@ -53,6 +53,8 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
         seq_len=seq_len,
         micro_batch_size=config.train.micro_batch_size,
     )
+    check_spec(spec)
+    model, params = starting_point(config, source, weights)
     return Parts(
         config=config,
         source=source,
@@ -60,7 +62,7 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
         seq_len=seq_len,
         counted=counted,
         batches=batches,
-        engine=create_engine(spec, params),
+        engine=create_engine(replace(spec, model=model), params),
     )
 
 

@@ -25,11 +25,7 @@ class Attention:
     def __init__(
         self, device: Device, numerics: Numerics, *, n_head: int, head_size: int, longest_short: int = LONGEST_SHORT
     ) -> None:
-        if not 1 <= head_size <= MAX_HEAD_SIZE:
-            raise EngineError(
-                f"model.n_embd / model.n_head: heads of {head_size} channels; engine=cuda takes 1 to {MAX_HEAD_SIZE}: "
-                "choose more heads, or engine=torch"
-            )
+        check_head_size(head_size)
         assert longest_short <= LONGEST_SHORT, "a row of the short kernels belongs to one warp"
         self._device = device
         self._defines = numerics.defines | {"VEC": numerics.pack(head_size), "HEAD_SIZE": head_size}
@@ -85,3 +81,12 @@ class Attention:
         if 0 not in self._modules:
             self._modules[0] = self._device.compile("attention_long.cu", self._defines)
         return self._modules[0]
+
+
+def check_head_size(head_size: int) -> None:
+    """Raise EngineError for heads that are too large."""
+    if not 1 <= head_size <= MAX_HEAD_SIZE:
+        raise EngineError(
+            f"model.n_embd / model.n_head: heads of {head_size} channels; engine=cuda takes 1 to {MAX_HEAD_SIZE}: "
+            "choose more heads, or engine=torch"
+        )
