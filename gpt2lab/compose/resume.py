@@ -1,0 +1,44 @@
+"""A command line that resumes a run becomes the one that the run began with, and what was changed since."""
+
+from pathlib import Path
+
+import yaml
+
+from gpt2lab.errors import ConfigError
+
+
+def with_resumed(arguments: list[str]) -> list[str]:
+    """Put the overrides of a resumed run before those given now, and its directory in place of a new one."""
+    named = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("resume=") and a != "resume=null"]
+    if not named:
+        return arguments
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(f"resume={named[-1]} with --multirun: a sweep is not resumed; resume one run at a time")
+    directory = Path(named[-1].strip("'\""))
+    overrides = directory / "overrides.yaml"
+    if not directory.is_dir():
+        raise ConfigError(f"resume={directory}: no such directory; name a run directory below runs/")
+    if (directory / "manifest.json").is_file():
+        raise ConfigError(
+            f"resume={directory}: an experiment has no optimizer state; resume the run directory that it was made from"
+        )
+    if not overrides.is_file():
+        raise ConfigError(f"resume={directory}: holds no run (no overrides.yaml); name a run directory below runs/")
+    try:
+        earlier = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        earlier = None
+    if not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
+        raise ConfigError(f"resume={directory}: overrides.yaml is damaged; expected a list of overrides")
+    escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    overrides_now = [argument for argument in arguments if not argument.startswith("-")]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    # hydra.mode: the run may have been a job of an experiment that is a sweep.
+    merged = last_of_each_key([*earlier, *overrides_now, f"hydra.run.dir='{escaped}'", "hydra.mode=RUN"])
+    return [*merged, *flags]
+
+
+def last_of_each_key(overrides: list[str]) -> list[str]:
+    """Return the overrides without those that a later one of the same key replaces."""
+    last = {override.partition("=")[0].lstrip("+~"): override for override in overrides}
+    return list(last.values())

@@ -1,0 +1,99 @@
+"""What Hydra and OmegaConf say about a config, in one line of this project's words."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.schema import RunConfig
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Translate what Hydra and OmegaConf say about a config into one ConfigError."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a trimmed traceback and exits with 1 by itself
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        if isinstance(cause, Gpt2labError):  # raised by a resolver of ours
+            raise cause from None
+        raise ConfigError(_explain(error)) from error
+    finally:
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _explain(error: Exception) -> str:
+    """Return Hydra's message as one line, with the nearest valid names for a mistyped one."""
+    text, cause = str(error), str(error.__cause__ or "")
+    key = _named_key(text, error.__cause__ or error)
+    if re.search(r"not in struct|Key '[^']*' (is )?not in", f"{text} {cause}"):
+        close = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.6)
+        close = close or [name for name in known_keys() if name.split(".")[-1] == key.split(".")[-1]]
+        return f"unknown key {key}: {f'did you mean {_either(close)}?' if close else 'see --cfg job for every key'}"
+    missing = re.search(r"Could not find '([^']+)'.*?Available options in '[^']+':(.*?)(Config search|$)", text, re.S)
+    if missing:
+        group, _, option = missing[1].rpartition("/")
+        options = missing[2].split()
+        close = difflib.get_close_matches(option, options, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{group}={option}: no such option{hint}; expected one of {', '.join(options)}"
+    merged = re.search(r"Error merging override (.*)", text)
+    if merged:
+        return f"{merged[1].strip()}: {_expected(cause)}"
+    if "LexerNoViableAlt" in text or "Error parsing override" in text:
+        override = getattr(error, "override", None) or text.splitlines()[0]
+        return (
+            f"{override}: not an override; expected KEY=VALUE, and quotes of its own around a value with spaces or "
+            "special characters: 'train.stop_when=\"val_accuracy>=0.99\"', 'data.path=\"my file.txt\"'"
+        )
+    first = cause.splitlines()[0] if cause and "full_key" in cause else text
+    return f"{key}: {_expected(first)}" if key and "full_key" in f"{text}{cause}" else text
+
+
+def _named_key(text: str, cause: BaseException) -> str:
+    named = re.search(r"Could not override '([^']+)'", text)
+    return named[1] if named else str(getattr(cause, "full_key", None) or "")
+
+
+def _expected(reason: str) -> str:
+    """Return OmegaConf's reason in the words of this project."""
+    first = (reason.splitlines() or [""])[0]
+    enum = re.search(r"expected one of \[([^]]*)\]", first)
+    if enum:
+        return f"expected one of {enum[1]}"
+    number = re.search(r"could not be converted to (Integer|Float)", first)
+    if number:
+        return f"expected {'a whole number, written out' if number[1] == 'Integer' else 'a number'}"
+    if "is not a ListConfig" in first:
+        return "expected a list, for example [a,b]"
+    if "Union[int, str]" in first:
+        return "expected a whole number or a word"
+    return "expected a value, not null" if "is not Optional" in first else first
+
+
+def _either(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" or " if len(names) > 1 else "") + names[-1]
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key of the schema."""
+    keys: list[str] = []
+
+    def walk(config: object, prefix: str) -> None:
+        for f in fields(config):  # type: ignore[arg-type]
+            value = getattr(config, f.name)
+            keys.append(prefix + f.name)
+            if hasattr(value, "__dataclass_fields__"):
+                walk(value, f"{prefix}{f.name}.")
+
+    walk(RunConfig(), "")
+    return keys
