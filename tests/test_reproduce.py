@@ -102,6 +102,8 @@ def test_the_same_run_gives_identical_numbers_and_leaves_nothing_behind(experime
 
 def test_the_archived_source_runs_and_not_the_installed_one(experiment, reproduce, tmp_path):
     edit_source(experiment, tmp_path / "edited", "gpt2lab/train/loop.py", "steps done", "steps done as of old")
+    Path("gpt2lab").mkdir()  # nor one that lies in the current directory
+    Path("gpt2lab/__init__.py").write_text("raise ImportError('the wrong one')")
     reproduce("--keep", "kept")
     assert json.loads(Path("kept/status.json").read_text())["reason"] == "all 8 steps done as of old"
 
@@ -146,6 +148,32 @@ def test_a_run_that_cannot_be_made_passes_its_own_message_on(experiment, reprodu
     assert "gone.txt" in error
     assert "start at the current directory" in error
     assert error.count("\n") == 1
+
+
+def test_a_run_that_diverged_diverges_again_at_the_same_step(experiment, reproduce, monkeypatch):
+    tiny = [override for override in RUN if not override.startswith(("name", "train.max_steps"))]
+    assert run_main([*tiny, "debug=diverge", "archive.mode=off", "hydra.run.dir=runs/diverged"]) == 4
+    monkeypatch.setattr(sys, "argv", ["gpt2lab", "snapshot", "runs/diverged", "--force"])
+    main()
+    shutil.rmtree(experiment)
+    next(Path("experiments").glob("00002-*")).rename(experiment)
+    out, _ = reproduce()
+    assert "identical: 0 of " in out
+    assert "the run ended with: step " in out
+
+
+def test_control_characters_of_an_archive_do_not_reach_the_terminal(experiment, reproduce):
+    overrides = yaml.safe_load((experiment / "overrides.yaml").read_text())
+    (experiment / "overrides.yaml").write_text(yaml.safe_dump([*overrides, "hypothesis=\x1b[2J\nidentical"]))
+    write_manifest(experiment)
+    out, error = reproduce(expect=2)
+    assert "\x1b" not in out + error
+    assert error.count("\n") == 1
+
+
+def test_a_config_that_the_overrides_do_not_give_is_named(experiment, reproduce):
+    edit(experiment / "config.yaml", "seed: 0", "seed: 1")
+    assert "config   seed: 1 in config.yaml, 0 from overrides.yaml" in reproduce("--steps", "1")[0]
 
 
 def test_a_run_that_crashes_shows_its_last_lines(experiment, reproduce, tmp_path):

@@ -27,6 +27,8 @@ _NEEDED = ("source.tar.gz", "config.yaml", "overrides.yaml", "metrics.csv", "pro
 # Where a run writes and what it writes beside its metrics; none of it changes what is computed.
 _SET_HERE = ("hydra", "archive", "tracker", "resume", "sample.count", "train.time_limit", "train.stop_when")
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w/.@:-]*(=.*)?", re.DOTALL)
+# A second count of threads contradicts the recorded one, and a traceback is no one-line error.
+_NOT_PASSED_ON = ("MKL_NUM_THREADS", "GPT2LAB_TRACEBACK")
 _DIVERGED = 4  # exit code of a run whose loss is not a number any more; its rows are compared all the same
 _LAST_LINES = 12
 
@@ -102,8 +104,11 @@ def reproduce(plan: Plan, *, keep: Path | None = None) -> Reproduction:
     Raises ArchiveError for a source archive that is refused, and ReproduceError, with the run's own message and
     exit code, when the run cannot be made.
     """
-    if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise ConfigError(f"--keep {keep}: exists already; name a directory that does not, or an empty one")
+    if keep is not None and keep.exists():
+        with disk_errors("read", keep):
+            taken = not keep.is_dir() or any(keep.iterdir())
+        if taken:
+            raise ConfigError(f"--keep {keep}: exists already; name a directory that does not, or an empty one")
     record = RunDir(plan.experiment)
     with disk_errors("write", Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="gpt2lab-") as folder:
         source = Path(folder) / "source"
@@ -166,7 +171,7 @@ def _overrides(
 
 def _execute(plan: Plan, source: Path, run_dir: Path, output: Path) -> str:
     """Run the archived entry point to its end; return the message of a run that diverged, else ""."""
-    environment = {key: value for key, value in os.environ.items() if key != "MKL_NUM_THREADS"}
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
     environment["PYTHONSAFEPATH"] = "1"  # else a checkout in the current directory is imported instead
     if plan.threads is not None:
@@ -229,16 +234,17 @@ def _environment(provenance: dict[str, Any]) -> dict[str, Any]:
     found = {name: platform.get(name) for name in ("python", "machine", "cpu")}
     found |= {f"engine {name}": engine.get(name) for name in ("name", "device", "device_name", "precision", "threads")}
     found |= {f"data {name}": value for name, value in _section(_section(provenance, "data"), "files").items()}
+    found["model init_from_sha256"] = _section(provenance, "model").get("init_from_sha256")
     versions = _section(provenance, "versions")
     return found | {name: versions.get(name) for name in versions if name != "gpt2lab"}
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of what a reproduction does not set itself."""
+    """Return {dotted key: value} of what a reproduction does not set itself; places of files do not count."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if name in (*_SET_HERE, "name", "hypothesis", "tags", "engine.device"):
+        if name in (*_SET_HERE, "name", "hypothesis", "tags", "engine.device", "model.init_from"):
             continue
         found |= _settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found

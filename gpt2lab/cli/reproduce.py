@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,22 +47,25 @@ def reproduce(
     click.echo(f"this executes the source code stored in {path / 'source.tar.gz'}", err=as_json)
     plan = plan_reproduction(path, root, steps=steps)
     for line in _describe(plan):
-        click.echo(line, err=as_json)
-    with _ended_by_signals():
-        result = run_again(plan, keep=keep)
+        click.echo(_printable(line), err=as_json)
+    try:
+        with _ended_by_signals():
+            result = run_again(plan, keep=keep)
+    except ReproduceError as error:
+        raise ReproduceError(_printable(str(error)), error.exit_code) from None
     verdict = result.agreement.verdict(tolerance)
     if as_json:
         click.echo(json.dumps(_json(path, plan, result, tolerance)))
     else:
         for line in _result(result, tolerance):
-            click.echo(line)
+            click.echo(_printable(line))
     if verdict == "different":
         raise ReproduceError(f"{path}: its numbers were not reproduced", _DIFFERENT)
 
 
 def _describe(plan: Plan) -> Iterator[str]:
     threads = f"OMP_NUM_THREADS={plan.threads}, as recorded" if plan.threads else "threads are not recorded"
-    yield f"running  python -m gpt2lab.run {' '.join(plan.overrides)}  ({threads})"
+    yield f"running  python -m gpt2lab.run {shlex.join(plan.overrides)}  ({threads})"
     whole = f"all {plan.last_step} steps"
     yield f"compared {whole if plan.stop is None else f'up to step {plan.stop} of {plan.last_step}, {plan.why_stop}'}"
 
@@ -80,10 +84,12 @@ def _result(result: Reproduction, tolerance: float) -> Iterator[str]:
     if agreement.largest is not None:
         yield f"first    {agreement.differences[0]}"
         yield f"largest  {agreement.largest}, relative {agreement.largest.relative:.3g}"
+    for name, (before, now) in result.settings.items():
+        yield f"config   {name}: {before} in config.yaml, {now} from overrides.yaml"
     if verdict != "identical":
-        for name, (before, now) in {**result.settings, **result.environment}.items():
+        for name, (before, now) in result.environment.items():
             yield f"changed  {name}: {before} then, {now} now"
-        if not result.settings and not result.environment:
+        if not result.environment:
             yield "changed  nothing that the record names: python, packages, device, threads and data are the same"
 
 
@@ -120,6 +126,11 @@ def _json_difference(difference: Difference) -> dict[str, Any]:
         "reproduced": number(difference.reproduced),
         "relative": number(difference.relative),
     }
+
+
+def _printable(text: str) -> str:
+    """Return `text`, words of a stranger, without what would move a terminal's cursor or colour it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextmanager
