@@ -206,12 +206,12 @@ def test_what_places_a_run_is_replaced_and_what_it_computes_stays(experiment):
     run = ["+experiment=x", "tracker.mode=online", "tracker=wandb", "archive.root=far", "sample.count=9", "seed=3"]
     (experiment / "overrides.yaml").write_text(yaml.safe_dump([*run, "train.stop_when='val_loss<=2'", "hydra.x=1"]))
     write_manifest(experiment)
-    root = f"archive.root='{Path.cwd() / 'experiments'}'"
+    root = f'archive.root="{Path.cwd() / "experiments"}"'
     placed = ["hydra.mode=RUN", "archive.mode=off", root, "tracker=none", "sample.count=0"]
     stop = "train.stop_when='val_loss<=2'"
     assert plan(experiment).overrides == ("+experiment=x", "seed=3", stop, *placed, "engine.device=cpu")
     stopped = plan(experiment, steps=4)
-    assert stopped.overrides == ("+experiment=x", "seed=3", *placed, "train.stop_when='step>=4'", "engine.device=cpu")
+    assert stopped.overrides == ("+experiment=x", "seed=3", *placed, 'train.stop_when="step>=4"', "engine.device=cpu")
     assert plan(experiment, steps=8).stop is None
 
 
@@ -221,7 +221,7 @@ def test_a_run_that_the_clock_ended_is_compared_up_to_its_last_regular_row(exper
     edit(experiment / "config.yaml", "time_limit: null", "time_limit: 3.0")
     found = plan(experiment)
     assert found.stop == 6
-    assert {"train.time_limit=null", "train.stop_when='step>=6'"} <= set(found.overrides)
+    assert {"train.time_limit=null", 'train.stop_when="step>=6"'} <= set(found.overrides)
 
 
 @pytest.mark.parametrize("override", ["--config-dir=/evil", "-m", 7, "", "a b=1"])

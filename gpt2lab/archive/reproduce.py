@@ -163,7 +163,7 @@ def _overrides(
     if _section(config, "train").get("time_limit") is not None:
         yield "train.time_limit=null"
     if stop is not None:
-        yield f"train.stop_when='step>={stop}'"
+        yield f'train.stop_when="step>={stop}"'
     device = _section(provenance, "engine").get("device")
     if _section(config, "engine").get("device") == "auto" and device in ("cpu", "cuda", "mps"):
         yield f"engine.device={device}"
@@ -262,5 +262,5 @@ def _section(mapping: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _quoted(path: Path) -> str:
     """Return a path as Hydra's grammar takes any text."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
