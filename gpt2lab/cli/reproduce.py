@@ -1,0 +1,154 @@
+"""The command that runs an experiment again: the only one that executes what an archive holds."""
+
+import json
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2lab.archive import resolve
+from gpt2lab.archive.agreement import Difference
+from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction
+from gpt2lab.archive.reproduce import reproduce as run_again
+from gpt2lab.cli.archive import root_option
+
+_DIFFERENT = 5  # exit code
+
+
+@click.command()
+@click.argument("experiment")
+@click.option("--steps", type=click.IntRange(1), help="Compare only the first K updates.", metavar="K")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="R",
+    help="Largest relative difference that is accepted; 0: every number is the same.",
+)
+@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Write the run there and leave it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@root_option
+def reproduce(
+    experiment: str, steps: int | None, tolerance: float, keep: Path | None, as_json: bool, root: Path
+) -> None:
+    """Run EXPERIMENT again with its archived source, and compare every number.
+
+    This executes the code that the experiment holds. The exit code is 0 when the metrics are identical, or within
+    --tolerance, 5 when they differ, and 2 or 3 when the run cannot be made here.
+    """
+    path = resolve(root, experiment)
+    click.echo(f"this executes the source code stored in {path / 'source.tar.gz'}", err=as_json)
+    plan = plan_reproduction(path, root, steps=steps)
+    for line in _describe(plan):
+        click.echo(_printable(line), err=as_json)
+    try:
+        with _ended_by_signals():
+            result = run_again(plan, keep=keep)
+    except ReproduceError as error:
+        raise ReproduceError(_printable(str(error)), error.exit_code) from None
+    verdict = result.agreement.verdict(tolerance)
+    if as_json:
+        click.echo(json.dumps(_json(path, plan, result, tolerance)))
+    else:
+        for line in _result(result, tolerance):
+            click.echo(_printable(line))
+    if verdict == "different":
+        raise ReproduceError(f"{path}: its numbers were not reproduced", _DIFFERENT)
+
+
+def _describe(plan: Plan) -> Iterator[str]:
+    threads = f"OMP_NUM_THREADS={plan.threads}, as recorded" if plan.threads else "threads are not recorded"
+    yield f"running  python -m gpt2lab.run {shlex.join(plan.overrides)}  ({threads})"
+    whole = f"all {plan.last_step} steps"
+    yield f"compared {whole if plan.stop is None else f'up to step {plan.stop} of {plan.last_step}, {plan.why_stop}'}"
+
+
+def _result(result: Reproduction, tolerance: float) -> Iterator[str]:
+    agreement = result.agreement
+    verdict = agreement.verdict(tolerance)
+    allowed = f" ({tolerance:g} relative)" if tolerance and verdict != "identical" else ""
+    differing = f"{len(agreement.differences):,} of {agreement.n_values:,} values in {agreement.n_rows:,} rows differ"
+    yield f"{verdict}{allowed}: {differing}"
+    if result.ending:
+        yield f"the run ended with: {result.ending}"
+    for what, steps in (("missing", agreement.missing), ("extra", agreement.extra)):
+        if steps:
+            yield f"{what} rows: {len(steps):,}, at steps {', '.join(map(str, steps[:10]))}{' ...' * (len(steps) > 10)}"
+    if agreement.largest is not None:
+        yield f"first    {agreement.differences[0]}"
+        yield f"largest  {agreement.largest}, relative {agreement.largest.relative:.3g}"
+    for name, (before, now) in result.settings.items():
+        yield f"config   {name}: {before} in config.yaml, {now} from overrides.yaml"
+    if verdict != "identical":
+        for name, (before, now) in result.environment.items():
+            yield f"changed  {name}: {before} then, {now} now"
+        if not result.environment:
+            yield "changed  nothing that the record names: python, packages, device, threads and data are the same"
+
+
+def _json(path: Path, plan: Plan, result: Reproduction, tolerance: float) -> dict[str, Any]:
+    agreement = result.agreement
+    return {
+        "experiment": str(path),
+        "verdict": agreement.verdict(tolerance),
+        "tolerance": tolerance,
+        "stop": plan.stop,
+        "rows": agreement.n_rows,
+        "values": agreement.n_values,
+        "differing": len(agreement.differences),
+        "missing": list(agreement.missing),
+        "extra": list(agreement.extra),
+        "first": _json_difference(agreement.differences[0]) if agreement.differences else None,
+        "largest": _json_difference(agreement.largest) if agreement.largest else None,
+        "settings": {name: list(pair) for name, pair in result.settings.items()},
+        "environment": {name: list(pair) for name, pair in result.environment.items()},
+        "ending": result.ending,
+    }
+
+
+def _json_difference(difference: Difference) -> dict[str, Any]:
+    """JSON has no nan and no infinity: they are written as text."""
+
+    def number(value: float | int | None) -> float | int | str | None:
+        return value if value is None or math.isfinite(value) else repr(value)
+
+    return {
+        "step": difference.step,
+        "column": difference.column,
+        "archived": number(difference.archived),
+        "reproduced": number(difference.reproduced),
+        "relative": number(difference.relative),
+    }
+
+
+def _printable(text: str) -> str:
+    """Return `text`, words of a stranger, without what would move a terminal's cursor or colour it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that the run is killed and its files are removed."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+COMMANDS = (reproduce,)
