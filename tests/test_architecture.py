@@ -48,6 +48,7 @@ LIBRARIES = {
     "wandb": ["record/tracker.py"],
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
+    "scipy": ["report/statistics.py"],
     "yaml": ["compose.py", "record/rundir.py", "report/inputs.py"],
     "click": ["cli/*"],
     "rich": ["run.py", "cli/archive.py", "cli/model.py", "train/progress.py", "train/session.py"],

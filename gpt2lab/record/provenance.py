@@ -30,6 +30,7 @@ PACKAGES = (
     "requests",
     "rich",
     "safetensors",
+    "scipy",
     "tiktoken",
     "torch",
     "transformers",
