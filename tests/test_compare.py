@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from run_records import PROVENANCE, text_rows, write_record
 from gpt2lab.cli import main
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
-from gpt2lab.report.compare import compare
+from gpt2lab.report import arms
+from gpt2lab.report.compare import MOST_FOR_NOISE, compare
+from gpt2lab.report.inputs import read_inputs
 
 PROJECT = Path(__file__).parent.parent
 OTHER_SOURCE = {"source_hash": "51" * 32}
@@ -273,6 +276,18 @@ def test_twenty_runs_of_an_archive_of_hundreds_read_no_more_than_they_need(archi
     found = compare(runs, archive=listed)  # reading any of those would be an error
     assert [row.estimate.n for row in found.rows] == [5, 5, 5, 5]
     assert found.comparisons == 3
+
+
+def test_the_noise_floor_reads_a_bounded_number_of_runs(archive, monkeypatch):
+    runs = [archive(seed=seed, band=band) for band in (0, 64, 128, 256) for seed in range(5)]
+    like = archive(seed=9)
+    read = []
+    monkeypatch.setattr(arms, "read_inputs", lambda path: read.append(path) or read_inputs(path))
+    begun = time.perf_counter()
+    compare(runs, archive=[(like, PROVENANCE | {"source_hash": "other"})] * 2000)
+    assert len(read) == len(runs) + MOST_FOR_NOISE
+    # A second on the machine it was written on, whose whole command stays under three; this only catches a square.
+    assert time.perf_counter() - begun < 20
 
 
 def test_a_damaged_experiment_beside_does_not_cost_the_comparison(archive):

@@ -51,7 +51,7 @@ METRICS = {
     "peak_mem_mib": False,
 }
 ON_HARDWARE = ("elapsed_s", "peak_mem_mib")
-MOST_FOR_NOISE = 300  # runs of the archive that the noise floor reads, the latest ones: about a second
+MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +296,10 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, n_archive: 
         yield "one arm: nothing varies, so there is nothing to hold it to"
     if n_archive:
         runs_like = "1 more run" if n_archive == 1 else f"{n_archive} more runs"
-        yield f"the noise floor looks at {runs_like} of the archive (same data, steps, evaluation and model)"
+        yield (
+            f"the noise floor looks at {runs_like} of the archive: same data, steps, evaluation and model; "
+            f"the latest {MOST_FOR_NOISE} at most"
+        )
 
 
 def _sentence(comparison: Comparison, row: Row) -> str:
