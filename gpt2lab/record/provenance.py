@@ -30,6 +30,7 @@ PACKAGES = (
     "requests",
     "rich",
     "safetensors",
+    "scipy",
     "tiktoken",
     "torch",
     "transformers",
@@ -73,15 +74,20 @@ def collect(
     }
 
 
-def config_hash(config: dict[str, Any]) -> str:
-    """Return the SHA-256 of a resolved config: equal for two runs that compute the same from the same data.
+def hashed_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved config that decides what a run computes.
 
     Names, notes, tags, tracker, archive and the places of data files do not count.
     """
     kept = {key: copy.copy(value) for key, value in config.items() if key not in _NOT_HASHED}
     if isinstance(kept.get("data"), dict):
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in _DATA_PATHS}
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return kept
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Return the SHA-256 of `hashed_config`: equal for two runs that compute the same from the same data."""
+    canonical = json.dumps(hashed_config(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

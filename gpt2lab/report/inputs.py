@@ -14,6 +14,9 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, read_json
 from gpt2lab.record.metrics import read_metrics
 
+# The safe loader, ten times as fast where PyYAML was built with libyaml.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -88,7 +91,7 @@ def _read_yaml(path: Path) -> Any:
     with disk_errors("read", path):
         content = path.read_bytes()
     try:
-        return yaml.safe_load(content)
+        return yaml.load(content, _LOADER)
     except yaml.YAMLError as error:
         raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
 

@@ -1,0 +1,103 @@
+"""The command that compares experiments."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from gpt2lab.archive import list_experiments, resolve
+from gpt2lab.cli.archive import root_option
+from gpt2lab.report import numbers
+from gpt2lab.report.compare import METRICS, Comparison, Row, show_value
+from gpt2lab.report.compare import compare as compare_runs
+
+MOST_LABEL = 80  # characters of what varies; the sentence below the table has all of it
+
+
+@click.command()
+@click.argument("experiments", nargs=-1)
+@click.option("--metric", default="val_loss", show_default=True, help=f"One of {', '.join(METRICS)}.")
+@click.option("--baseline", help="The experiment whose arm the others are held to; by default the first.")
+@click.option(
+    "--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, source or engine."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@root_option
+def compare(
+    experiments: tuple[str, ...], metric: str, baseline: str | None, vary: tuple[str, ...], as_json: bool, root: Path
+) -> None:
+    """Compare EXPERIMENTS: runs of equal config are one arm, each held to the baseline by seed."""
+    found = compare_runs(
+        [resolve(root, experiment) for experiment in experiments],
+        metric=metric,
+        baseline=None if baseline is None else resolve(root, baseline),
+        vary=vary,
+        archive=((listed.path, listed.provenance) for listed in list_experiments(root)),
+    )
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "sentences": found.sentences}, indent=2))
+        return
+    for note in found.notes:
+        click.echo(note)
+    for name, reason in found.left_out:
+        click.echo(f"left out: {name}: {reason}")
+    for names, reasons in found.apart:
+        click.echo(f"not compared: {names}: {', '.join(reasons)}")
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width to fit into
+    click.echo()
+    console.print(_table(found))
+    click.echo()
+    for sentence in found.sentences:
+        click.echo(sentence)
+    click.echo(_floor(found))
+
+
+def _table(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("no.")
+    table.add_column("arm")
+    difference = "difference [corrected]" if found.comparisons > 1 else "difference [95 %]"
+    for title in ("fc1 kept", "fc2 kept", "n", f"{found.metric} ± std", "95 % interval", difference, "p"):
+        table.add_column(title, justify="right")
+    table.add_column("verdict")
+    for row in found.rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    def interval(ends: tuple[float, float] | None) -> str:
+        return f"[{show_value(ends[0])}, {show_value(ends[1])}]" if ends else numbers.MISSING
+
+    spread = row.estimate.std
+    difference = numbers.MISSING
+    if row.difference is not None:
+        sign = "+" if row.difference.mean > 0 else ""
+        difference = f"{sign}{show_value(row.difference.mean)} {interval(row.corrected_interval)}"
+    return [
+        " ".join(str(int(name.partition("-")[0])) for name in row.experiments),
+        row.label if len(row.label) <= MOST_LABEL else f"{row.label[:MOST_LABEL]}…",
+        *(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2")),
+        str(row.estimate.n),
+        f"{show_value(row.estimate.mean)} ± {numbers.MISSING if spread is None else show_value(spread)}",
+        interval(row.estimate.interval),
+        difference,
+        numbers.rounded(row.corrected_p),
+        row.judgement.verdict if row.judgement else "baseline",
+    ]
+
+
+def _floor(found: Comparison) -> str:
+    p = f"; p-values are corrected for {found.comparisons} comparisons (Holm)" if found.comparisons > 1 else ""
+    if found.floor is None:
+        return f"noise floor: unknown, no config was run with two seeds{p}"
+    floor = found.floor
+    return f"noise floor: {show_value(floor.std)}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
+
+
+COMMANDS = (compare,)

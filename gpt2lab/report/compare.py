@@ -1,0 +1,318 @@
+"""Comparing archived runs: what differs is looked at before any number, and a verdict never claims more than the seeds.
+
+Every arm is compared with the baseline, paired by seed, at the last step at which all of them measured the metric.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.record.metrics import COLUMN_NAMES
+from gpt2lab.report import numbers
+from gpt2lab.report.arms import (
+    FACTS,
+    HARDWARE,
+    Arm,
+    Run,
+    check_vary,
+    density,
+    differing,
+    differing_keys,
+    group,
+    keys_of,
+    read_run,
+    show,
+    values,
+    why_apart,
+)
+from gpt2lab.report.statistics import (
+    Difference,
+    Estimate,
+    Interval,
+    Judgement,
+    NoiseFloor,
+    corrected_interval,
+    estimate,
+    holm,
+    judge,
+    noise_floor,
+    paired_difference,
+)
+
+# True where higher is better. The other columns are settings or counts, not results.
+METRICS = {
+    **{f"{split}_loss": False for split in ("train", "train_eval", "val", "test")},
+    **{f"{split}_accuracy": True for split in ("train", "val", "test")},
+    "elapsed_s": False,
+    "peak_mem_mib": False,
+}
+ON_HARDWARE = ("elapsed_s", "peak_mem_mib")
+MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm of the table."""
+
+    experiments: tuple[str, ...]
+    varies: dict[str, str]  # what tells the arms of the table apart
+    density: dict[str, float]  # share of weights kept in fc1 and fc2, exact
+    by_seed: dict[int, float]
+    estimate: Estimate
+    difference: Difference | None  # to the baseline; None for the baseline, and without a seed in common
+    corrected_p: float | None
+    corrected_interval: Interval | None
+    judgement: Judgement | None  # None for the baseline
+
+    @property
+    def label(self) -> str:
+        """What tells this arm from the others, in words."""
+        return " ".join(f"{key}={value}" for key, value in self.varies.items()) or self.experiments[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The arms that may stand in one table, the baseline first, and what stands apart from it and why."""
+
+    metric: str
+    higher_is_better: bool
+    step: int  # at which every value was measured
+    rows: tuple[Row, ...]
+    apart: tuple[tuple[str, tuple[str, ...]], ...]  # (experiments, reasons)
+    left_out: tuple[tuple[str, str], ...]  # (experiment, reason)
+    notes: tuple[str, ...]
+    floor: NoiseFloor | None
+    comparisons: int  # p-values that the correction counted
+
+    @property
+    def sentences(self) -> list[str]:
+        """One sentence per arm with its verdict and the numbers behind it."""
+        return [_sentence(self, row) for row in self.rows[1:]]
+
+
+def compare(
+    directories: Sequence[Path],
+    *,
+    metric: str = "val_loss",
+    baseline: Path | None = None,
+    vary: Iterable[str] = (),
+    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+) -> Comparison:
+    """Compare the experiments in `directories`; the arm of `baseline`, or of the first, is what the others are held to.
+
+    `vary` names facts or config keys that may differ beside the settings that always may. `archive` yields (directory,
+    provenance) of every experiment, of which like ones count for the noise floor. Raises ConfigError for what
+    cannot be asked, ArchiveError for a damaged file and for runs that may not be put together.
+    """
+    _check(directories, metric, baseline)
+    named = [read_run(directory) for directory in directories]
+    vary = list(vary)
+    check_vary(vary, named)
+    _check_measured(named, metric)
+    arms = group(named, vary)
+    first = next(arm for arm in arms if baseline is None or baseline.name in {run.name for run in arm.runs})
+    facts = (*FACTS, HARDWARE) if metric in ON_HARDWARE else FACTS
+    apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
+    together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
+    left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := _unusable(run, metric))}
+    usable = [Arm(runs=runs) for arm in together if (runs := tuple(r for r in arm.runs if r.name not in left_out))]
+    if not usable or usable[0].first.key != first.first.key:
+        reasons = "; ".join(f"{run.name}: {left_out[run.name]}" for run in first.runs)
+        raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
+    step = _matched_step(usable, metric)
+    archived, n_read = _like(first.first, archive, {run.name for run in named})
+    floor = noise_floor(_groups([*(run for arm in usable for run in arm.runs), *archived], metric, step))
+    return Comparison(
+        metric=metric,
+        higher_is_better=METRICS[metric],
+        step=step,
+        rows=_rows(usable, vary, metric, step, floor),
+        apart=tuple((names, tuple(reasons)) for names, reasons in apart.items() if reasons),
+        left_out=tuple(left_out.items()),
+        notes=tuple(_notes(usable, vary, metric, step, n_read)),
+        floor=floor,
+        comparisons=sum(1 for arm in usable[1:] if len(_paired(arm, usable[0])) > 1),
+    )
+
+
+def _check(directories: Sequence[Path], metric: str, baseline: Path | None) -> None:
+    if len(directories) < 2:
+        raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
+    names = [directory.name for directory in directories]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name} is named twice: name each experiment once")
+    if metric not in METRICS:
+        what = "is a setting or a count, not a result" if metric in COLUMN_NAMES else "is not a column of metrics.csv"
+        raise ConfigError(f"--metric {metric} {what}; expected one of {', '.join(METRICS)}")
+    if baseline is not None and baseline.name not in names:
+        raise ConfigError(f"--baseline {baseline.name} is not among the experiments named: {', '.join(names)}")
+
+
+def _check_measured(runs: list[Run], metric: str) -> None:
+    if not any(row.get(metric) is not None for run in runs for row in run.inputs.rows):
+        measured = [m for m in METRICS if any(row.get(m) is not None for run in runs for row in run.inputs.rows)]
+        raise ConfigError(
+            f"--metric {metric}: none of these {len(runs)} experiments measured it; "
+            f"measured were {', '.join(measured) or 'no metrics at all'}"
+        )
+
+
+def _unusable(run: Run, metric: str) -> str | None:
+    """Say why a run has no value to compare: an unfinished one is no sample of what its setting reaches."""
+    state = run.inputs.fact("status.state")
+    if state != "finished":
+        return f"{show(state)} ({show(run.inputs.fact('status.reason'))})"
+    if steps := run.inputs.not_finite(metric):
+        return f"{metric} is not finite at step {steps[0]:,}"
+    return None if len(run.inputs.curve(metric)) else f"{metric} was not measured"
+
+
+def _matched_step(arms: list[Arm], metric: str) -> int:
+    steps = [set(run.inputs.curve(metric).steps.tolist()) for arm in arms for run in arm.runs]
+    common = set.intersection(*steps)
+    if not common:
+        raise ArchiveError(f"{metric} was measured at no step that all of these experiments have in common")
+    return int(max(common))
+
+
+def _by_seed(arm: Arm, metric: str, step: int) -> dict[int, float]:
+    measured = {run.seed: run.inputs.curve(metric).at(step) for run in arm.runs}
+    return {seed: value for seed, value in sorted(measured.items()) if value is not None}
+
+
+def _paired(arm: Arm, baseline: Arm) -> list[int]:
+    return sorted({run.seed for run in arm.runs} & {run.seed for run in baseline.runs})
+
+
+def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: NoiseFloor | None) -> tuple[Row, ...]:
+    by_seed = [_by_seed(arm, metric, step) for arm in arms]
+    differences: list[Difference | None] = []
+    for arm, measured in zip(arms, by_seed, strict=True):
+        seeds = [] if arm is arms[0] else _paired(arm, arms[0])
+        pairs = np.array([(measured[seed], by_seed[0][seed]) for seed in seeds])
+        differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
+    tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
+    corrected = dict(zip(tested, holm([_p(differences[index]) for index in tested]), strict=True))
+    rows = []
+    for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
+        p = corrected.get(index)
+        better = METRICS[metric]
+        rows.append(
+            Row(
+                experiments=tuple(run.name for run in arm.runs),
+                varies=_varies(arm, arms, vary),
+                density=density(arm.first),
+                by_seed=measured,
+                estimate=estimate(np.array(list(measured.values()))),
+                difference=difference,
+                corrected_p=p,
+                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p),
+                judgement=judge(difference, corrected_p=p, floor=floor, higher_is_better=better) if index else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _p(difference: Difference | None) -> float:
+    assert difference is not None and difference.p is not None
+    return difference.p
+
+
+def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
+    keys = dict.fromkeys(key for other in arms for key in differing_keys(arms[0].first, other.first))
+    told = {key: show(arm.first.config.get(key, "absent")) for key in keys}
+    for fact in FACTS:
+        # Where no key of the config says it, the record does: another commit, other bytes under the same path.
+        if fact.name in vary and not keys_of(fact, keys):
+            for path in fact.recorded:
+                recorded = [other.first.inputs.fact(path) for other in arms]
+                if any(value != recorded[0] for value in recorded):
+                    told[path.partition(".")[2]] = show(arm.first.inputs.fact(path))
+    return told
+
+
+def _like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: set[str]) -> tuple[list[Run], int]:
+    """Return the finished runs of the archive that train the same model on the same data for as long as `baseline`."""
+    alike = [fact for fact in FACTS if fact.name in ("data", "steps", "evaluation", "model")]
+    paths = [path for fact in alike for path in fact.recorded if path.startswith("provenance.")]
+    candidates = [
+        directory
+        for directory, provenance in archive
+        if directory.name not in named
+        and all(_look_up(provenance, path) == baseline.inputs.fact(path) for path in paths)
+    ][-MOST_FOR_NOISE:]
+    runs = []
+    for directory in candidates:
+        try:
+            run = read_run(directory)
+        except ArchiveError:  # verify names it; here it is one run fewer
+            continue
+        if run.inputs.fact("status.state") == "finished" and not any(differing(baseline, run, fact) for fact in alike):
+            runs.append(run)
+    return runs, len(runs)
+
+
+def _look_up(provenance: dict[str, Any], path: str) -> Any:
+    value: Any = provenance
+    for key in path.split(".")[1:]:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _groups(runs: list[Run], metric: str, step: int) -> list[np.ndarray]:
+    """Return the values of runs that differ in nothing but their seed; a seed that was run twice counts once."""
+    groups: dict[str, dict[int, float]] = {}
+    for run in runs:
+        value = run.inputs.curve(metric).at(step)
+        if value is not None:
+            same = repr((run.key, *(values(run, fact) for fact in FACTS)))
+            groups.setdefault(same, {}).setdefault(run.seed, value)
+    return [np.array(list(group.values())) for group in groups.values()]
+
+
+def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, n_archive: int) -> Iterable[str]:
+    runs = [run for arm in arms for run in arm.runs]
+    first = runs[0]
+    different = {fact.name: found for fact in FACTS for run in runs if (found := differing(first, run, fact))}
+    equal = [fact.name for fact in FACTS if fact.name not in different]
+    yield f"equal in all {len(runs)} runs: {', '.join(equal) or 'nothing'}"
+    yield from (f"not the same {name}, as asked: {'; '.join(details)}" for name, details in different.items())
+    if details := next(filter(None, (differing(first, run, HARDWARE) for run in runs)), []):
+        yield f"not the same hardware: {'; '.join(details)}"
+    later = [run.name for run in runs if run.inputs.curve(metric).last[0] > step]
+    if later:
+        yield f"compared at step {step:,}, the last that all have; {', '.join(later)} went on after it"
+    everyone = sorted({run.seed for run in runs})
+    for arm in arms:
+        missing = sorted(set(everyone) - {run.seed for run in arm.runs})
+        if missing:
+            yield f"{arm.names}: no run with seed {', '.join(map(str, missing))}"
+    if len(arms) == 1:
+        yield "one arm: nothing varies, so there is nothing to hold it to"
+    if n_archive:
+        runs_like = "1 more run" if n_archive == 1 else f"{n_archive} more runs"
+        yield (
+            f"the noise floor looks at {runs_like} of the archive: same data, steps, evaluation and model; "
+            f"the latest {MOST_FOR_NOISE} at most"
+        )
+
+
+def _sentence(comparison: Comparison, row: Row) -> str:
+    assert row.judgement is not None
+    base = comparison.rows[0]
+    means = f"{show_value(row.estimate.mean)} against {show_value(base.estimate.mean)}"
+    pairs = row.difference.n if row.difference else 0
+    return (
+        f"{row.label}: {row.judgement.verdict}. {comparison.metric} {means} at step {comparison.step:,}, "
+        f"{pairs} {'pair' if pairs == 1 else 'pairs'} of equal seed; {row.judgement.rule}."
+    )
+
+
+def show_value(value: float) -> str:
+    """A loss, an accuracy or a cost with enough digits to compare."""
+    return numbers.loss(value) if abs(value) < 100 else numbers.count(value)

@@ -1,0 +1,163 @@
+"""Statistics over seeds: hand-computed cases, scipy's own answers, and what must hold for any values."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gpt2lab.report import statistics
+from gpt2lab.report.statistics import corrected_interval, estimate, holm, judge, noise_floor, paired_difference
+
+values = st.floats(-10, 10).map(lambda value: round(value, 3))
+samples = st.lists(values, min_size=2, max_size=8).map(np.array)
+pairs = st.lists(st.tuples(values, values), min_size=2, max_size=8).map(np.array)
+probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+def verdict(difference, corrected_p=None, floor=None, higher_is_better=False):
+    p = difference.p if corrected_p is None and difference is not None else corrected_p
+    return judge(difference, corrected_p=p, floor=floor, higher_is_better=higher_is_better)
+
+
+def test_mean_spread_and_interval_are_those_computed_by_hand():
+    found = estimate(np.array([1.0, 2.0, 3.0]))
+    assert (found.n, found.mean, found.std) == (3, 2.0, 1.0)
+    # t(0.975, 2) = 4.302653, over sqrt(3)
+    assert found.interval == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-6)
+
+
+def test_one_value_has_neither_spread_nor_interval():
+    found = estimate(np.array([1.5]))
+    assert (found.n, found.mean, found.std, found.interval) == (1, 1.5, None, None)
+
+
+def test_a_paired_difference_is_that_computed_by_hand():
+    found = paired_difference(np.array([1.0, 2.0, 4.0]), np.array([0.5, 1.0, 2.5]))
+    assert (found.n, found.mean, found.std) == (3, 1.0, 0.5)
+    # t = 1 / (0.5 / sqrt(3)) = 3.4641; for two degrees of freedom p = 1 - t / sqrt(t^2 + 2)
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+    assert found.interval == pytest.approx((1 - 1.242069, 1 + 1.242069), abs=1e-6)
+
+
+@given(samples)
+def test_the_interval_is_the_one_of_scipy(sample):
+    found = estimate(sample)
+    if found.std:
+        error = sample.std(ddof=1) / math.sqrt(len(sample))
+        assert found.interval == pytest.approx(stats.t.interval(0.95, len(sample) - 1, sample.mean(), error))
+    else:
+        assert found.interval == (found.mean, found.mean)
+
+
+@given(pairs)
+def test_the_p_value_is_the_one_of_scipy(rows):
+    found = paired_difference(rows[:, 0], rows[:, 1])
+    if np.ptp(rows[:, 0] - rows[:, 1]) > 1e-6:
+        assert found.p == pytest.approx(stats.ttest_rel(rows[:, 0], rows[:, 1]).pvalue, abs=1e-12)
+
+
+def test_pairs_without_spread_are_certain_or_equal():
+    ones = np.ones(3)
+    assert paired_difference(ones + 0.5, ones).p == 0
+    assert paired_difference(ones, ones).p == 1
+
+
+@given(pairs)
+def test_swapping_the_baseline_turns_the_sign_and_keeps_the_p_value(rows):
+    one, other = paired_difference(rows[:, 0], rows[:, 1]), paired_difference(rows[:, 1], rows[:, 0])
+    assert one.mean == -other.mean
+    assert one.p == other.p
+    assert one.interval == pytest.approx((-other.interval[1], -other.interval[0]))
+
+
+def test_holm_multiplies_the_smallest_by_how_many_there_are():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(probabilities)
+def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values):
+    corrected = holm(p_values)
+    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(corrected)[order]) >= 0).all()
+
+
+@given(pairs, st.integers(1, 10))
+def test_the_corrected_interval_contains_zero_just_when_the_corrected_p_value_is_not_small(rows, comparisons):
+    found = paired_difference(rows[:, 0], rows[:, 1])
+    corrected = min(1.0, comparisons * found.p)
+    if not found.std or abs(corrected - 0.05) < 1e-6 or corrected < 1e-9:
+        return
+    low, high = corrected_interval(found, corrected)
+    assert (low <= 0 <= high) == (corrected >= 0.05)
+
+
+def test_the_noise_floor_pools_the_groups_that_have_several_runs():
+    # Squared deviations 0.02 and 0.08, degrees of freedom 2 and 1; the single run counts for nothing.
+    floor = noise_floor([np.array([1.0, 1.1, 0.9]), np.array([5.0, 5.4]), np.array([9.0])])
+    assert floor.std == pytest.approx(math.sqrt((0.02 + 0.08) / 3))
+    assert (floor.groups, floor.runs) == (2, 5)
+    assert noise_floor([np.array([1.0]), np.array([2.0])]) is None
+    assert noise_floor([]) is None
+
+
+def test_one_pair_is_never_distinguishable():
+    found = verdict(paired_difference(np.array([1.0]), np.array([9.0])))
+    assert found.verdict == "not distinguishable"
+    assert "n = 1" in found.rule
+
+
+def test_arms_without_a_common_seed_are_not_distinguishable():
+    found = verdict(None)
+    assert found.verdict == "not distinguishable"
+    assert "no seed in common" in found.rule
+
+
+def test_an_interval_that_contains_zero_decides_and_is_stated():
+    found = verdict(paired_difference(np.array([1.0, 2.0, 4.0]), np.array([0.5, 1.0, 2.5])))
+    assert found.verdict == "not distinguishable"
+    assert "-0.2421 to +2.242, contains 0 (corrected p = 0.074)" in found.rule
+
+
+def test_an_effect_inside_the_noise_floor_is_not_distinguishable_however_sure():
+    found = verdict(
+        paired_difference(np.array([1.001, 1.1011, 0.9009]), np.array([1.0, 1.1, 0.9])),
+        floor=noise_floor([np.array([1.0, 1.1, 0.9])]),
+    )
+    assert found.verdict == "not distinguishable"
+    assert "inside the noise floor of 0.1" in found.rule
+
+
+@pytest.mark.parametrize(("higher_is_better", "expected"), [(False, "worse"), (True, "better")])
+def test_the_direction_of_the_metric_decides_between_better_and_worse(higher_is_better, expected):
+    difference = paired_difference(np.array([2.0, 2.1, 1.91]), np.array([1.0, 1.1, 0.9]))
+    found = verdict(difference, floor=noise_floor([np.array([1.0, 1.1, 0.9])]), higher_is_better=higher_is_better)
+    assert found.verdict == expected
+    assert "larger than the noise floor" in found.rule
+
+
+def test_a_correction_can_take_a_difference_away():
+    difference = paired_difference(np.array([2.0, 2.1, 2.0]), np.array([1.0, 1.3, 0.8]))
+    assert difference.p < 0.05
+    assert verdict(difference).verdict == "worse"
+    assert verdict(difference, corrected_p=20 * difference.p).verdict == "not distinguishable"
+
+
+@given(pairs, st.floats(0, 1))
+def test_a_verdict_in_one_direction_is_the_opposite_in_the_other(rows, corrected_p):
+    difference = paired_difference(rows[:, 0], rows[:, 1])
+    corrected = max(corrected_p, difference.p)
+    opposite = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
+    low = judge(difference, corrected_p=corrected, floor=None, higher_is_better=False)
+    high = judge(difference, corrected_p=corrected, floor=None, higher_is_better=True)
+    assert opposite[low.verdict] == high.verdict
+
+
+def test_values_that_are_not_finite_are_not_averaged():
+    with pytest.raises(AssertionError, match="finite"):
+        statistics.estimate(np.array([1.0, math.nan]))
