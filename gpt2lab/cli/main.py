@@ -6,7 +6,7 @@ import sys
 import click
 
 from gpt2lab import __version__
-from gpt2lab.cli import archive, data, doctor, model
+from gpt2lab.cli import archive, data, doctor, model, trust
 from gpt2lab.compose import TRACEBACK_VARIABLE
 from gpt2lab.errors import Gpt2labError
 
@@ -29,7 +29,7 @@ def run(overrides: tuple[str, ...]) -> None:
     sys.exit(run_main(list(overrides)))
 
 
-for command in (*archive.COMMANDS, *data.COMMANDS, *model.COMMANDS, *doctor.COMMANDS):
+for command in (*archive.COMMANDS, *data.COMMANDS, *model.COMMANDS, *doctor.COMMANDS, *trust.COMMANDS):
     group.add_command(command)
 
 
