@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import find_experiments, resolve
+from gpt2lab.archive import check_root, find_experiments, resolve, write_index
+from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import Fault, Verdict
 from gpt2lab.archive.verify import verify as verify_experiment
 from gpt2lab.cli.archive import root_option
@@ -41,6 +42,32 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
         click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
     if differing:
         raise ArchiveError(f"{root}: {differing} of {len(paths)} experiments are not as they were archived")
+
+
+@click.command(name="export")
+@click.argument("experiment")
+@click.option("--output", type=click.Path(path_type=Path), help="The tar to write; by default FOLDER.tar, here.")
+@click.option("--weights", is_flag=True, help="Put the weights in too.")
+@root_option
+def export_command(experiment: str, output: Path | None, weights: bool, root: Path) -> None:
+    """Write EXPERIMENT as one tar that another archive can import; the same bytes every time."""
+    path = resolve(root, experiment)
+    click.echo(str(export_experiment(path, output or Path(f"{path.name}.tar"), weights=weights)))
+
+
+@click.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Also when the run is in the archive already.")
+@root_option
+def import_command(file: Path, force: bool, root: Path) -> None:
+    """Put an exported experiment into the archive under the next number.
+
+    Refused as a whole when a file is not as its manifest says, is a link or a device, or is too large.
+    """
+    check_root(root)
+    path = import_experiment(file, root, force=force)
+    write_index(root)
+    click.echo(f"{file} is experiment {path}; check its config and report with gpt2lab verify {path.name}")
 
 
 def check_config(path: Path) -> None:
@@ -97,4 +124,4 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-COMMANDS = (verify,)
+COMMANDS = (verify, export_command, import_command)
