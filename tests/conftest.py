@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,23 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
+    """Runs a `gpt2lab` command line and returns what it printed: (stdout, stderr)."""
+    from gpt2lab.cli import main
+
+    def run(*arguments: str, expect: int = 0) -> tuple[str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["gpt2lab", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert code == expect
+        output = capsys.readouterr()
+        return output.out, output.err
+
+    return run

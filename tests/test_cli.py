@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.cli import main
 from gpt2lab.errors import EngineError
 from gpt2lab.run import main as run_main
 
@@ -48,29 +47,6 @@ def workplace(finished_runs, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished_runs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def gpt2lab(*arguments: str, monkeypatch, expect: int = 0) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpt2lab", *arguments])
-    try:
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    assert code == expect
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs a command line and returns what it printed: (stdout, stderr)."""
-
-    def run(*arguments: str, expect: int = 0) -> tuple[str, str]:
-        capsys.readouterr()
-        gpt2lab(*arguments, monkeypatch=monkeypatch, expect=expect)
-        output = capsys.readouterr()
-        return output.out, output.err
-
-    return run
 
 
 def test_list_names_each_experiment_with_its_numbers(workplace, command):

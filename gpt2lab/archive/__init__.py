@@ -1,6 +1,6 @@
 """The archive: experiments that are numbered, complete and described by their own files."""
 
-from gpt2lab.archive.experiments import Experiment, Listed, list_experiments, read_summary, resolve
+from gpt2lab.archive.experiments import Experiment, Listed, find_experiments, list_experiments, read_summary, resolve
 from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
 from gpt2lab.archive.store import create
@@ -10,6 +10,7 @@ __all__ = [
     "Listed",
     "check_root",
     "create",
+    "find_experiments",
     "list_experiments",
     "read_manifest",
     "read_summary",

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2lab.archive.manifest import check_version
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
 
 _NUMBERED = re.compile(r"(\d{5,})-([a-z0-9-]+)")
+_SUMMARY_VERSION = 1  # a summary that names none is of this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ def list_experiments(root: Path) -> list[Listed]:
         damage = []
         for part in ("summary", "provenance", "status"):
             try:
-                parts[part] = read_json(experiment.path / f"{part}.json")
+                path = experiment.path
+                parts[part] = read_summary(path) if part == "summary" else read_json(path / f"{part}.json")
             except ArchiveError as error:
                 parts[part] = {}
                 damage.append(str(error))
@@ -98,8 +101,11 @@ def resolve(root: Path, ref: str) -> Path:
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """Return summary.json of an experiment. Raises ArchiveError when it is missing or damaged."""
-    return read_json(directory / "summary.json")
+    """Return summary.json of an experiment. Raises ArchiveError when it is missing, damaged or of another version."""
+    path = directory / "summary.json"
+    summary = read_json(path)
+    check_version(path, summary, _SUMMARY_VERSION)
+    return summary
 
 
 def read_run_id(experiment: Experiment) -> str | None:

@@ -1,5 +1,6 @@
 """manifest.json: size and SHA-256 of every file of an experiment, so that a changed byte can be found."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256, json_bytes, read_json, write_atomic
 
 MANIFEST = "manifest.json"
+VERSION = 1
 
 # Kept beside an experiment on the machine that made it, too large for git.
 _WEIGHTS = frozenset({"model.bin"})
@@ -28,22 +30,59 @@ def refresh_manifest(directory: Path) -> None:
     The record of the run keeps the entries it was archived with, so that a change to it is still found, and weights
     that are not on this machine stay listed. Raises ArchiveError when the manifest is missing or damaged.
     """
-    files = {name: entry for name, entry in read_manifest(directory).items() if not _is_rewritten(name)}
+    files = {name: entry for name, entry in read_manifest(directory).items() if not is_rewritten(name)}
     with disk_errors("read", directory):
-        files |= {name: _entry(path, name) for name, path in _files(directory) if _is_rewritten(name)}
+        files |= {name: _entry(path, name) for name, path in _files(directory) if is_rewritten(name)}
     _write(directory, files)
 
 
 def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
-    """Return {file: {"sha256", "bytes", "in_git"}}. Raises ArchiveError when it is missing or damaged."""
+    """Return {file: {"sha256", "bytes", "in_git"}}. Raises ArchiveError when it is missing, damaged or of a version
+    that is not known here.
+    """
     path = directory / MANIFEST
-    files = read_json(path).get("files")
+    manifest = read_json(path)
+    check_version(path, manifest, VERSION)
+    files = manifest.get("files")
     if not isinstance(files, dict):
         raise ArchiveError(f"{path}: damaged, it does not list the files of the experiment")
     return files
 
 
-def _is_rewritten(name: str) -> bool:
+def check_version(path: Path, content: dict[str, Any], known: int) -> None:
+    """Raise ArchiveError when the JSON object in `path` says another version than `known`; none said is `known`."""
+    version = content.get("version", known)
+    if version != known or isinstance(version, bool):
+        raise ArchiveError(
+            f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {known}: "
+            "use the gpt2lab that wrote it"
+        )
+
+
+def refuse_entry(name: str, entry: object) -> str | None:
+    """Return why a line of a manifest cannot be used, or None: its name may not leave the folder or be hidden."""
+    parts = name.split("/")
+    if not all(parts) or any(part.startswith(".") for part in parts):
+        return "its name is not that of a visible file inside the experiment"
+    if "\\" in name or not name.isprintable() or name == MANIFEST:
+        return "no experiment has a file of this name"
+    if not isinstance(entry, dict):
+        return "its entry is damaged, expected sha256 and bytes"
+    digest, size = entry.get("sha256"), entry.get("bytes")
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        return "its sha256 is damaged, expected 64 hex digits"
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        return f"its size is {str(size)[:40]!r}, expected a number of bytes"
+    return None
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file is kept out of git, so that it may be absent."""
+    return name.rpartition("/")[2] in _WEIGHTS
+
+
+def is_rewritten(name: str) -> bool:
+    """Whether a report or a person writes this file again later."""
     return name in _REWRITTEN or name.startswith("figures/")
 
 
@@ -61,9 +100,9 @@ def _entry(path: Path, name: str) -> dict[str, Any]:
     return {
         "sha256": file_sha256(path),
         "bytes": path.stat().st_size,
-        "in_git": name.rpartition("/")[2] not in _WEIGHTS,
+        "in_git": not is_weights(name),
     }
 
 
 def _write(directory: Path, files: dict[str, dict[str, Any]]) -> None:
-    write_atomic(directory / MANIFEST, json_bytes({"version": 1, "files": dict(sorted(files.items()))}))
+    write_atomic(directory / MANIFEST, json_bytes({"version": VERSION, "files": dict(sorted(files.items()))}))

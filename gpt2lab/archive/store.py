@@ -75,16 +75,25 @@ def create(
         _rename_run(staging, name, hypothesis)
         write_report(staging, name)
         write_manifest(staging)
-        with lock(root), disk_errors("create experiment", root):
-            _sync(staging)
-            _refuse_twice(root, run_id, step, force)
-            number = max((experiment.number for experiment in find_experiments(root)), default=0) + 1
-            path = root / f"{number:05d}-{slug(name)}"
-            staging.rename(path)
-            fsync_directory(root)
+        path = claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    return path
+
+
+def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: object, force: bool) -> Path:
+    """Make the complete folder `staging` the next experiment below `root`, by one rename; return NNNNN-`name`.
+
+    Raises ArchiveError when the run `run_id` is there already, stopped at the same `step`, unless `force`.
+    """
+    with lock(root), disk_errors("create experiment", root):
+        _sync(staging)
+        _refuse_twice(root, run_id, step, force)
+        number = max((experiment.number for experiment in find_experiments(root)), default=0) + 1
+        path = root / f"{number:05d}-{name}"
+        staging.rename(path)
+        fsync_directory(root)
     return path
 
 

@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a file that nests thousands of lists
         raise ArchiveError(f"{path}: damaged, it is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise ArchiveError(f"{path}: damaged, expected a JSON object")

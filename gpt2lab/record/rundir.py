@@ -239,7 +239,7 @@ def _read_yaml(path: Path, kind: type) -> Any:
         content = path.read_bytes()
     try:
         value = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 99 is a ValueError
         raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, kind):
         raise ArchiveError(f"{path}: damaged, expected a {'mapping' if kind is dict else 'list'}")

@@ -1,0 +1,196 @@
+"""Whether an experiment is still what was archived: its files, its config and its report.
+
+The manifest finds what changed by accident or on the way; it is not a signature, which a person who changes a file
+and its line in the manifest would have to forge too. A link, or a name that leaves the folder, ends the check before
+anything is read through it.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.archive.experiments import read_summary
+from gpt2lab.archive.manifest import MANIFEST, is_rewritten, is_weights, read_manifest, refuse_entry
+from gpt2lab.errors import ArchiveError, Gpt2labError
+from gpt2lab.record.disk import disk_errors, file_sha256
+from gpt2lab.record.metrics import read_metrics
+
+NOTES = "notes.md"  # its author's: a change is no fault, and the report takes it in when it is written again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One file that is not as it was archived."""
+
+    file: str
+    kind: str  # changed, missing, extra, refused or stale
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the check of one experiment found; sound without faults."""
+
+    path: Path
+    faults: tuple[Fault, ...]
+    absent: tuple[str, ...] = ()  # weights that are listed and not on this machine
+    notes_edited: bool = False  # since the report was written
+
+
+def verify(
+    directory: Path,
+    *,
+    weights: bool = False,
+    check_config: Callable[[Path], None] | None = None,
+    write_report: Callable[[Path, str], None] | None = None,
+) -> Verdict:
+    """Return what differs in the experiment `directory` from its manifest, config and report.
+
+    `check_config(path)` raises a Gpt2labError when a config.yaml does not compose any more; `write_report(directory,
+    title)` writes the report of a record, here into a temporary folder. Each is left out where None. Weights that are
+    not there are a fault only with `weights`. Raises ArchiveError when the disk cannot be read.
+    """
+    faults = list(_check_tree(directory))
+    if faults:
+        return Verdict(path=directory, faults=tuple(faults))
+    try:
+        manifest = read_manifest(directory)
+    except ArchiveError as error:
+        return Verdict(path=directory, faults=(Fault(file=MANIFEST, kind="refused", why=str(error)),))
+    with disk_errors("read", directory):
+        faults, absent, notes_edited = _check_files(directory, manifest, weights)
+    if check_config is not None:
+        faults += _check_configs(directory, manifest, check_config)
+    # A report of a changed record says nothing about the report that was archived.
+    record_faults = [fault for fault in faults if not is_rewritten(fault.file) and not is_weights(fault.file)]
+    if write_report is not None and not record_faults:
+        faulty = {fault.file for fault in faults} | ({"README.md"} if notes_edited else set())
+        stale = _check_report(directory, manifest, write_report)
+        faults += [fault for fault in stale if fault.file not in faulty]
+    return Verdict(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited)
+
+
+def walk_files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (name with forward slashes, its own status) of all that is below `directory` but folders; links are not
+    followed. Raises OSError.
+    """
+    for folder, subfolders, files in os.walk(directory, onerror=_raise):
+        for entry in sorted((*subfolders, *files)):
+            path = Path(folder) / entry
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                yield path.relative_to(directory).as_posix(), status
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_tree(directory: Path) -> Iterator[Fault]:
+    """Yield what may not be followed or opened: links, devices, pipes."""
+    if directory.is_symlink():
+        yield Fault(file=directory.name, kind="refused", why="the experiment is a link")
+        return
+    with disk_errors("read", directory):
+        for name, status in walk_files(directory):
+            if not stat.S_ISREG(status.st_mode):
+                what = "a link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
+                yield Fault(file=name, kind="refused", why=f"it is {what}; an experiment holds plain files only")
+
+
+def _check_files(
+    directory: Path, manifest: dict[str, dict[str, Any]], weights: bool
+) -> tuple[list[Fault], tuple[str, ...], bool]:
+    on_disk = {name: status for name, status in walk_files(directory) if name != MANIFEST}
+    faults, absent, notes_edited = [], [], False
+    for name, entry in manifest.items():
+        refusal = refuse_entry(name, entry)
+        if refusal:
+            faults.append(Fault(file=name, kind="refused", why=refusal))
+        elif name not in on_disk:
+            if is_weights(name) and not weights:
+                absent.append(name)
+            else:
+                faults.append(Fault(file=name, kind="missing", why="the manifest lists it"))
+        else:
+            why = _difference(directory / name, on_disk[name].st_size, entry)
+            if why and name == NOTES:
+                notes_edited = True
+            elif why:
+                faults.append(Fault(file=name, kind="changed", why=why))
+    extra = sorted(on_disk.keys() - manifest.keys())
+    faults += [Fault(file=name, kind="extra", why="the manifest does not list it") for name in extra]
+    return faults, tuple(absent), notes_edited
+
+
+def _difference(path: Path, size: int, entry: dict[str, Any]) -> str | None:
+    if size == entry["bytes"]:
+        digest = file_sha256(path)
+        if digest == entry["sha256"]:
+            return None
+        why = f"sha256 {digest[:12]}…, archived with {entry['sha256'][:12]}…"
+    else:
+        why = f"{size:,} bytes, archived with {entry['bytes']:,}"
+    if path.name == "metrics.csv":
+        try:
+            read_metrics(path)
+        except ArchiveError as error:
+            return f"{why}; {str(error).removeprefix(str(path)).lstrip(', :')}"
+    return why
+
+
+def _check_configs(directory: Path, manifest: dict[str, Any], check: Callable[[Path], None]) -> list[Fault]:
+    names = [name for name in manifest if name.rpartition("/")[2] == "config.yaml"]
+    if not names:
+        return [Fault(file="config.yaml", kind="missing", why="the manifest lists none")]
+    faults = []
+    for name in names:
+        if refuse_entry(name, manifest[name]) or not (directory / name).is_file():
+            continue  # said already
+        try:
+            check(directory / name)
+        except Gpt2labError as error:
+            why = f"it does not compose under today's schema: {error}"
+            faults.append(Fault(file=name, kind="refused", why=why))
+    return faults
+
+
+def _check_report(
+    directory: Path, manifest: dict[str, Any], write_report: Callable[[Path, str], None]
+) -> Iterator[Fault]:
+    """Yield each file of the report that is not what the record gives today."""
+    try:
+        title = str(read_summary(directory).get("name"))
+    except ArchiveError as error:
+        yield Fault(file="summary.json", kind="refused", why=str(error))
+        return
+    with tempfile.TemporaryDirectory(prefix="gpt2lab-verify-") as folder:
+        copy = Path(folder) / directory.name
+        with disk_errors("copy for its report", directory):
+            for name in manifest:
+                if is_weights(name) or (is_rewritten(name) and name != NOTES):
+                    continue
+                if (directory / name).is_file():  # notes.md may be missing, which is said already
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(directory / name, copy / name)
+        try:
+            write_report(copy, title)
+        except Exception as error:  # a record from strangers: whatever it does to the report is said, not raised
+            why = str(error).replace(str(copy), str(directory))
+            kind = "" if isinstance(error, Gpt2labError) else f"{type(error).__name__}: "
+            yield Fault(file="README.md", kind="refused", why=f"no report can be made of this record ({kind}{why})")
+            return
+        made = {name for name, _ in walk_files(copy) if is_rewritten(name) and name != NOTES}
+        listed = {name for name in manifest if is_rewritten(name) and name != NOTES}
+        for name in sorted(made | listed):
+            if name not in made:
+                yield Fault(file=name, kind="stale", why="the report of this record has no such file")
+            elif name not in listed:
+                yield Fault(file=name, kind="missing", why="the report of this record has it")
+            elif (directory / name).is_file() and (copy / name).read_bytes() != (directory / name).read_bytes():
+                yield Fault(file=name, kind="stale", why="the report of this record has other bytes today")

@@ -1,0 +1,127 @@
+"""Commands that check experiments and carry them to other archives: verify, export, import."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2lab.archive import check_root, find_experiments, resolve, write_index
+from gpt2lab.archive.transfer import export_experiment, import_experiment
+from gpt2lab.archive.verify import Fault, Verdict
+from gpt2lab.archive.verify import verify as verify_experiment
+from gpt2lab.cli.archive import root_option
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.rundir import RunDir
+
+_SHOWN_FAULTS = 8  # of one experiment, in the line for people
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_VALUES = 10_000
+
+
+@click.command()
+@click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
+@click.option("--weights", is_flag=True, help="Weights that are not on this machine are a fault too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
+@root_option
+def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Path) -> None:
+    """Check experiments (default: all): files and hashes, config under today's schema, report to the same bytes.
+
+    notes.md is its author's: an edit since the report is said, and is no fault. Exit code 5 when anything differs.
+    """
+    from gpt2lab.report import write_report  # matplotlib takes longer than a list does
+
+    paths = [resolve(root, ref) for ref in experiments] or [found.path for found in find_experiments(root)]
+    if not paths:
+        raise ArchiveError(f"{root}: there are no experiments in it to verify")
+    differing = 0
+    for path in paths:
+        verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
+        differing += bool(verdict.faults)
+        click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
+    if differing:
+        raise ArchiveError(f"{root}: {differing} of {len(paths)} experiments are not as they were archived")
+
+
+@click.command(name="export")
+@click.argument("experiment")
+@click.option("--output", type=click.Path(path_type=Path), help="The tar to write; by default FOLDER.tar, here.")
+@click.option("--weights", is_flag=True, help="Put the weights in too.")
+@root_option
+def export_command(experiment: str, output: Path | None, weights: bool, root: Path) -> None:
+    """Write EXPERIMENT as one tar that another archive can import; the same bytes every time."""
+    path = resolve(root, experiment)
+    click.echo(str(export_experiment(path, output or Path(f"{path.name}.tar"), weights=weights)))
+
+
+@click.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Also when the run is in the archive already.")
+@root_option
+def import_command(file: Path, force: bool, root: Path) -> None:
+    """Put an exported experiment into the archive under the next number.
+
+    Refused as a whole when a file is not as its manifest says, is a link or a device, or is too large.
+    """
+    check_root(root)
+    path = import_experiment(file, root, force=force)
+    write_index(root)
+    click.echo(f"{file} is experiment {path}; check its config and report with gpt2lab verify {path.name}")
+
+
+def check_config(path: Path) -> None:
+    """Raise a Gpt2labError when the config.yaml of an experiment is not one that this version could run."""
+    from gpt2lab.compose import to_run_config  # Hydra is needed by few commands
+
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ArchiveError(f"{path}: {path.stat().st_size:,} bytes, at most {_MAX_CONFIG_BYTES:,} are read")
+    config = RunDir(path.parent).read_config()
+    _refuse_expressions(path, config)
+    to_run_config(config)
+
+
+def _refuse_expressions(path: Path, config: dict[str, Any]) -> None:
+    """Raise ArchiveError for what the reader of a config would carry out or multiply: ${...}, aliases of aliases."""
+    waiting: list[Any] = [config]
+    for _ in range(_MAX_CONFIG_VALUES):
+        if not waiting:
+            return
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and "${" in value:
+            raise ArchiveError(f"{path}: holds ${{...}}; the config of an archived run holds resolved values only")
+    raise ArchiveError(f"{path}: more than {_MAX_CONFIG_VALUES:,} values; no config has so many")
+
+
+def _line(verdict: Verdict) -> str:
+    notes = [f"{name} absent" for name in verdict.absent]
+    notes += ["notes.md edited since its report"] if verdict.notes_edited else []
+    remarks = f" ({', '.join(notes)})" if notes else ""
+    if not verdict.faults:
+        return f"{verdict.path.name}: ok{remarks}"
+    shown = [_words(fault) for fault in verdict.faults[:_SHOWN_FAULTS]]
+    more = len(verdict.faults) - len(shown)
+    shown += [f"and {more} more, see --json"] if more else []
+    return f"{verdict.path.name}: {'; '.join(shown)}{remarks}"
+
+
+def _words(fault: Fault) -> str:
+    text = f"{fault.kind} {fault.file}: {' '.join(fault.why.split())}"
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "experiment": verdict.path.name,
+        "ok": not verdict.faults,
+        "faults": [asdict(fault) for fault in verdict.faults],
+        "absent": list(verdict.absent),
+        "notes_edited": verdict.notes_edited,
+    }
+
+
+COMMANDS = (verify, export_command, import_command)
