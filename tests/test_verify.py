@@ -162,6 +162,7 @@ def test_a_config_of_another_schema_is_refused_with_its_key(archived_run):
         ("name: !!python/object/apply:os.mkdir [made]", "not YAML"),
         ("name: 2026-99-99", "not YAML"),
         ("name: " + "[" * 5000, "not YAML"),
+        ("optim: {learning_rate: " + "1" * 400 + "}", "a number that no key can take"),
         (BOMB, "more than 10,000 values"),
     ],
 )

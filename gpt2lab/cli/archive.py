@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
+from gpt2lab.archive.where import select, sort
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir, find_runs, latest_run
 
@@ -57,17 +58,27 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
 
 
 @click.command(name="list")
+@click.option("--where", metavar="EXPR", help="Only those of which it is true: 'val_loss<2 and optim.beta2==0.99'.")
+@click.option("--sort", "sort_key", metavar="KEY", help="By a result or a key of the config; -KEY: the largest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
 @root_option
-def list_command(as_json: bool, root: Path) -> None:
-    """List the experiments."""
-    experiments = list_experiments(root)
+def list_command(where: str | None, sort_key: str | None, as_json: bool, root: Path) -> None:
+    """List the experiments.
+
+    EXPR compares results and config keys with numbers and words (==, !=, <, <=, >, >=), joined by and, or, not.
+    """
+    everything = experiments = list_experiments(root)
+    if where is not None:
+        experiments = select(experiments, where)
+    if sort_key is not None:
+        experiments = sort(experiments, sort_key)
     if as_json:
         for experiment in experiments:
             click.echo(json.dumps({"number": experiment.number, "path": str(experiment.path), **experiment.summary}))
         return
     if not experiments:
-        click.echo(f"{root}: there are no experiments in it yet")
+        none_chosen = f"{root}: of none of its {len(everything)} experiments is it true that {where}"
+        click.echo(none_chosen if everything else f"{root}: there are no experiments in it yet")
         return
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:

@@ -78,7 +78,10 @@ def check_config(path: Path) -> None:
         raise ArchiveError(f"{path}: {path.stat().st_size:,} bytes, at most {_MAX_CONFIG_BYTES:,} are read")
     config = RunDir(path.parent).read_config()
     _refuse_expressions(path, config)
-    to_run_config(config)
+    try:
+        to_run_config(config)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise ArchiveError(f"{path}: holds a number that no key can take ({str(error).splitlines()[0]})") from None
 
 
 def _refuse_expressions(path: Path, config: dict[str, Any]) -> None:
