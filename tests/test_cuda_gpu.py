@@ -232,7 +232,7 @@ def test_what_cupy_is_given_compiles_with_its_compiler(real_cupy: Any, tmp_path:
             CudaDevice(folder=tmp_path).compile("op.cu", {"ACT_BF16": 1})
         # What CuPy adds, and the name that it gives a source (in a folder that is gone by then).
         options = (*card.options, "-ftz=true", "--device-as-default-execution-space", "-arch=sm_90")
-        return compiler._NVRTCProgram(card.code, "/tmp/gone/kernel.cu", method="cubin").compile(options)[0]
+        return compiler._NVRTCProgram(card.code, "/gone/kernel.cu", method="cubin").compile(options)[0]
 
     (tmp_path / "op.cu").write_text(head + body)
     assert compiled()[:4] == b"\x7fELF"

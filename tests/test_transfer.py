@@ -144,7 +144,7 @@ def hostile(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tar
     "name",
     [
         "../evil",
-        "/tmp/evil",
+        "/evil",
         f"{FOLDER}/../evil",
         f"{FOLDER}/../../evil",
         f"{FOLDER}/unlisted",
