@@ -75,7 +75,8 @@ def _write_failure(run: RunDir, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         run.write_status("interrupted", reason="stopped at once; continue from the last checkpoint, if there is one")
     else:
-        run.write_status("failed", reason=str(error) if isinstance(error, Gpt2labError) else repr(error))
+        reason, code = (str(error), error.exit_code) if isinstance(error, Gpt2labError) else (repr(error), 1)
+        run.write_status("failed", reason=reason, exit_code=code)
 
 
 def _train_and_finish(

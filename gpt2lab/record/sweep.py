@@ -1,0 +1,138 @@
+"""A sweep on disk: `sweep.json`, the plan of its jobs, and below `runs/` the run directory of each.
+
+The plan is written before the first job starts. What became of a job stands in its own directory, so a sweep is put
+together from the disk alone, whoever ran its jobs, and after any death of any process.
+"""
+
+import fcntl
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2lab.errors import ArchiveError, DivergedError
+from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
+from gpt2lab.record.rundir import RunDir
+
+PLAN = "sweep.json"
+RUNS = "runs"
+VERSION = 1
+_LISTS = ("tags", "command", "overrides", "varies")
+
+Word = Literal["finished", "diverged", "failed", "interrupted", "killed", "running", "not started"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepJob:
+    """One run of the plan."""
+
+    number: int
+    folder: str  # of its run directory, below the sweep's: runs/NUMBER-WHAT-VARIES
+    overrides: tuple[str, ...]  # the whole command line of this job
+    values: dict[str, Any]  # what sets it apart: override key -> plain value, in the order of Sweep.varies
+    config_hash: str  # see record.provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The plan of a sweep."""
+
+    path: Path  # the directory; not written
+    sweep_id: str
+    name: str
+    hypothesis: str | None
+    tags: tuple[str, ...]
+    command: tuple[str, ...]  # as it was typed
+    overrides: tuple[str, ...]  # of the command, with the grid in them
+    varies: tuple[str, ...]  # override keys that differ between jobs, in the order given; the seed is one of them
+    baseline: dict[str, Any]  # values that choose the arm that the others are held to; {}: the first
+    metric: str  # a column of metrics.csv
+    created: str  # ISO 8601, UTC
+    jobs: tuple[SweepJob, ...]
+
+    def run_dir(self, job: SweepJob) -> Path:
+        """The run directory of a job, which need not be there yet."""
+        return self.path / job.folder
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What became of a job: `killed` says running, but no process holds it any more."""
+
+    word: Word
+    reason: str | None = None
+
+
+def write_sweep(sweep: Sweep) -> None:
+    """Write sweep.json. Raises ArchiveError."""
+    content = {key: value for key, value in asdict(sweep).items() if key != "path"}
+    write_atomic(sweep.path / PLAN, json_bytes({"version": VERSION, **content}))
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether `directory` holds a sweep."""
+    return (directory / PLAN).is_file()
+
+
+def read_sweep(directory: Path) -> Sweep:
+    """Return the sweep in `directory`. Raises ArchiveError: missing, damaged, or of a version not known here."""
+    path = directory / PLAN
+    content = read_json(path)
+    version = content.pop("version", None)
+    if version != VERSION or isinstance(version, bool):
+        raise ArchiveError(
+            f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {VERSION}: "
+            "use the gpt2lab that wrote it"
+        )
+    try:
+        jobs = tuple(_read_job(path, entry) for entry in content.pop("jobs"))
+        lists: dict[str, Any] = {key: tuple(map(str, content.pop(key))) for key in _LISTS}
+        sweep = Sweep(path=directory, jobs=jobs, **lists, **content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{path}: damaged, it does not hold the plan of a sweep ({error})") from None
+    numbers, folders = {job.number for job in jobs}, {job.folder for job in jobs}
+    if not jobs or len(numbers) < len(jobs) or len(folders) < len(jobs):
+        raise ArchiveError(f"{path}: damaged, expected jobs with a number and a folder of their own each")
+    return sweep
+
+
+def _read_job(path: Path, entry: dict[str, Any]) -> SweepJob:
+    job = SweepJob(**{**entry, "overrides": tuple(map(str, entry["overrides"]))})
+    parent, _, name = str(job.folder).partition("/")
+    if parent != RUNS or "/" in name or "\\" in name or name.startswith(".") or not name.isprintable() or not name:
+        raise ArchiveError(f"{path}: the folder {job.folder!r} of a job is not one below {RUNS}/")
+    if isinstance(job.number, bool) or not isinstance(job.number, int) or not isinstance(job.values, dict):
+        raise TypeError("a job without number and values")
+    return job
+
+
+def read_state(run_dir: Path) -> JobState:
+    """Return what became of the job in `run_dir`. Raises ArchiveError for a damaged status.json."""
+    run = RunDir(run_dir)
+    if not run.status.is_file():
+        return JobState("not started")
+    status = run.read_status()
+    reason = None if status.get("reason") is None else str(status["reason"])
+    if status["state"] == "failed" and status.get("exit_code") == DivergedError.exit_code:
+        return JobState("diverged", reason)
+    if status["state"] != "running":
+        return JobState(status["state"], reason)
+    if is_held(run_dir):
+        return JobState("running")
+    return JobState("killed", "its process ended without a word; the rows it wrote are there")
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process, of this machine, is at work in a run directory."""
+    lock = run_dir / ".lock"
+    if not lock.exists():
+        return False
+    with disk_errors("lock", run_dir):
+        descriptor = os.open(lock, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
