@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import is_held, is_sweep, read_state, read_sweep, write_sweep
+from gpt2lab.record.sweep import is_sweep, read_state, read_sweep, write_sweep
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
 
 
