@@ -1,12 +1,13 @@
 """`python -m gpt2lab.run [overrides]`: compose a config, train, archive and report. Only wires the parts together."""
 
+import re
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import check_root, create, resolve, write_index
+from gpt2lab.archive import check_root, create, resolve_run, write_index
 from gpt2lab.compose import Job
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.schema import ArchiveMode
@@ -48,10 +49,13 @@ def run_job(job: Job) -> int:
 
 
 def starting_checkpoint(init_from: str | None, root: Path) -> str | None:
-    """Return what `model.init_from` names, an experiment's number or folder as its model.bin."""
-    if init_from is None or not (init_from.isdigit() or Path(init_from).is_dir()):
+    """Return what `model.init_from` names; an experiment's number (of a sweep 5/3) or folder as its model.bin."""
+    if init_from is None:
+        return None
+    numbered = init_from.isdigit() or (re.fullmatch(r"[0-9]+/[0-9]+", init_from) and not Path(init_from).exists())
+    if not numbered and not Path(init_from).is_dir():
         return init_from
-    model = (resolve(root, init_from) if init_from.isdigit() else Path(init_from)) / "model.bin"
+    model = (resolve_run(root, init_from) if numbered else Path(init_from)) / "model.bin"
     if not model.is_file():
         raise ConfigError(
             f"model.init_from={init_from}: {model} is missing; weights are kept out of git, so a clone has none"

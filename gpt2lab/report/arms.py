@@ -13,6 +13,7 @@ from typing import Any
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
 from gpt2lab.record.provenance import config_hash, hashed_config
+from gpt2lab.record.sweep import sweep_of
 from gpt2lab.report.inputs import Inputs, read_inputs
 
 
@@ -95,6 +96,12 @@ class Arm:
         return self.runs[0]
 
 
+def run_name(directory: Path) -> str:
+    """Return what a run is called: NNNNN-slug, or NNNNN-slug/FOLDER for one of a sweep, whose folders recur."""
+    sweep = sweep_of(directory)
+    return directory.name if sweep is None else f"{sweep.name}/{directory.name}"
+
+
 def read_run(directory: Path) -> Run:
     """Read the run archived in `directory`. Raises ArchiveError naming the file that is missing or damaged."""
     inputs = read_inputs(directory)
@@ -107,7 +114,7 @@ def read_run(directory: Path) -> Run:
         flat = dict(_flatten(hashed_config(config)))
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
-    return Run(name=directory.name, inputs=inputs, seed=seed, config=flat, key=key)
+    return Run(name=run_name(directory), inputs=inputs, seed=seed, config=flat, key=key)
 
 
 def show(value: Any) -> str:

@@ -25,6 +25,7 @@ from gpt2lab.report.arms import (
     group,
     keys_of,
     read_run,
+    run_name,
     show,
     values,
     why_apart,
@@ -114,7 +115,7 @@ def compare(
     check_vary(vary, named)
     _check_measured(named, metric)
     arms = group(named, vary)
-    first = next(arm for arm in arms if baseline is None or baseline.name in {run.name for run in arm.runs})
+    first = next(arm for arm in arms if baseline is None or run_name(baseline) in {run.name for run in arm.runs})
     facts = (*FACTS, HARDWARE) if metric in ON_HARDWARE else FACTS
     apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
     together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
@@ -142,15 +143,15 @@ def compare(
 def _check(directories: Sequence[Path], metric: str, baseline: Path | None) -> None:
     if len(directories) < 2:
         raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
-    names = [directory.name for directory in directories]
+    names = [run_name(directory) for directory in directories]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{name} is named twice: name each experiment once")
     if metric not in METRICS:
         what = "is a setting or a count, not a result" if metric in COLUMN_NAMES else "is not a column of metrics.csv"
         raise ConfigError(f"--metric {metric} {what}; expected one of {', '.join(METRICS)}")
-    if baseline is not None and baseline.name not in names:
-        raise ConfigError(f"--baseline {baseline.name} is not among the experiments named: {', '.join(names)}")
+    if baseline is not None and run_name(baseline) not in names:
+        raise ConfigError(f"--baseline {run_name(baseline)} is not among the experiments named: {', '.join(names)}")
 
 
 def _check_measured(runs: list[Run], metric: str) -> None:
@@ -243,7 +244,7 @@ def _like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: 
     candidates = [
         directory
         for directory, provenance in archive
-        if directory.name not in named
+        if run_name(directory) not in named
         and all(_look_up(provenance, path) == baseline.inputs.fact(path) for path in paths)
     ][-MOST_FOR_NOISE:]
     runs = []
