@@ -102,8 +102,11 @@ def run_name(directory: Path) -> str:
     return directory.name if sweep is None else f"{sweep.name}/{directory.name}"
 
 
-def read_run(directory: Path) -> Run:
-    """Read the run archived in `directory`. Raises ArchiveError naming the file that is missing or damaged."""
+def read_run(directory: Path, name: str | None = None) -> Run:
+    """Read the run archived in `directory`, called `name` or else as `run_name` has it.
+
+    Raises ArchiveError naming the file that is missing or damaged.
+    """
     inputs = read_inputs(directory)
     config = {key: value for key, value in inputs.config.items() if key != "seed"}
     seed = inputs.config.get("seed")
@@ -114,7 +117,7 @@ def read_run(directory: Path) -> Run:
         flat = dict(_flatten(hashed_config(config)))
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
-    return Run(name=run_name(directory), inputs=inputs, seed=seed, config=flat, key=key)
+    return Run(name=name or run_name(directory), inputs=inputs, seed=seed, config=flat, key=key)
 
 
 def show(value: Any) -> str:
