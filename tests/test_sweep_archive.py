@@ -210,6 +210,7 @@ def test_a_sweep_goes_to_another_archive_with_all_its_runs(archived_sweep, tmp_p
 def test_compare_takes_the_runs_of_a_sweep_by_its_number_alone(archived_sweep, command):
     out, _ = command("compare", "1")
     assert "1/0 1/1 1/2" in out and "fc1_band=128 fc2_band=0" in out and "worse" in out
+    assert "more runs of the archive" not in out  # its own runs are not those beside
     found = json.loads(command("compare", "1", "--baseline", "1/9", "--json")[0])
     assert found["rows"][0]["experiments"] == [
         f"00001-banded/runs/{k}-fc1_band=128-fc2_band=128-seed={k - 8}".replace("runs/", "") for k in (9, 10, 11)

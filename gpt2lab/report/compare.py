@@ -139,7 +139,7 @@ def compare_runs(
     apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
     together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
     left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := unusable(run, metric))}
-    usable = [Arm(runs=runs) for arm in together if (runs := tuple(r for r in arm.runs if r.name not in left_out))]
+    usable = [Arm(runs=kept) for arm in together if (kept := tuple(r for r in arm.runs if r.name not in left_out))]
     if not usable or usable[0].first.key != first.first.key:
         reasons = "; ".join(f"{run.name}: {left_out[run.name]}" for run in first.runs)
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
