@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import (
     find_results,
-    is_held,
     is_sweep,
     latest_result,
     read_state,

@@ -11,12 +11,13 @@ from gpt2lab.archive.experiments import (
 from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
 from gpt2lab.archive.references import expand, resolve, resolve_run
-from gpt2lab.archive.store import create
+from gpt2lab.archive.store import archived_as, create
 from gpt2lab.archive.sweeps import status_words
 
 __all__ = [
     "Experiment",
     "Listed",
+    "archived_as",
     "check_root",
     "create",
     "expand",

@@ -87,6 +87,15 @@ def create(
     return path
 
 
+def archived_as(directory: Path, root: Path) -> Path | None:
+    """Return the experiment below `root` that holds the run or sweep in `directory` as it is now, or None.
+
+    Raises ArchiveError for a record that cannot be read.
+    """
+    identify = _identify_sweep if is_sweep(directory) else _identify
+    return _find(root, *identify(directory))
+
+
 def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: object, force: bool) -> Path:
     """Make the complete folder `staging` the next experiment below `root`, by one rename; return NNNNN-`name`.
 
@@ -158,15 +167,18 @@ def _identify_sweep(directory: Path) -> tuple[object, object]:
 
 
 def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None:
-    """Raise ArchiveError for a run that is there already; a run that was continued since is another result."""
-    if force or run_id is None:
-        return
-    for experiment in find_experiments(root):
+    """Raise ArchiveError for a result that is there already; what was continued since is another one."""
+    found = None if force else _find(root, run_id, step)
+    if found is not None:
+        what = "sweep" if is_sweep(found) else "run"
+        raise ArchiveError(f"this {what} is archived already, as {found.name}; --force archives it once more")
+
+
+def _find(root: Path, run_id: object, step: object) -> Path | None:
+    for experiment in find_experiments(root) if run_id is not None else ():
         if read_run_id(experiment) == run_id and read_json(experiment.path / "status.json").get("step") == step:
-            what = "sweep" if is_sweep(experiment.path) else "run"
-            raise ArchiveError(
-                f"this {what} is archived already, as {experiment.path.name}; --force archives it once more"
-            )
+            return experiment.path
+    return None
 
 
 def _copy_run(run_dir: Path, staging: Path) -> None:

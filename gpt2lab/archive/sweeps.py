@@ -170,7 +170,8 @@ def _check_source(sweep: Sweep) -> None:
         elif found != first[1]:
             raise ArchiveError(
                 f"{sweep.path}: {first[0].folder} and {job.folder} were made by different source "
-                f"({str(first[1])[:12]} and {str(found)[:12]}): run the same command again, which makes anew what other source made"
+                f"({str(first[1])[:12]} and {str(found)[:12]}): run the same command again, it makes those of the "
+                "earlier source anew"
             )
 
 

@@ -5,7 +5,6 @@ together from the disk alone, whoever ran its jobs, and after any death of any p
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2lab.errors import ArchiveError, DivergedError
-from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
+from gpt2lab.record.disk import json_bytes, read_json, write_atomic
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
 
 PLAN = "sweep.json"
@@ -33,6 +33,11 @@ class SweepJob:
     overrides: tuple[str, ...]  # the whole command line of this job
     values: dict[str, Any]  # what sets it apart: override key -> plain value, in the order of Sweep.varies
     config_hash: str  # see record.provenance
+
+    @property
+    def label(self) -> str:
+        """What tells the job from the others, in words."""
+        return describe(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,15 @@ class JobState:
 
     word: Word
     reason: str | None = None
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return the values that set a job apart as a person would type them: weight_decay=0.3 seed=1."""
+    return " ".join(f"{key}={_typed(value)}" for key, value in values.items())
+
+
+def _typed(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def write_sweep(sweep: Sweep) -> None:
@@ -122,22 +136,6 @@ def read_state(run_dir: Path) -> JobState:
     if is_held(run_dir):
         return JobState("running")
     return JobState("killed", "its process ended without a word; the rows it wrote are there")
-
-
-def is_held(run_dir: Path) -> bool:
-    """Whether a process, of this machine, is at work in a run directory."""
-    lock = run_dir / ".lock"
-    if not lock.exists():
-        return False
-    with disk_errors("lock", run_dir):
-        descriptor = os.open(lock, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def sweep_of(run_dir: Path) -> Path | None:
