@@ -1,5 +1,6 @@
 """`python -m gpt2lab.run [overrides]`: compose a config, train, archive and report. Only wires the parts together."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import check_root, create, resolve, write_index
+from gpt2lab.archive import archived_as, check_root, create, resolve_run, write_index
 from gpt2lab.compose import Grid, Job
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.provenance import config_hash
@@ -78,12 +79,17 @@ def run_grid(grid: Grid) -> int:
 
 
 def archive(directory: Path, config: RunConfig, *, name: str, console: Console) -> None:
-    """Archive a run or a sweep and say where."""
+    """Archive a run or a sweep, whose jobs all had their turn, and say where; the same result only once."""
     from gpt2lab.report import write_report
 
-    root = Path(config.archive.root)
+    root, hypothesis = Path(config.archive.root), config.hypothesis
+    if (path := archived_as(directory, root)) is not None:
+        console.print(f"archived already as {path}")
+        return
     try:
-        path = create(directory, root, name=name, hypothesis=config.hypothesis, write_report=write_report)
+        path = create(
+            directory, root, name=name, hypothesis=hypothesis, write_report=write_report, allow_unfinished=True
+        )
         write_index(root)
     except ArchiveError as error:
         raise ArchiveError(
@@ -93,11 +99,14 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
 
 
 def starting_checkpoint(config: RunConfig) -> str | None:
-    """Return what `model.init_from` names, an experiment's number or folder as its model.bin."""
+    """Return what `model.init_from` names; an experiment's number (of a sweep 5/3) or folder as its model.bin."""
     init_from, root = config.model.init_from, Path(config.archive.root)
-    if init_from is None or not (init_from.isdigit() or Path(init_from).is_dir()):
+    if init_from is None:
+        return None
+    numbered = init_from.isdigit() or (re.fullmatch(r"[0-9]+/[0-9]+", init_from) and not Path(init_from).exists())
+    if not numbered and not Path(init_from).is_dir():
         return init_from
-    model = (resolve(root, init_from) if init_from.isdigit() else Path(init_from)) / "model.bin"
+    model = (resolve_run(root, init_from) if numbered else Path(init_from)) / "model.bin"
     if not model.is_file():
         raise ConfigError(
             f"model.init_from={init_from}: {model} is missing; weights are kept out of git, so a clone has none"

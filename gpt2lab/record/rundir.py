@@ -4,7 +4,6 @@
 as long as the `RunDir` is open, and the system drops it when the process dies, however it dies.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -199,19 +198,6 @@ def _walk_runs(directory: Path) -> Iterator[Path]:
             yield Path(folder)
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-
-
-def latest_run(runs_root: Path) -> Path | None:
-    """Return the run below `runs_root` that started or ended last, or None; damaged ones are passed over."""
-    latest: tuple[str, Path] | None = None
-    for path in find_runs(runs_root):
-        if not RunDir(path).config.exists():
-            continue  # refused before it began
-        with contextlib.suppress(ArchiveError):
-            status = RunDir(path).read_status()
-            moment = (str(status.get("ended") or status.get("started") or ""), path)
-            latest = moment if latest is None else max(latest, moment)
-    return latest[1] if latest else None
 
 
 def _yaml(value: object) -> bytes:

@@ -4,6 +4,9 @@ The plan is written before the first job starts. What became of a job stands in 
 together from the disk alone, whoever ran its jobs, and after any death of any process.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -133,3 +136,50 @@ def read_state(run_dir: Path) -> JobState:
     if is_held(run_dir):
         return JobState("running")
     return JobState("killed", "its process ended without a word; the rows it wrote are there")
+
+
+def sweep_of(run_dir: Path) -> Path | None:
+    """Return the directory of the sweep that a run directory belongs to, or None for a run of its own."""
+    sweep = run_dir.parent.parent
+    return sweep if run_dir.parent.name == RUNS and is_sweep(sweep) else None
+
+
+def find_results(directory: Path) -> list[Path]:
+    """Return the sweeps, and the runs that belong to none, at or below `directory`, sorted by path.
+
+    Hidden folders are passed over, and so is all that lies inside of a sweep or a run.
+    """
+    return sorted(_walk_results(directory))
+
+
+def latest_result(runs_root: Path) -> Path | None:
+    """Return the run or sweep below `runs_root` that started or ended last, or None; damaged ones are passed over."""
+    latest: tuple[str, Path] | None = None
+    for path in find_results(runs_root):
+        with contextlib.suppress(ArchiveError):
+            if is_sweep(path):
+                sweep = read_sweep(path)
+                moment = max([str(sweep.created), *(_moment(sweep.run_dir(job)) for job in sweep.jobs)])
+            elif (path / "config.yaml").exists():
+                moment = _moment(path)
+            else:
+                continue  # refused before it began
+            latest = (moment, path) if latest is None else max(latest, (moment, path))
+    return latest[1] if latest else None
+
+
+def _walk_results(directory: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(directory):
+        if PLAN in files or "status.json" in files:
+            yield Path(folder)
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def _moment(run_dir: Path) -> str:
+    """When a run ended or else started, as text that sorts by time; "" for one that is not there."""
+    run = RunDir(run_dir)
+    if not run.status.is_file():
+        return ""
+    status = run.read_status()
+    return str(status.get("ended") or status.get("started") or "")
