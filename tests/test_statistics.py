@@ -164,7 +164,9 @@ def test_values_that_are_not_finite_are_not_averaged():
 
 
 def told(values, reached=None):
-    return statistics.censored_median(np.array(values), np.array(reached if reached is not None else [True] * len(values)))
+    return statistics.censored_median(
+        np.array(values), np.array(reached if reached is not None else [True] * len(values))
+    )
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9))
