@@ -16,6 +16,7 @@ from gpt2lab.schema.choices import (
     TrackerMode,
     TrackerName,
 )
+from gpt2lab.schema.evaluation import EvaluationTask
 from gpt2lab.schema.groups import (
     ArchiveConfig,
     DataConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "Device",
     "EngineConfig",
     "EngineName",
+    "EvaluationTask",
     "FormalTask",
     "ModelConfig",
     "Operation",
