@@ -51,7 +51,15 @@ LIBRARIES = {
     "scipy": ["report/statistics.py"],
     "yaml": ["compose/*", "record/rundir.py", "report/inputs.py"],
     "click": ["cli/*"],
-    "rich": ["run.py", "cli/archive.py", "cli/compare.py", "cli/model.py", "train/progress.py", "train/session.py"],
+    "rich": [
+        "run.py",
+        "cli/archive.py",
+        "cli/compare.py",
+        "cli/evaluate.py",
+        "cli/model.py",
+        "train/progress.py",
+        "train/session.py",
+    ],
 }
 
 VAGUE_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py"}

@@ -10,7 +10,7 @@ from gpt2lab.errors import ConfigError
 from gpt2lab.schema import DataConfig, DataSource, EvaluationTask, RunConfig, TokenizerName
 from gpt2lab.schema.groups import MAX_DIMENSION
 
-_NAMED = re.compile(r"([^=]+?):\s+(.*)", re.S)
+_NAMED = re.compile(r"([^=]+?):(?=\s|$)(.*)", re.S)
 _WORD = re.compile(r"""(?:[^\s'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+""")
 _KEYS = ("data", "masking", "task_position", "train.seq_len")  # and data.*
 _OWN_SYMBOLS = (DataSource.modular, DataSource.formal)
