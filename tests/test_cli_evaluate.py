@@ -166,6 +166,11 @@ def test_what_cannot_be_evaluated_is_one_line_before_anything_is(chain, command,
     assert (out, error.count("\n")) == ("", 1)
 
 
+def test_a_folder_of_an_experiments_name_does_not_hide_it(chain, command):
+    Path("letters").mkdir()
+    assert evaluate(command, "letters", "--on", "data=text")["models"][0]["name"] == "00001-letters"
+
+
 def test_missing_weights_are_named(chain, command):
     Path("experiments/00001-letters/model.bin").unlink()
     _, error = command("evaluate", "1", "--on", "data=text", expect=5)

@@ -124,7 +124,8 @@ def _engine(name: str | None, device: str | None, precision: str | None) -> Engi
 def _find_model(ref: str, root: Path) -> _Model:
     if ref.startswith("hf:") or Path(ref).is_file():
         return _Model(name=ref, checkpoint=ref)
-    directory = Path(ref) if Path(ref).is_dir() else resolve(root, ref)
+    # A folder that happens to have an experiment's name is not a run.
+    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve(root, ref)
     run, checkpoint = RunDir(directory), directory / "model.bin"
     if not checkpoint.is_file():
         raise ArchiveError(f"{checkpoint}: missing; weights are kept out of git, so a clone does not have them")
