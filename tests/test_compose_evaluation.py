@@ -45,6 +45,8 @@ def test_two_tasks_of_one_name_are_refused():
         ("data=text data.path='open", "with every quote closed"),
         ("model.n_layer=3", "model.n_layer changes no evaluation"),
         ("engine=cuda", "chosen with --engine"),
+        ("data.prime=59,61", "is a grid; give --on once for each"),
+        ("data.prime", "not an override"),
         ("data=nope", "no such option"),
         ("data.primee=3", "did you mean data.prime"),
     ],

@@ -164,3 +164,12 @@ def test_a_page_is_written_over_an_earlier_one_but_over_nothing_else(tmp_path: P
     assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     with pytest.raises(ArchiveError, match="is a file"):
         check_output(tmp_path / "mine" / "README.md")
+
+
+def test_a_ratio_that_no_number_holds_is_left_out(monkeypatch):
+    monkeypatch.setitem(LOSS, "first", (1000.0, 1000.0))
+    record = make_record()
+    assert record["chain"]["loss"]["retention"] == [None, None]
+    assert "probability" not in record["findings"][0]["text"]
+    assert record["measurements"][0]["perplexity"] is None
+    json.dumps(record, allow_nan=False)

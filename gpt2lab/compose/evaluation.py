@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from gpt2lab.compose.configs import compose
+from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import DataConfig, DataSource, EvaluationTask, RunConfig, TokenizerName
 from gpt2lab.schema.groups import MAX_DIMENSION
@@ -87,6 +90,10 @@ def _parse(text: str) -> Wanted:
             raise ConfigError(
                 f"--on {text!r}: {key} changes no evaluation; expected data, data.*, {', '.join(_KEYS[1:])}{hint}"
             )
+    with hydra_errors():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    if any(override.is_sweep_override() for override in parsed):
+        raise ConfigError(f"--on {text!r}: is a grid; give --on once for each data source")
     return Wanted(name=name or _default_name(overrides), overrides=tuple(overrides), keys=keys)
 
 

@@ -89,7 +89,8 @@ def retention(matrix: np.ndarray, measure: str) -> np.ndarray:
     """
     own, final = diagonal(matrix), matrix[-1]
     if measure == "loss":
-        return _without_last(np.exp(own - final))
+        with np.errstate(over="ignore"):  # a model that got better by hundreds of nats has no ratio
+            return _without_last(np.exp(own - final))
     return _without_last(np.divide(final, own, out=np.full_like(own, np.nan), where=own != 0))
 
 

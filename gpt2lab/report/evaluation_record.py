@@ -71,13 +71,13 @@ def record_evaluation(
 
 
 def _plain_chain(chain: Chain) -> dict[str, Any]:
-    """Return arrays as lists with null for NaN."""
+    """Return arrays as lists with null for what is not finite."""
     columns = {name: [_plain(value) for value in getattr(chain, name)] for name in CHAIN_COLUMNS}
     return {**columns, "averages": {name: _plain(value) for name, value in chain.averages().items()}}
 
 
 def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None
 
 
 def _notes(phases: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], is_chain: bool) -> list[str]:
@@ -108,31 +108,37 @@ def _chain_findings(
     matrices: Mapping[str, np.ndarray],
 ) -> list[dict[str, str]]:
     """Return a sentence for each task but the last, by accuracy where it is about answers, and one of averages."""
-    last = phases[-1]["name"]
+    names = [phase["name"] for phase in phases]
     findings = []
     for j, task in enumerate(tasks[:-1]):
         measure = _measure_of(task)
-        chain, show, unit = chains[measure], _SHOW[measure], _UNIT[measure]
-        earlier = matrices[measure][:-1, j]
-        best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
-        lost = float(chain.forgetting[j])
-        what = {"loss": "of the probability per counted token", "accuracy": "of that accuracy"}[measure]
-        left = f"; {numbers.rounded(100 * chain.retention[j])} % {what} is left" if chain.retention[j] >= 0 else ""
-        findings.append(
-            {
-                "topic": "forgetting",
-                "verdict": f"{task['name']}: {_word(lost, NOTABLE_NATS if measure == 'loss' else NOTABLE_SHARE)}",
-                "text": f"Right after its own phase ({phases[j]['name']}) the {measure} on {task['name']} is "
-                f"{show(chain.diagonal[j])}{unit}, at the end ({last}) {show(chain.final[j])}{left}. Against the best "
-                f"earlier value, {show(earlier[best])} of {phases[best]['name']}, forgetting is {_signed(lost, show)}.",
-            }
-        )
+        findings.append(_forgetting(j, task["name"], names, measure, chains[measure], matrices[measure]))
     measure = _measure_of(tasks[0])
     averages, show = chains[measure].averages(), _SHOW[measure]
     parts = [f"{measure} at the end {show(averages['final'])}{_UNIT[measure]}"]
     parts += [f"{title} {_signed(averages[key], show)}" for key, title in _AVERAGED if not np.isnan(averages[key])]
     text = f"Over {len(tasks)} tasks: {', '.join(parts)}. Forgetting above 0 is a loss, transfer above 0 a gain."
     return [*findings, {"topic": "averages", "verdict": "On average", "text": text}]
+
+
+def _forgetting(
+    j: int, task: str, names: list[str], measure: str, chain: Chain, matrix: np.ndarray
+) -> dict[str, str]:
+    """Return what became of task j: its value right after its phase, at the end, and the best one on the way."""
+    show, unit = _SHOW[measure], _UNIT[measure]
+    earlier = matrix[:-1, j]
+    best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
+    lost, left = float(chain.forgetting[j]), ""
+    if 0 <= chain.retention[j] < np.inf:
+        what = "the probability per counted token" if measure == "loss" else "that accuracy"
+        left = f"; {numbers.rounded(100 * chain.retention[j])} % of {what} is left"
+    return {
+        "topic": "forgetting",
+        "verdict": f"{task}: {_word(lost, NOTABLE_NATS if measure == 'loss' else NOTABLE_SHARE)}",
+        "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is {show(chain.diagonal[j])}{unit}, at "
+        f"the end ({names[-1]}) {show(chain.final[j])}{left}. Against the best earlier value, {show(earlier[best])} of "
+        f"{names[best]}, forgetting is {_signed(lost, show)}.",
+    }
 
 
 _SHOW = {"loss": numbers.loss, "accuracy": numbers.share}
