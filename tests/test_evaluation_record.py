@@ -92,7 +92,10 @@ def test_a_change_too_small_to_matter_is_not_called_one(monkeypatch):
 
 
 def test_models_that_were_not_started_from_each_other_are_said_to_be_no_chain():
-    assert "second has no record of a start from first" in make_record(chained=False)["notes"][0]
+    record = make_record(chained=False)
+    assert "second has no record of a start from first" in record["notes"][0]
+    assert record["chain"] is not None  # the measures are there, but no sentence says "forgotten"
+    assert [finding["verdict"] for finding in record["findings"]] == ["a: first lowest", "b: second lowest"]
 
 
 def test_a_phase_on_other_data_is_said_not_to_be_one():

@@ -14,6 +14,7 @@ from gpt2lab.report.evaluation import FORMULAS, Chain, domain, measure_chain
 VERSION = 1
 NOTABLE_SHARE = 0.005  # half a percentage point; smaller changes of an accuracy are not called changes
 MEASURES = tuple(FORMULAS)
+SEEDS = "Each row is one model, so nothing here says how much another seed would differ."
 CHAIN_COLUMNS = ("diagonal", "final", "retention", "forgetting", "backward", "forward")
 
 
@@ -42,6 +43,7 @@ def record_evaluation(
     base = {k: None if before is None else np.array([cells[before, t["name"]][k] for t in tasks]) for k in MEASURES}
     is_chain = len(phases) == len(tasks) > 1
     chains = {k: measure_chain(matrices[k], k, base[k]) for k in MEASURES} if is_chain else None
+    doubts = _doubts(phases, tasks) if is_chain else []
     rows = [
         {
             "model": row["model"],
@@ -65,8 +67,11 @@ def record_evaluation(
         "measurements": rows,
         "matrices": {measure: matrix.tolist() for measure, matrix in matrices.items()},
         "chain": {k: _plain_chain(chain) for k, chain in chains.items()} if chains else None,
-        "findings": _chain_findings(phases, tasks, chains, matrices) if chains else _findings(phases, tasks, matrices),
-        "notes": _notes(phases, tasks, is_chain),
+        # What the record does not show to be a chain is spoken of as models that are compared.
+        "findings": _chain_findings(phases, tasks, chains, matrices)
+        if chains and not doubts
+        else _findings(phases, tasks, matrices),
+        "notes": [*doubts, SEEDS] if len(phases) > 1 else [],
     }
 
 
@@ -80,25 +85,22 @@ def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _notes(phases: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], is_chain: bool) -> list[str]:
-    """Return what a reader of the numbers must know of where they come from."""
-    notes = []
-    if is_chain:
-        for earlier, model in pairwise(phases):
-            if model["starts_from"] is None or model["starts_from"] != earlier["sha256"]:
-                notes.append(
-                    f"{model['name']} has no record of a start from {earlier['name']}: between these two, retention, "
-                    "forgetting and transfer compare models and say nothing of what training did."
-                )
-        for model, task in zip(phases, tasks, strict=True):
-            if not model["data_files"] or not set(task["data_files"].values()) <= set(model["data_files"].values()):
-                notes.append(
-                    f"{model['name']} has no record of training on the data of {task['name']}: its place on the "
-                    "diagonal is not the loss right after a phase on that task."
-                )
-    if len(phases) > 1:
-        notes.append("Each row is one model, so nothing here says how much another seed would differ.")
-    return notes
+def _doubts(phases: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the record does not show: that a phase began at the one before, and was on the data of its task."""
+    doubts = []
+    for earlier, model in pairwise(phases):
+        if model["starts_from"] is None or model["starts_from"] != earlier["sha256"]:
+            doubts.append(
+                f"{model['name']} has no record of a start from {earlier['name']}: between these two, retention, "
+                "forgetting and transfer compare models and say nothing of what training did."
+            )
+    for model, task in zip(phases, tasks, strict=True):
+        if not model["data_files"] or not set(task["data_files"].values()) <= set(model["data_files"].values()):
+            doubts.append(
+                f"{model['name']} has no record of training on the data of {task['name']}: its place on the "
+                "diagonal is not the value right after a phase on that task."
+            )
+    return doubts
 
 
 def _chain_findings(
@@ -121,23 +123,22 @@ def _chain_findings(
     return [*findings, {"topic": "averages", "verdict": "On average", "text": text}]
 
 
-def _forgetting(
-    j: int, task: str, names: list[str], measure: str, chain: Chain, matrix: np.ndarray
-) -> dict[str, str]:
+def _forgetting(j: int, task: str, names: list[str], measure: str, chain: Chain, matrix: np.ndarray) -> dict[str, str]:
     """Return what became of task j: its value right after its phase, at the end, and the best one on the way."""
     show, unit = _SHOW[measure], _UNIT[measure]
     earlier = matrix[:-1, j]
     best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
     lost, left = float(chain.forgetting[j]), ""
+    notable = NOTABLE_NATS if measure == "loss" else NOTABLE_SHARE
     if 0 <= chain.retention[j] < np.inf:
         what = "the probability per counted token" if measure == "loss" else "that accuracy"
         left = f"; {numbers.rounded(100 * chain.retention[j])} % of {what} is left"
     return {
         "topic": "forgetting",
-        "verdict": f"{task}: {_word(lost, NOTABLE_NATS if measure == 'loss' else NOTABLE_SHARE)}",
-        "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is {show(chain.diagonal[j])}{unit}, at "
-        f"the end ({names[-1]}) {show(chain.final[j])}{left}. Against the best earlier value, {show(earlier[best])} of "
-        f"{names[best]}, forgetting is {_signed(lost, show)}.",
+        "verdict": f"{task}: {_word(lost, notable)}",
+        "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is {show(chain.diagonal[j])}{unit}, "
+        f"at the end ({names[-1]}) {show(chain.final[j])}{left}. Against the best earlier value, "
+        f"{show(earlier[best])} of {names[best]}, forgetting is {_signed(lost, show)}.",
     }
 
 
