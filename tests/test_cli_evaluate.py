@@ -171,6 +171,13 @@ def test_a_folder_of_an_experiments_name_does_not_hide_it(chain, command):
     assert evaluate(command, "letters", "--on", "data=text")["models"][0]["name"] == "00001-letters"
 
 
+def test_no_control_code_of_a_name_reaches_the_terminal(chain, command):
+    texts = ["--on", "\x1b[31mred: data.path=letters.txt", "--on", "b\x07: data.path=digits.txt"]
+    out, _ = command("evaluate", "1", "2", *texts, "--batches", "1")
+    assert "␛[31mred" in out
+    assert not {"\x1b", "\x07"} & set(out)
+
+
 def test_missing_weights_are_named(chain, command):
     Path("experiments/00001-letters/model.bin").unlink()
     _, error = command("evaluate", "1", "--on", "data=text", expect=5)

@@ -166,6 +166,7 @@ def _describe_task(wanted: Wanted, cell: Any) -> dict[str, Any]:
 
 def _print(record: dict[str, Any]) -> None:
     from gpt2lab.report.evaluation_page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
+    from gpt2lab.report.markdown import one_line
 
     _print_table(DOMAIN_COLUMNS, domain_rows(record), left=2)
     if record["chain"]:
@@ -176,23 +177,25 @@ def _print(record: dict[str, Any]) -> None:
             _print_table(*chain_rows(record, measure), left=1)
     click.echo()
     for finding in record["findings"]:
-        click.echo(f"{finding['verdict']}. {finding['text']}")
+        click.echo(one_line(f"{finding['verdict']}. {finding['text']}"))
     for note in record["notes"]:
-        click.echo(f"note: {note}")
+        click.echo(one_line(f"note: {note}"))
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from gpt2lab.report.markdown import one_line  # names of any origin: no control code may reach the terminal
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width to fit into
     table = Table(box=None, pad_edge=False)
     for number, title in enumerate(columns):
-        table.add_column(title, justify="left" if number < left else "right")
+        table.add_column(one_line(title), justify="left" if number < left else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     console.print(table)
 
 
