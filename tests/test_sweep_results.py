@@ -86,6 +86,13 @@ def test_the_baseline_of_the_plan_is_the_cell_with_its_values(banded: Path) -> N
     assert read_sweep_results(banded, baseline={"fc2_band": "256"}).baseline == 2  # as a command line gives it
 
 
+def test_a_number_of_a_baseline_may_be_written_otherwise(grokked: Path) -> None:
+    given = {"optim.weight_decay": "3e-1", "data.train_fraction": "0.50", "seed": 3}
+    assert read_sweep_results(grokked, baseline=given).baseline == 3
+    with pytest.raises(ArchiveError, match=r"is the baseline optim.weight_decay=none"):
+        read_sweep_results(grokked, baseline={"optim.weight_decay": "none"})
+
+
 def test_a_baseline_that_no_cell_is_is_refused(banded: Path) -> None:
     says = r"no cell of this sweep is the baseline fc1_band=7; there are fc1_band=0 fc2_band=0"
     with pytest.raises(ArchiveError, match=says):
