@@ -73,6 +73,13 @@ def test_a_spike_does_not_count_as_having_been_there(run: Callable[..., Run]) ->
     assert point is not None and point.step.mean == pytest.approx(100)
 
 
+def test_a_loss_that_rises_first_is_no_target_above_where_it_began(run: Callable[..., Run]) -> None:
+    rising = rows((5.0, -0.02), (5.0, -0.01))
+    for row, loss in zip(rising[:5], (5.0, 6.0, 6.5, 6.5, 6.0), strict=True):
+        row["train_eval_loss"] = loss
+    assert matched_loss([[run(rising)]], 0).targets == pytest.approx((4, 3.5, 3.25, 3.125, 3))  # of 3 to 5
+
+
 def test_the_loss_of_the_batches_stands_in_where_the_training_split_was_not_evaluated(run: Callable[..., Run]) -> None:
     found = matched_loss([[run(rows((5.0, -0.02), (5.0, -0.01), column="train_loss"))]], 0)
     assert found.train_metric == "train_loss" and "train_loss" in found.rule and len(found.targets) == 5

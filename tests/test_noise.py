@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2lab.report import noise
 from gpt2lab.report.arms import Run, read_run
 from gpt2lab.report.noise import floor_of, like
 from tests.run_records import text_rows, write_record
@@ -96,3 +97,17 @@ def test_a_damaged_sweep_in_the_archive_is_told(tmp_path: Path) -> None:
         str(first / "sweep.json"),
         str(second / "runs" / "3-fc1_band=128-fc2_band=0-seed=1" / "provenance.json"),
     ]
+
+
+def test_runs_that_were_evaluated_otherwise_are_not_like_it(tmp_path: Path) -> None:
+    named = [read_run(write(tmp_path / "named", 1))]
+    config = {"seed": 2, "train": {"eval_every": 7}}  # only the config tells
+    other = write_record(tmp_path / "other", text_rows(), config=config)
+    assert like(named[0], entries(other), named).runs == ()
+
+
+def test_of_many_runs_the_latest_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "MOST_FOR_NOISE", 2)
+    named = [read_run(write(tmp_path / "named", 1))]
+    archive = entries(*(write(tmp_path / f"{seed}", seed) for seed in (2, 3, 4)))
+    assert names(like(named[0], archive, named).runs) == ["3", "4"]

@@ -179,6 +179,12 @@ def test_runs_that_stop_when_they_are_there_are_compared_before_the_first_stoppe
     )
 
 
+def test_a_rule_to_stop_by_that_stopped_no_run_is_no_note(banded: Path) -> None:
+    for run in folders(banded):
+        change_config(run, lambda config: config["train"].update(stop_when="val_accuracy>=0.99"))
+    assert read_sweep_results(banded).notes == ()
+
+
 def test_a_sweep_none_of_whose_jobs_finished_says_so(grokked: Path) -> None:
     for run in folders(grokked):
         write_status(run, state="failed", reason="loss nan", exit_code=4)
