@@ -180,7 +180,8 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
         ("random guess over the vocabulary", inputs.fact("provenance.model.random_guess_loss")),
     ]
     prime = inputs.fact("config.data.prime")
-    modular = inputs.fact("provenance.data.name") == "modular"
+    # Where more than the answer counts, a guess among the answers is not what the loss is held to.
+    modular = inputs.fact("provenance.data.name") == "modular" and not counts_every_position(inputs)
     if modular and isinstance(prime, int) and not isinstance(prime, bool) and prime > 1:
         found.append((f"ln {prime}, a uniform guess among the answers", math.log(prime)))
     told = [(name, float(loss)) for name, loss in found if isinstance(loss, int | float) and math.isfinite(loss)]

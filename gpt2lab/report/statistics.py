@@ -66,16 +66,16 @@ class Censored:
     n: int
     reached: int
     median: float | None  # None: half of them or more never got there, as far as they were watched
-    beyond: float | None  # the last moment any of them was watched; None when all got there
+    beyond: float | None  # the last moment any was watched, infinity when none ever will; None when all got there
     low: float | None  # the first and the last to get there; None when none did
     high: float | None
 
     def median_text(self, show: Callable[[float], str]) -> str:
-        """The median in words: `1,250`, or `> 2,000` when it lies beyond what was watched."""
+        """The median in words: `1,250`, `> 2,000` when it lies beyond what was watched, `never`."""
         if self.median is not None:
             return show(self.median)
         assert self.beyond is not None
-        return f"> {show(self.beyond)}"
+        return "never" if math.isinf(self.beyond) else f"> {show(self.beyond)}"
 
     def range_text(self, show: Callable[[float], str]) -> str:
         """First to last in words: `900 to 1,500`, `900 to > 2,000`, `> 2,000`."""
@@ -158,7 +158,7 @@ def censored_median(values: np.ndarray, reached: np.ndarray) -> Censored:
         n=len(values),
         reached=int(reached.sum()),
         median=_kaplan_meier_median(values, reached, times),
-        beyond=None if reached.all() else float(finite.max()) if len(finite) else 0.0,
+        beyond=None if reached.all() else float(finite.max()) if len(finite) else math.inf,
         low=float(times[0]) if len(times) else None,
         high=float(times[-1]) if len(times) else None,
     )
