@@ -107,7 +107,7 @@ def test_the_forest_has_intervals_the_noise_floor_and_the_verdict_in_words(tmp_p
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (round(shaded.x0, 6), round(shaded.x1, 6)) == (-0.006, 0.006)
     assert [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2][1] == (-0.05, -0.01)
-    assert picture and "a -0.0300 (-0.0500 to -0.0100), better" in picture.alt and "± 6.0e-3" in picture.caption
+    assert picture and "a -0.0300 (-0.0500 to -0.0100), better" in picture.alt and "± 0.0060" in picture.caption
     assert "better to the left" in axes.get_xlabel()
 
 

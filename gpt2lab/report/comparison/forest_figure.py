@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from gpt2lab.report import numbers
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, label_text, style, write_svg
-from gpt2lab.report.comparison.words import signed
+from gpt2lab.report.comparison.words import signed, spread
 from gpt2lab.report.statistics import Interval, Verdict
 
 MOST_ROWS = 60
@@ -42,7 +42,7 @@ def draw_forest(
             axes.axvspan(-floor, floor, color=LIGHT, linewidth=0, zorder=0)
         axes.axvline(0, color=GREY, linewidth=1)
         for height, row in enumerate(drawn):
-            look = {"color": COLOURS[row.verdict]}
+            look: dict[str, Any] = {"color": COLOURS[row.verdict]}
             if row.interval is not None:
                 axes.plot(row.interval, (height, height), linewidth=2, **look)
                 axes.plot(row.interval, (height, height), linestyle="", marker="|", markersize=7, **look)
@@ -77,7 +77,7 @@ def _alt(rows: Sequence[ForestRow], metric: str, baseline: str, floor: float | N
         + f", {row.verdict}"
         for row in rows
     ]
-    noise = "" if floor is None else f" Noise floor {numbers.loss(floor)}."
+    noise = "" if floor is None else f" Noise floor {spread(floor)}."
     return f"Differences in {metric} to the baseline {baseline}: {'; '.join(said)}.{noise}"
 
 
@@ -85,7 +85,7 @@ def _caption(rows: Sequence[ForestRow], baseline: str, floor: float | None) -> s
     text = f"Differences to the baseline {baseline}, paired by seed, with 95 % intervals corrected for the number of "
     text += "comparisons: an interval that contains 0 is no difference."
     if floor is not None:
-        text += f" Shaded: the noise floor, ± {numbers.loss(floor)}."
+        text += f" Shaded: the noise floor, ± {spread(floor)}."
     if len(rows) > MOST_ROWS:
         text += f" The first {MOST_ROWS} of {len(rows)} arms are drawn."
     return text

@@ -131,7 +131,14 @@ def _name_lines(axes: Axes, lines: Sequence[tuple[str, float]], accuracy: bool) 
         else:
             groups.append([(name, value, height)])
     for group in groups:
-        label_line(axes, ", ".join(name for name, _, _ in group), group[-1][1])
+        label_line(axes, ", ".join(_short(name) for name, _, _ in group), group[-1][1])
+    for text in axes.texts:
+        text.set_in_layout(False)  # a long name must not push its panel aside
+
+
+def _short(name: str) -> str:
+    """The beginning of a line's name, all of which stands in the caption."""
+    return name.partition(",")[0].partition(" over ")[0].removesuffix(" loss")
 
 
 def _spans_losses(series: Sequence[Series], log: bool) -> bool:

@@ -56,7 +56,8 @@ def draw_heatmap(grid: Grid, folder: Path, *, file: str, what: str, darker: str)
         axes = figure.subplots()
         for r, row in enumerate(grid.cells):
             for c, cell in enumerate(row):
-                face, ink, hatch = LIGHT, "black", None
+                face: Any = LIGHT
+                ink, hatch = "black", None
                 if cell.value is not None:
                     share = 0.5 if high == low else (cell.value - low) / (high - low)
                     red, green, blue, _ = colours(0.12 + 0.78 * share)

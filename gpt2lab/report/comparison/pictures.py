@@ -14,7 +14,7 @@ from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison.grokking_figure import SplitSeries, draw_splits
 from gpt2lab.report.comparison.heatmap_figure import Cell, Grid, draw_heatmap
 from gpt2lab.report.comparison.series import Series
-from gpt2lab.report.comparison.words import metric_name, metric_unit, plain
+from gpt2lab.report.comparison.words import metric_name, metric_unit, plain, spread
 from gpt2lab.report.inputs import Curve
 from gpt2lab.report.sweep_results import SweepResults
 from gpt2lab.report.trajectories import gap
@@ -196,8 +196,8 @@ def _metric_cell(results: SweepResults, index: int) -> Cell:
     if row is None:
         absent = "stands apart" if results.cells[index].finished else "no finished run"
         return Cell(value=None, text=None, absent=absent)
-    spread = row.estimate.std
-    note = "" if spread is None else f"± {show_value(spread)}"
+    std = row.estimate.std
+    note = "" if std is None else f"± {spread(std)}"
     return Cell(value=row.estimate.mean, text=show_value(row.estimate.mean), note=note)
 
 

@@ -1,5 +1,6 @@
 """What the numbers of a sweep say: findings, each with a verdict and the sentences that carry its numbers."""
 
+import math
 from collections.abc import Sequence
 
 from gpt2lab.report import numbers
@@ -14,6 +15,7 @@ from gpt2lab.report.comparison.words import (
     sentence,
     signed,
     signed_interval,
+    spread,
 )
 from gpt2lab.report.grokking import PHASES
 from gpt2lab.report.sweep_results import SweepResults
@@ -53,7 +55,7 @@ def differences(results: SweepResults) -> Finding | None:
     base = results.rows[results.baseline]
     arms = _arms(results)
     if not arms or base is None:
-        return None
+        return _alone(results)
     name, label = metric_name(results.metric), results.cells[results.baseline].label
     heading = _count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
     told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
@@ -66,6 +68,18 @@ def differences(results: SweepResults) -> Finding | None:
     return Finding("comparison", heading, text)
 
 
+def _alone(results: SweepResults) -> Finding:
+    """What there is to say of one arm: its mean."""
+    told = [
+        f"{cell.label}: {mean_std(row.estimate, show_value)} over {plural(row.estimate.n, 'seed')}"
+        for cell, row in zip(results.cells, results.rows, strict=True)
+        if row is not None
+    ]
+    verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
+    text = f"{metric_name(results.metric)}, {'; '.join(told)}. There is nothing to hold it to."
+    return Finding("comparison", verdict, text)
+
+
 def _count_verdicts(verdicts: Sequence[str]) -> str:
     """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
     preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
@@ -74,6 +88,7 @@ def _count_verdicts(verdicts: Sequence[str]) -> str:
         who = "The one other arm is" if len(verdicts) == 1 else f"All {len(verdicts):,} other arms are"
         return f"{who} {found[0]} {preposition[found[0]]} the baseline"
     said = [f"{verdicts.count(word):,} {word} {preposition[word]}" for word in found]
+    said[0] = said[0].replace(" ", " is " if verdicts.count(found[0]) == 1 else " are ", 1)
     return f"Of {len(verdicts):,} other arms, {listed(said)} the baseline"
 
 
@@ -116,10 +131,10 @@ def noise(results: SweepResults) -> Finding | None:
         text = "No setting has two finished runs, so the spread over seeds is not known and no difference is a finding."
         return Finding("noise", "Noise floor unknown", text)
     text = (
-        f"Runs that differ in nothing but their seed spread by {show_value(floor.std)} (pooled standard deviation of "
+        f"Runs that differ in nothing but their seed spread by {spread(floor.std)} (pooled standard deviation of "
         f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}); a smaller difference is not called one."
     )
-    return Finding("noise", f"Noise floor {show_value(floor.std)}", text)
+    return Finding("noise", f"Noise floor {spread(floor.std)}", text)
 
 
 def matched_loss(results: SweepResults) -> Finding | None:
@@ -181,15 +196,14 @@ def cost(results: SweepResults) -> Finding | None:
     if base is not None and base.seconds is not None and first[2] is not base:
         text += f", against {numbers.duration(base.seconds.mean)} in {label}"
     text += " (means over seeds; not tested)."
-    slower = [f"{c.label} {100 * e.overhead:+.1f} %" for _, c, e in _with_overhead(results) if e.overhead is not None]
+    slower = [
+        f"{cell.label} {100 * each.overhead:+.1f} %"
+        for cell, each in zip(results.cells, costs.cells, strict=True)
+        if each is not None and each.overhead is not None
+    ]
     if slower:
         text += f" Time per token against the baseline: {listed(slower, MOST_ARMS)}."
     return Finding("cost", f"First to loss {numbers.loss(costs.target)}: {first[1]}", text)
-
-
-def _with_overhead(results: SweepResults) -> list[tuple[int, object, object]]:
-    pairs = zip(results.cells, results.costs.cells, strict=True)
-    return [(i, cell, each) for i, (cell, each) in enumerate(pairs) if each is not None and each.overhead is not None]
 
 
 def generalisation(results: SweepResults) -> Finding | None:
@@ -214,7 +228,7 @@ def generalisation(results: SweepResults) -> Finding | None:
     if never:
         text += f" In {listed(never, MOST_ARMS)} no run reached it"
         beyond = [cell.val.beyond for label, cell in labelled if label in never and cell.val is not None]
-        steps = [step for step in beyond if step is not None]
+        steps = [step for step in beyond if step is not None and math.isfinite(step)]
         text += f" by step {numbers.count(min(steps))}." if steps else "."
     return Finding("generalisation", f"{success:,} of {plural(settled, 'run')} generalised", text)
 

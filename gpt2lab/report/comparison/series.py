@@ -75,7 +75,7 @@ def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 
 
 def spans_decades(series: Iterable[Series]) -> bool:
     """Whether the steps after step 0 span enough decades for a log axis."""
-    steps = np.unique(np.concatenate([curve.since(1).steps for each in series for curve in each.curves] or [[]]))
+    steps = np.unique([step for each in series for curve in each.curves for step in curve.since(1).steps])
     return len(steps) >= LOG_STEPS_FROM and bool(np.log10(steps[-1] / steps[0]) >= DECADES)
 
 

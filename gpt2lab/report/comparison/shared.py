@@ -1,5 +1,6 @@
 """What the runs of a sweep have in common, and the summary.json of a sweep."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,7 +130,10 @@ def _difference(row: Row | None) -> dict[str, Any] | None:
 
 def _grokking(cell: GrokkingCell) -> dict[str, Any]:
     def censored(value: Censored | None) -> dict[str, Any] | None:
-        return None if value is None else {"median": value.median, "beyond": value.beyond, "reached": value.reached}
+        if value is None:
+            return None
+        beyond = value.beyond if value.beyond is not None and math.isfinite(value.beyond) else None
+        return {"median": value.median, "beyond": beyond, "reached": value.reached, "n": value.n}
 
     return {
         "settled": cell.settled,

@@ -7,6 +7,7 @@ from typing import Any
 from gpt2lab.report import numbers
 from gpt2lab.report.compare import Row, show_value
 from gpt2lab.report.comparison.words import (
+    NO_BREAK,
     mean_std,
     metric_name,
     metric_unit,
@@ -70,7 +71,6 @@ def main_table(results: SweepResults) -> Table | None:
     with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
     several = len(results.cells) > 1
     name, step = metric_name(results.metric), results.comparison.step
-    corrected = results.comparison.comparisons > 1
     heads = (
         *_arm_heads(results),
         *(("Kept, FC1 / FC2",) if with_density else ()),
@@ -83,9 +83,9 @@ def main_table(results: SweepResults) -> Table | None:
     unit = metric_unit(results.metric)
     below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; intervals are 95 %, by Student's t."
     if several:
-        below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed" + (
-            ", their intervals corrected as their p-values are." if results.comparison.comparisons > 1 else "."
-        )
+        below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
+        many = results.comparison.comparisons
+        below += f"; intervals and p are corrected for {many} comparisons (Holm)." if many > 1 else "."
     return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=several)
 
 
@@ -97,7 +97,7 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
     seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
     estimate = row.estimate if row else None
     ends = estimate.interval if estimate else None
-    interval = unbroken(f"{show_value(ends[0])} to {show_value(ends[1])}") if ends else numbers.MISSING
+    interval = Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING
     cells = (*_arm_cells(results, index), *density, seeds, mean_std(estimate, show_value), interval)
     return (*cells, *_judged(results, index, row)) if several else cells
 
@@ -113,7 +113,7 @@ def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ..
     if row.difference is None:
         return blank, blank, shown
     interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else ""
-    difference = Markdown(f"{signed(row.difference.mean)}{interval and ' ' + unbroken(interval.strip())}")
+    difference = Markdown(f"{signed(row.difference.mean)}{interval.replace(' to', NO_BREAK + 'to')}")
     return difference, unbroken(p_value(row.corrected_p)), shown
 
 
@@ -256,10 +256,8 @@ def _grokking_cells(cell: GrokkingCell) -> tuple[Any, ...]:
 def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
     if value is None:
         return numbers.MISSING
-    median, span = value.median_text(show), value.range_text(show)
-    return (
-        unbroken(median) if value.n == 1 or span == median else Markdown(f"{unbroken(median)} {unbroken(f'({span})')}")
-    )
+    median, span = unbroken(value.median_text(show)), value.range_text(show)
+    return median if value.n == 1 or span == value.median_text(show) else Markdown(f"{median} ({escape(span)})")
 
 
 def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:

@@ -81,11 +81,11 @@ def spread(value: float) -> str:
 
 
 def mean_std(estimate: Estimate | None, show: Callable[[float], str], of: Callable[[float], str] = spread) -> Markdown:
-    """Return `1.8123 ± 0.0042`, never broken; the mean alone where one run has no spread. `of` shows the deviation."""
+    """Return `1.8123 ± 0.0042`, never broken after the sign; the mean alone without a spread, which `of` shows."""
     if estimate is None:
         return Markdown(numbers.MISSING)
-    deviation = "" if estimate.std is None else f" ± {of(estimate.std)}"
-    return unbroken(f"{show(estimate.mean)}{deviation}")
+    deviation = "" if estimate.std is None else " " + unbroken(f"± {of(estimate.std)}")
+    return Markdown(f"{show(estimate.mean)}{deviation}")
 
 
 def unbroken(text: str) -> Markdown:
@@ -94,8 +94,8 @@ def unbroken(text: str) -> Markdown:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value, those below 1e-4 as no more than that."""
-    return "< 1e-4" if p is not None and p < 1e-4 else numbers.rounded(p)
+    """A p-value, one below 0.0001 as no more than that."""
+    return "< 0.0001" if p is not None and p < 1e-4 else numbers.rounded(p)
 
 
 def sentence(text: str) -> str:
