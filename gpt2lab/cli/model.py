@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gpt2lab.archive import resolve
+from gpt2lab.archive import resolve_run
 from gpt2lab.cli.archive import root_option
 from gpt2lab.compose import compose, to_run_config
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
@@ -91,7 +91,7 @@ def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
     """Return the checkpoint that `ref` names and the config it was trained with, where there is one."""
     if ref.startswith("hf:") or Path(ref).is_file():
         return ref, None
-    directory = Path(ref) if Path(ref).is_dir() else resolve(root, ref)
+    directory = Path(ref) if Path(ref).is_dir() else resolve_run(root, ref)
     model = directory / "model.bin"
     if not model.is_file():
         raise ArchiveError(f"{model}: missing; weights are kept out of git, so a clone does not have them")

@@ -25,6 +25,7 @@ from gpt2lab.report.arms import (
     group,
     keys_of,
     read_run,
+    run_name,
     show,
     why_apart,
 )
@@ -108,11 +109,12 @@ def compare(
     """
     if len(directories) < 2:
         raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
-    _check([directory.name for directory in directories], metric, None if baseline is None else baseline.name)
+    first = None if baseline is None else run_name(baseline)
+    _check([run_name(directory) for directory in directories], metric, first)
     return compare_runs(
         [read_run(directory) for directory in directories],
         metric=metric,
-        baseline=None if baseline is None else baseline.name,
+        baseline=first,
         vary=vary,
         archive=archive,
     )
@@ -137,7 +139,7 @@ def compare_runs(
     apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
     together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
     left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := unusable(run, metric))}
-    usable = [Arm(runs=runs) for arm in together if (runs := tuple(r for r in arm.runs if r.name not in left_out))]
+    usable = [Arm(runs=kept) for arm in together if (kept := tuple(r for r in arm.runs if r.name not in left_out))]
     if not usable or usable[0].first.key != first.first.key:
         reasons = "; ".join(f"{run.name}: {left_out[run.name]}" for run in first.runs)
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")

@@ -92,7 +92,8 @@ def _read_member(sweep: Sweep, job: SweepJob) -> Member:
     state = read_state(directory)
     # A finished run has its record, or it is damaged. Another may have ended before it wrote the first file of it.
     whole = state.word == "finished" or all((directory / name).is_file() for name in _RECORD)
-    run = read_run(directory) if whole else None
+    # Under the name it has among its own, so that a report says the same wherever the sweep lies.
+    run = read_run(directory, directory.name) if whole else None
     planned = job.values.get(SEED)
     if run is not None:
         seed: int | None = run.seed
