@@ -18,6 +18,9 @@ from run_records import CONFIG, PROVENANCE, STATUS
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import PLAN, Sweep, read_sweep, write_sweep
 from gpt2lab.report import write_report
+from gpt2lab.report.arms import read_run
+from gpt2lab.report.compare import compare_runs
+from gpt2lab.report.comparison.experiments import write_comparison
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
 SECTIONS = ["Question and hypothesis", "Method", "Results", "Analysis", "Run it again", "Provenance"]
@@ -234,7 +237,7 @@ def test_a_sweep_without_any_validation_is_a_page(banded: Path) -> None:
 
 
 def test_sixty_arms_are_one_page(tmp_path: Path, banded: Path) -> None:
-    widths = tuple(range(16, 336, 16))
+    widths = tuple(range(16, 336, 16))  # 20 widths give 61 arms
     sweep = sweep_records.write_banded_sweep(tmp_path / "many", widths=widths)
     page = report(keep_jobs(sweep, *range(0, 3 * 60)))
     check_whole(sweep, page)
@@ -279,3 +282,34 @@ def test_a_damaged_run_is_named(banded: Path) -> None:
     path.write_text(path.read_text() + "1,2\n")
     with pytest.raises(ArchiveError, match=r"runs/4-.*metrics\.csv, line 103"):
         write_report(banded, "x")
+
+
+def compared(sweep: Path, folder: Path, *numbers: int) -> str:
+    runs = [read_run(sweep / read_sweep(sweep).jobs[number].folder) for number in numbers]
+    found = compare_runs(runs, vary=("fc1_band", "fc2_band", "model"))
+    page = write_comparison(found, runs, folder).read_text(encoding="utf-8")
+    check_whole(folder, page)
+    return page
+
+
+def test_a_comparison_of_experiments_is_a_page_with_figures(banded: Path, tmp_path: Path) -> None:
+    page = compared(banded, tmp_path / "page", 0, 1, 2, 18, 19, 20)
+    assert "In short: The one other arm is worse than the baseline." in page
+    assert "| 43.90\u00a0%\u00a0/\u00a043.90\u00a0% |" in page and "**worse**" in page
+    assert {path.name for path in (tmp_path / "page" / "figures").iterdir()} == {
+        "differences.svg",
+        "curves.svg",
+        "gap.svg",
+    }
+    assert compared(banded, tmp_path / "page", 0, 1, 2, 18, 19, 20) == page
+
+
+def test_a_comparison_is_never_written_over_an_experiment_or_somebodys_page(banded: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"banded: it holds a record of its own"):
+        compared(banded, banded, 0, 18)
+    with pytest.raises(ArchiveError, match=r"0-fc1_band=0-fc2_band=0-seed=1: it holds a record"):
+        compared(banded, banded / read_sweep(banded).jobs[0].folder, 0, 18)
+    (tmp_path / "README.md").write_text("My own words.\n")
+    with pytest.raises(ArchiveError, match=r"README\.md is not a page that gpt2lab compare wrote"):
+        compared(banded, tmp_path, 0, 18)
+    assert (tmp_path / "README.md").read_text() == "My own words.\n"

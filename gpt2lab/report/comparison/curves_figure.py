@@ -14,7 +14,7 @@ from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, label_text, 
 from gpt2lab.report.comparison.series import Series, band, draw_series, reference, seeds_words
 
 MOST_TOGETHER = 6  # arms in one pair of axes
-MOST_PANELS = 24
+MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm
 PANEL_COLUMNS = 3
 _PANEL_CHARS = 32
 
@@ -133,7 +133,7 @@ def _draw_references(axes: Axes, references: References) -> None:
 
 def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
     """Write gap.svg: validation loss minus training loss, measured the same way, over steps."""
-    shown = [each for each in series if len(band(each.curves)) > 1][: 4 * MOST_TOGETHER]
+    shown = [each for each in series if len(band(each.curves)) > 1]
     if not shown:
         return None
     if len(shown) > MOST_TOGETHER:

@@ -7,6 +7,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
 from gpt2lab.report.compare import Row, show_value
 from gpt2lab.report.comparison.words import (
+    count_verdicts,
     jobs_line,
     listed,
     mean_std,
@@ -57,7 +58,7 @@ def differences(results: SweepResults) -> Finding | None:
     if not arms or base is None:
         return _alone(results)
     name, label = metric_name(results.metric), results.cells[results.baseline].label
-    heading = _count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
+    heading = count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
     told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
     more = f"; the table has {len(arms) - MOST_ARMS} more" if len(arms) > MOST_ARMS else ""
     text = (
@@ -78,18 +79,6 @@ def _alone(results: SweepResults) -> Finding:
     verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
     text = f"{metric_name(results.metric)}, {'; '.join(told)}. There is nothing to hold it to."
     return Finding("comparison", verdict, text)
-
-
-def _count_verdicts(verdicts: Sequence[str]) -> str:
-    """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
-    preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
-    found = [word for word in preposition if word in verdicts]
-    if len(found) == 1:
-        who = "The one other arm is" if len(verdicts) == 1 else f"All {len(verdicts):,} other arms are"
-        return f"{who} {found[0]} {preposition[found[0]]} the baseline"
-    said = [f"{verdicts.count(word):,} {word} {preposition[word]}" for word in found]
-    said[0] = said[0].replace(" ", " is " if verdicts.count(found[0]) == 1 else " are ", 1)
-    return f"Of {len(verdicts):,} other arms, {listed(said)} the baseline"
 
 
 def _told(label: str, row: Row) -> str:

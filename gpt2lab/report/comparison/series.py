@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from gpt2lab.report.canvas import GREY, MAX_POINTS, label_text
 from gpt2lab.report.inputs import Curve
+from gpt2lab.report.trajectories import common_steps
 
 LOG_STEPS_FROM = 5  # evaluations after step 0, below which a log axis has too few points to be worth it
 DECADES = 1.5  # between the first and the last evaluation, from which steps are shown on a log axis
@@ -41,9 +42,7 @@ def band(curves: Sequence[Curve]) -> Band:
     """Return mean and range over `curves`, at most MAX_POINTS of their common steps; empty where there are none."""
     if not curves:
         return Band(*(np.empty(0) for _ in range(4)))
-    steps = curves[0].steps
-    for curve in curves[1:]:
-        steps = np.intersect1d(steps, curve.steps)
+    steps = common_steps(curves)
     if len(steps) > MAX_POINTS:
         steps = steps[np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int))]
     # unique: where a step was measured twice the last row counts

@@ -103,15 +103,20 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
 
 
 def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ...]:
-    blank = numbers.MISSING
     if row is None:
-        return blank, blank, "stands apart" if results.cells[index].finished else "no finished run"
-    if index == results.baseline or row.judgement is None:
-        return blank, blank, "baseline"
+        verdict = "stands apart" if results.cells[index].finished else "no finished run"
+        return numbers.MISSING, numbers.MISSING, verdict
+    return judged_cells(row)
+
+
+def judged_cells(row: Row) -> tuple[Any, ...]:
+    """Return difference with interval, p and verdict of one arm."""
+    if row.judgement is None:
+        return numbers.MISSING, numbers.MISSING, "baseline"
     verdict = row.judgement.verdict
     shown = Markdown(f"**{verdict}**") if verdict != "not distinguishable" else verdict
     if row.difference is None:
-        return blank, blank, shown
+        return numbers.MISSING, numbers.MISSING, shown
     interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else ""
     difference = Markdown(f"{signed(row.difference.mean)}{interval.replace(' to', NO_BREAK + 'to')}")
     return difference, unbroken(p_value(row.corrected_p)), shown

@@ -8,7 +8,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.statistics import Estimate, Interval
 
-NO_BREAK = "\u00a0"
+NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
 _STATES = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")
 METRIC_NAMES = {
     "val_loss": "Validation loss",
@@ -84,7 +84,7 @@ def mean_std(estimate: Estimate | None, show: Callable[[float], str], of: Callab
     """Return `1.8123 ± 0.0042`, never broken after the sign; the mean alone without a spread, which `of` shows."""
     if estimate is None:
         return Markdown(numbers.MISSING)
-    deviation = "" if estimate.std is None else " " + unbroken(f"± {of(estimate.std)}")
+    deviation = "" if estimate.std is None else " " + unbroken(f"± {of(estimate.std)}").replace("-", NO_BREAK_HYPHEN)
     return Markdown(f"{show(estimate.mean)}{deviation}")
 
 
@@ -101,3 +101,15 @@ def p_value(p: float | None) -> str:
 def sentence(text: str) -> str:
     """Return text with a capital at its beginning and a full stop at its end."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def count_verdicts(verdicts: Sequence[str]) -> str:
+    """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
+    preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
+    found = [word for word in preposition if word in verdicts]
+    if len(found) == 1:
+        who = "The one other arm is" if len(verdicts) == 1 else f"All {len(verdicts):,} other arms are"
+        return f"{who} {found[0]} {preposition[found[0]]} the baseline"
+    said = [f"{verdicts.count(word):,} {word} {preposition[word]}" for word in found]
+    said[0] = said[0].replace(" ", " is " if verdicts.count(found[0]) == 1 else " are ", 1)
+    return f"Of {len(verdicts):,} other arms, {listed(said)} the baseline"
