@@ -19,6 +19,7 @@ from gpt2lab.report.comparison.tables import Table, judged_cells
 from gpt2lab.report.comparison.words import (
     NO_BREAK,
     count_verdicts,
+    lowered,
     mean_std,
     metric_name,
     metric_unit,
@@ -61,7 +62,7 @@ def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
     return {
         "title": f"{name} of {plural(len(found.rows), 'arm')}",
         "status": f"{plural(runs, 'run')} at step {found.step:,}",
-        "in_short": count_verdicts(verdicts) if verdicts else None,
+        "in_short": lowered(count_verdicts(verdicts)) if verdicts else None,
         "notes": notes,
         "main": _table(found),
         "pictures": pictures,

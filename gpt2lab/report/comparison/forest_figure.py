@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, label_text, style, write_svg
 from gpt2lab.report.comparison.words import signed, spread
@@ -56,6 +57,7 @@ def draw_forest(
         axes.grid(visible=False, axis="y")
         low, high = _limits(drawn, floor)
         axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         side = "right" if higher_is_better else "left"
         axes.set_xlabel(f"{metric}: difference to the baseline, better to the {side}")
         write_svg(figure, folder / "differences.svg", "Differences to the baseline")

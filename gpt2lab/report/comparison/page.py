@@ -12,7 +12,7 @@ from gpt2lab.report.comparison import tables
 from gpt2lab.report.comparison.pictures import draw_pictures, marked
 from gpt2lab.report.comparison.sentences import EVIDENCE, evidence, find_in_sweep
 from gpt2lab.report.comparison.shared import shared_inputs, summarise_sweep
-from gpt2lab.report.comparison.words import jobs_line
+from gpt2lab.report.comparison.words import jobs_line, lowered
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, read_method
@@ -69,7 +69,7 @@ def _context(
     return {
         "title": summary["name"],
         "status": Markdown(" · ".join(_status_parts(results, summary))),
-        "in_short": "; ".join(_lowered(finding.verdict) for finding in findings if finding.topic in IN_SHORT),
+        "in_short": "; ".join(lowered(finding.verdict) for finding in findings if finding.topic in IN_SHORT),
         "question": markdown.notes(question),
         "hypothesis": summary["hypothesis"],
         "evidence": evidence(findings),
@@ -92,10 +92,6 @@ def _context(
         "provenance": provenance_rows(shared),
         "files": [name for name in (*RECORD, "runs/") if (directory / name).exists()],
     }
-
-
-def _lowered(verdict: str) -> str:
-    return verdict[:1].lower() + verdict[1:]
 
 
 def _shared(results: SweepResults) -> Inputs:

@@ -103,6 +103,11 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
 
+def lowered(text: str) -> str:
+    """Return text with a small letter at its beginning."""
+    return text[:1].lower() + text[1:]
+
+
 def count_verdicts(verdicts: Sequence[str]) -> str:
     """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
     preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
