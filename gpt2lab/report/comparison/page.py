@@ -30,7 +30,7 @@ RECORD = (
     "notes.md",
     "source.tar.gz",
 )
-IN_SHORT = ("comparison", "generalisation", "best", "cost")
+IN_SHORT = ("comparison", "generalisation")  # what was tested or counted; the others describe means
 _FIRST = ("differences.svg", "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 
 
