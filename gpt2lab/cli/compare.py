@@ -11,6 +11,7 @@ from rich.table import Table
 from gpt2lab.archive import expand, list_experiments, resolve_run
 from gpt2lab.cli.archive import root_option
 from gpt2lab.report import numbers
+from gpt2lab.report.arms import read_run
 from gpt2lab.report.compare import METRICS, Comparison, Row, show_value
 from gpt2lab.report.compare import compare as compare_runs
 
@@ -25,21 +26,34 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
     "--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, source or engine."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder to write a page with figures into.")
 @root_option
 def compare(
-    experiments: tuple[str, ...], metric: str, baseline: str | None, vary: tuple[str, ...], as_json: bool, root: Path
+    experiments: tuple[str, ...],
+    metric: str,
+    baseline: str | None,
+    vary: tuple[str, ...],
+    as_json: bool,
+    report: Path | None,
+    root: Path,
 ) -> None:
     """Compare EXPERIMENTS: runs of equal config are one arm, each held to the baseline by seed.
 
     A sweep stands for all its runs, N/JOB for one of them.
     """
+    directories = [run for experiment in experiments for run in expand(root, experiment)]
     found = compare_runs(
-        [run for experiment in experiments for run in expand(root, experiment)],
+        directories,
         metric=metric,
         baseline=None if baseline is None else resolve_run(root, baseline),
         vary=vary,
         archive=((listed.path, listed.provenance) for listed in list_experiments(root)),
     )
+    if report is not None:
+        from gpt2lab.report.comparison.experiments import write_comparison  # brings matplotlib
+
+        page = write_comparison(found, [read_run(directory) for directory in directories], report)
+        click.echo(f"wrote {page}", err=True)
     if as_json:
         click.echo(json.dumps({**asdict(found), "sentences": found.sentences}, indent=2))
         return

@@ -4,21 +4,29 @@ Colours are Okabe & Ito's (2008), told apart by readers of any colour vision. Te
 matplotlib's own font, so a page looks the same everywhere.
 """
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gpt2lab.report.inputs import Curve
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#666666", "#E6E6E6"
+BLACK, PURPLE, AMBER, SKY = "#000000", "#CC79A7", "#E69F00", "#56B4E9"
+# Of many lines in one figure: seven colours (Okabe & Ito's eight without yellow, too faint on white) and four dashes.
+# 7 and 4 share no factor, so 28 lines go by before a pair of colour and dash comes back.
+_COLOURS = (BLACK, BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
+_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 WIDTH = 8.0  # inches; 768 CSS pixels, what GitHub gives a README
 MAX_POINTS = 600  # of a drawn line: more than there are pixels to see them
 
@@ -53,6 +61,21 @@ def style() -> Iterator[None]:
             }
         )
         yield
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Return colour and dash of the line `number`, from 0: the first is black and solid, the baseline's."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}
+
+
+def label_text(text: str, width: int, lines: int = 2) -> str:
+    """Return text of any origin as a label of `lines` lines at most: no formula, no glyph that the font lacks."""
+    font = get_font(findfont("DejaVu Sans"))
+    drawable = (char == " " or (char.isprintable() and font.get_char_index(ord(char))) for char in text)
+    shown = "".join(char if good else "?" for char, good in zip(text, drawable, strict=True))
+    wrapped = "\n".join(textwrap.wrap(shown, width, max_lines=lines, placeholder=" …"))
+    # A leading underscore would keep a line out of the legend.
+    return f"{' ' if wrapped.startswith('_') else ''}{wrapped}".replace("$", r"\$")
 
 
 def write_svg(figure: Figure, path: Path, title: str) -> None:

@@ -14,7 +14,8 @@ from gpt2lab.report.evaluation import FORMULAS
 from gpt2lab.report.evaluation_figure import draw_matrix
 from gpt2lab.report.evaluation_record import CHAIN_COLUMNS, MEASURES
 from gpt2lab.report.markdown import Markdown, code, escape, fence
-from gpt2lab.report.readme import HASH_DIGITS, open_template
+from gpt2lab.report.origin import HASH_DIGITS
+from gpt2lab.report.templates import template
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
 _SHOW = {"loss": numbers.loss, "accuracy": numbers.share}
@@ -40,7 +41,7 @@ def write_evaluation(record: dict[str, Any], directory: Path) -> None:
     write_atomic(directory / "evaluation.json", json_bytes(record))
     with disk_errors("write", directory / "figures"):
         pictures = _draw(record, directory / "figures")
-    page = open_template("evaluation.md.j2").render(_context(record, pictures))
+    page = template("evaluation.md.j2").render(_context(record, pictures))
     write_atomic(directory / "README.md", page.encode())
 
 

@@ -65,8 +65,12 @@ def _model(inputs: Inputs) -> Facts:
         ("Parameters", params),
         ("Vocabulary", vocab and f"{vocab:,} tokens" + (f", padded to {padded:,}" if padded != vocab else "")),
         ("Positions", model.get("max_seq_len") and f"{model['max_seq_len']:,}"),
-        ("Starts from", code(init_from) if init_from else f"random weights, seed {fact('config.seed')}"),
+        ("Starts from", code(init_from) if init_from else _random_weights(fact("config.seed"))),
     ]
+
+
+def _random_weights(seed: int | None) -> str:
+    return "random weights of each run's seed" if seed is None else f"random weights, seed {seed}"
 
 
 def _data(inputs: Inputs, summary: dict[str, Any]) -> Facts:
@@ -103,7 +107,7 @@ def _short(text: str) -> str:
 
 
 def _counted(inputs: Inputs) -> str | None:
-    if not inputs.fact("provenance.model"):
+    if "counted_positions" not in (inputs.fact("provenance.model") or {}):
         return None
     counted, seq_len = inputs.fact("provenance.model.counted_positions"), inputs.fact("provenance.model.seq_len")
     if counted is None:
@@ -151,17 +155,25 @@ def _optimizer(inputs: Inputs) -> str | None:
     optim = inputs.fact("config.optim")
     if not optim:
         return None
-    show = {key: numbers.setting(value) for key, value in optim.items() if isinstance(value, int | float)}
-    clip = f"clipped to norm {show.get('grad_clip')}" if optim.get("grad_clip") else "no clipping"
+    # What the runs of a sweep do not have in common is absent.
+    keys = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip")
+    show = {key: "(varies)" if key not in optim else _setting(optim[key]) for key in keys}
+    clip = "clipping (varies)" if "grad_clip" not in optim else "no clipping"
+    if optim.get("grad_clip"):
+        clip = f"clipped to norm {show['grad_clip']}"
     return (
-        f"AdamW, peak learning rate {show.get('learning_rate')}, β1 {show.get('beta1')}, β2 {show.get('beta2')}, "
-        f"ε {show.get('eps')}, weight decay {show.get('weight_decay')} on {optim.get('decay')}, {clip}"
+        f"AdamW, peak learning rate {show['learning_rate']}, β1 {show['beta1']}, β2 {show['beta2']}, "
+        f"ε {show['eps']}, weight decay {show['weight_decay']} on {optim.get('decay', '(varies)')}, {clip}"
     )
+
+
+def _setting(value: Any) -> str:
+    return numbers.setting(value) if isinstance(value, int | float) else numbers.MISSING
 
 
 def _schedule(inputs: Inputs) -> str | None:
     schedule = inputs.fact("config.schedule")
-    if not schedule:
+    if not schedule or "name" not in schedule:
         return None
     name = str(schedule.get("name"))
     parts = [name]
@@ -176,7 +188,7 @@ def _schedule(inputs: Inputs) -> str | None:
 
 def _evaluation(inputs: Inputs) -> str | None:
     train = inputs.fact("config.train")
-    if not train:
+    if not train or not {"eval_every", "eval_batches"} <= train.keys():
         return None
     every, batches = train.get("eval_every"), train.get("eval_batches")
     when = f"every {every:,} steps" if every else "before and after training"
@@ -196,7 +208,7 @@ def _engine(inputs: Inputs) -> str | None:
 
 def hardware(summary: dict[str, Any]) -> str | None:
     """Return the device in words: what computed, and on a CPU with how many threads of how many cores."""
-    found = summary["hardware"]
+    found = summary["hardware"] or {}
     device, name = found.get("device"), found.get("device_name") or found.get("cpu")
     if device is None and name is None:
         return None

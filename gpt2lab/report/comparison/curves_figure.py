@@ -1,0 +1,154 @@
+"""Losses of several arms over steps: one pair of axes for few arms, a panel for each beside the baseline for many."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gpt2lab.report import numbers
+from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, label_text, line_style, step_axis, style, write_svg
+from gpt2lab.report.comparison.series import Series, band, draw_series, reference, seeds_words
+
+MOST_TOGETHER = 6  # arms in one pair of axes
+MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm
+PANEL_COLUMNS = 3
+_PANEL_CHARS = 32
+
+References = Sequence[tuple[str, float]]
+
+
+def draw_curves(
+    series: Sequence[Series],
+    folder: Path,
+    *,
+    file: str,
+    what: str,
+    unit: str,
+    references: References = (),
+    fit: float = 0.5,
+) -> Picture | None:
+    """Write `file` into `folder`: `what`, in `unit`, of every series over steps, the baseline first.
+
+    Up to six arms share two panels, the whole run and its second half; more get a panel each, beside the baseline,
+    fitted to what lies
+    beyond the share `fit` of the steps. None where no series has two steps.
+    """
+    shown = [each for each in series if len(band(each.curves)) > 1]
+    if not shown:
+        return None
+    together = len(shown) <= MOST_TOGETHER
+    label = f"{what} ({unit})" if unit else what
+    with style():
+        draw = _draw_together if together else _draw_panels
+        write_svg(draw(shown, label, references, fit), folder / file, f"{what} over steps")
+    cut = ""
+    if not together:
+        named = min(len(shown) - 1, MOST_PANELS)
+        of = f"the first {named} of {len(shown) - 1} arms" if named < len(shown) - 1 else "an arm"
+        cut = f" Each panel is {'one of ' if named < len(shown) - 1 else ''}{of} beside the baseline (black), "
+        cut += f"{shown[0].label}; "
+        cut += "the axis is fitted to the second half, so earlier values lie outside." if fit else ""
+    caption = f"{what} over steps{'; on the right its second half' if together else ''}. {seeds_words(shown)}{cut}"
+    return Picture(file, _alt(shown, what), caption)
+
+
+def _alt(series: Sequence[Series], what: str) -> str:
+    ends = []
+    for each in series[: MOST_PANELS + 1]:
+        found = band(each.curves)
+        spread = ""
+        if len(each.curves) > 1:
+            spread = f" (seeds {numbers.loss(float(found.low[-1]))} to {numbers.loss(float(found.high[-1]))})"
+        ends.append(f"{each.label} {numbers.loss(float(found.mean[-1]))}{spread} at step {int(found.steps[-1]):,}")
+    return f"{what} over steps. Where the lines end: {'; '.join(ends)}."
+
+
+def _draw_together(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
+    rows = math.ceil(len(series) / 2)
+    figure = Figure(figsize=(WIDTH, 3.3 + 0.22 * rows), layout="constrained")
+    whole, half = figure.subplots(1, 2)
+    for number, each in enumerate(series):
+        for axes in (whole, half):
+            draw_series(axes, each, **line_style(number))
+    last = max(int(curve.steps[-1]) for each in series for curve in each.curves)
+    half.set_xlim(last / 2, last)
+    _fit(half, series, from_step=last * fit)
+    for axes in (whole, half):
+        step_axis(axes, log=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    half.set_xlim(last / 2, last * 1.005)
+    whole.set_ylabel(label)
+    _draw_references(whole, references)
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
+    return figure
+
+
+def _draw_panels(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
+    baseline, others = series[0], series[1 : MOST_PANELS + 1]
+    rows = math.ceil(len(others) / PANEL_COLUMNS)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
+    panels = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    last = max(int(curve.steps[-1]) for each in series for curve in each.curves)
+    for number, (axes, each) in enumerate(zip(panels, others, strict=False)):
+        draw_series(axes, baseline, **line_style(0))
+        draw_series(axes, each, **(line_style(1) | {"linestyle": "-"}))
+        axes.set_title(label_text(each.label, _PANEL_CHARS), fontsize=8.5, loc="left")
+        axes.tick_params(labelsize=8.5)
+        if number + PANEL_COLUMNS >= len(others):  # the lowest panel of its column
+            axes.tick_params(labelbottom=True)
+    _fit(panels[0], series, from_step=last * fit)
+    step_axis(panels[0], log=False)
+    panels[0].set_xlabel("")
+    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    panels[0].set_xlim(left=0)
+    for axes in panels[: len(others)]:
+        _draw_references(axes, references)
+    for axes in panels[len(others) :]:
+        axes.set_visible(False)
+    figure.supylabel(label, fontsize=10)
+    figure.supxlabel("Step (optimizer updates)", fontsize=10)
+    return figure
+
+
+def _fit(axes: Axes, series: Sequence[Series], from_step: float) -> None:
+    """Fit the value axis to what lies at `from_step` or later."""
+    values = np.concatenate([curve.since(math.ceil(from_step)).values for each in series for curve in each.curves])
+    low, high = float(values.min()), float(values.max())
+    margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _draw_references(axes: Axes, references: References) -> None:
+    low, high = axes.get_ylim()
+    for name, value in references:
+        if low <= value <= high:
+            reference(axes, value)
+            label_line(axes, f"{name} {numbers.loss(value)}", value)
+
+
+def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
+    """Write gap.svg: validation loss minus training loss, measured the same way, over steps."""
+    shown = [each for each in series if len(band(each.curves)) > 1]
+    if not shown:
+        return None
+    if len(shown) > MOST_TOGETHER:
+        return draw_curves(shown, folder, file="gap.svg", what="Validation minus training loss", unit="nats", fit=0)
+    rows = math.ceil(len(shown) / 2)
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.9 + 0.22 * rows), layout="constrained")
+        axes = figure.subplots()
+        for number, each in enumerate(shown):
+            draw_series(axes, each, **line_style(number))
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        step_axis(axes, log=False)
+        axes.set_ylabel("Validation − training loss (nats)")
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
+        write_svg(figure, folder / "gap.svg", "Gap over steps")
+    caption = f"Gap between the splits, validation minus training loss measured the same way. {seeds_words(shown)}"
+    return Picture("gap.svg", _alt(shown, "Validation minus training loss"), caption)

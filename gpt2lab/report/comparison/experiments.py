@@ -1,0 +1,155 @@
+"""The page of a comparison of experiments: README.md and figures/ in a folder of the reader's choice."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.sweep import is_sweep
+from gpt2lab.report import numbers
+from gpt2lab.report.arms import Run
+from gpt2lab.report.canvas import Picture
+from gpt2lab.report.compare import Comparison, Row, show_value
+from gpt2lab.report.comparison.curves_figure import draw_curves, draw_gap
+from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison.series import Series
+from gpt2lab.report.comparison.tables import Table, judged_cells
+from gpt2lab.report.comparison.words import (
+    NO_BREAK,
+    count_verdicts,
+    lowered,
+    mean_std,
+    metric_name,
+    metric_unit,
+    plural,
+    spread,
+    unbroken,
+)
+from gpt2lab.report.inputs import Curve
+from gpt2lab.report.markdown import Markdown
+from gpt2lab.report.templates import template
+from gpt2lab.report.trajectories import gap
+
+FILES = ("differences.svg", "curves.svg", "gap.svg")
+_OURS = "<sub>Written by `gpt2lab compare`"
+
+
+def write_comparison(found: Comparison, runs: Sequence[Run], directory: Path) -> Path:
+    """Write README.md and figures/ of `found`, a comparison of `runs`, into `directory`; return the page.
+
+    Raises ArchiveError when `directory` is an experiment, holds a README.md of somebody's own, or cannot be written.
+    """
+    page = directory / "README.md"
+    if is_sweep(directory) or (directory / "metrics.csv").exists():
+        raise ArchiveError(f"{directory}: it holds a record of its own; name another folder for the comparison")
+    with disk_errors("write", page):
+        if page.exists() and _OURS not in page.read_text(encoding="utf-8", errors="replace"):
+            raise ArchiveError(f"{page} is not a page that gpt2lab compare wrote; name another folder")
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        pictures = _draw(found, {run.name: run for run in runs}, directory / "figures")
+    write_atomic(page, template("comparison.md.j2").render(_context(found, pictures)).encode())
+    return page
+
+
+def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
+    name = metric_name(found.metric)
+    notes = [*found.notes, *(f"left out: {run}: {why}" for run, why in found.left_out)]
+    notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in found.apart]
+    runs = sum(len(row.experiments) for row in found.rows)
+    verdicts = [row.judgement.verdict for row in found.rows if row.judgement is not None]
+    return {
+        "title": f"{name} of {plural(len(found.rows), 'arm')}",
+        "status": f"{plural(runs, 'run')} at step {found.step:,}",
+        "in_short": lowered(count_verdicts(verdicts)) if verdicts else None,
+        "notes": notes,
+        "main": _table(found),
+        "pictures": pictures,
+        "sentences": found.sentences,
+        "floor": _floor(found),
+        "arms": [(row.label, ", ".join(row.experiments)) for row in found.rows],
+    }
+
+
+def _table(found: Comparison) -> Table:
+    with_density = any(share != 1 for row in found.rows for share in row.density.values())
+    name, unit = metric_name(found.metric), metric_unit(found.metric)
+    heads = (
+        "Arm",
+        *(("Kept, FC1 / FC2",) if with_density else ()),
+        "Seeds",
+        f"{name}, mean ± std",
+        "95 % interval",
+        "Difference (interval)",
+        "p",
+        "Verdict",
+    )
+    below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; intervals are 95 %, by Student's t. "
+    below += "Differences are to the first arm, paired by seed"
+    below += (
+        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons else "."
+    )
+    rows = tuple(_row(row, with_density) for row in found.rows)
+    return Table(heads=heads, rows=rows, n_text=1, below=below, last_is_text=True)
+
+
+def _row(row: Row, with_density: bool) -> tuple[Any, ...]:
+    kept = " / ".join(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2"))
+    ends = row.estimate.interval
+    return (
+        row.label,
+        *((unbroken(kept),) if with_density else ()),
+        str(row.estimate.n),
+        mean_std(row.estimate, show_value),
+        Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING,
+        *judged_cells(row),
+    )
+
+
+def _floor(found: Comparison) -> str:
+    if found.floor is None:
+        return "Noise floor unknown: no setting has two runs, so no difference is a finding."
+    return (
+        f"Noise floor {spread(found.floor.std)}: the pooled standard deviation of {plural(found.floor.runs, 'run')} in "
+        f"{plural(found.floor.groups, 'setting')} that differ in nothing but their seed."
+    )
+
+
+def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
+    def series(curve: Callable[[Run], Curve]) -> list[Series]:
+        return [Series(label=r.label, curves=tuple(curve(runs[name]) for name in r.experiments)) for r in found.rows]
+
+    rows = [
+        ForestRow(
+            label=row.label,
+            difference=row.difference.mean,
+            interval=row.corrected_interval,
+            verdict=row.judgement.verdict,
+            pairs=row.difference.n,
+        )
+        for row in found.rows
+        if row.difference is not None and row.judgement is not None and math.isfinite(row.difference.mean)
+    ]
+    drawn = [
+        draw_forest(
+            rows,
+            folder,
+            metric=metric_name(found.metric),
+            baseline=found.rows[0].label,
+            floor=found.floor.std if found.floor else None,
+            higher_is_better=found.higher_is_better,
+        ),
+        draw_curves(
+            series(lambda run: run.inputs.curve(found.metric)),
+            folder,
+            file="curves.svg",
+            what=metric_name(found.metric),
+            unit=metric_unit(found.metric),
+        ),
+        draw_gap(series(lambda run: gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))), folder),
+    ]
+    pictures = [picture for picture in drawn if picture is not None]
+    for file in set(FILES) - {picture.file for picture in pictures}:
+        (folder / file).unlink(missing_ok=True)
+    return pictures

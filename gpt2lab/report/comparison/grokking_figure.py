@@ -1,0 +1,156 @@
+"""Accuracy and loss of both splits over steps, a panel per arm: where they part, and when they meet again."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gpt2lab.report import numbers
+from gpt2lab.report.canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    WIDTH,
+    Picture,
+    label_line,
+    label_text,
+    log_loss_axis,
+    step_axis,
+    style,
+    write_svg,
+)
+from gpt2lab.report.comparison.series import Series, band, draw_series, reference, seeds_words, spans_decades
+
+MOST_PANELS = 24
+LOG_LOSS_RATIO = 50
+_TITLE_CHARS = 34
+_TRAIN_DASH = (0, (4, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSeries:
+    """One arm: the curves of both splits, by seed."""
+
+    label: str
+    train: Series
+    val: Series
+
+
+def draw_splits(
+    arms: Sequence[SplitSeries],
+    folder: Path,
+    *,
+    file: str,
+    what: str,
+    columns: int,
+    lines: Sequence[tuple[str, float]] = (),
+    accuracy: bool = False,
+) -> Picture | None:
+    """Write `file` into `folder`: validation solid, training dashed, one panel per arm in `columns` columns.
+
+    `lines` are known values to draw in. None where no arm has two steps.
+    """
+    shown = [arm for arm in arms if len(band(arm.val.curves)) > 1][:MOST_PANELS]
+    if not shown:
+        return None
+    both = [series for arm in shown for series in (arm.train, arm.val)]
+    log = spans_decades(both)
+    log_loss = not accuracy and _spans_losses(both, log)
+    columns = min(columns, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.9 + (1.7 if rows > 1 else 2.5) * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for number, (axes, arm) in enumerate(zip(panels, shown, strict=False)):
+            draw_series(axes, arm.train, log=log, color=ORANGE, linestyle=_TRAIN_DASH)
+            draw_series(axes, arm.val, log=log, color=BLUE)
+            axes.set_title(label_text(arm.label, _TITLE_CHARS), fontsize=8.5, loc="left")
+            axes.tick_params(labelsize=8.5)
+            if number + columns >= len(shown):
+                axes.tick_params(labelbottom=True)
+        _finish(figure, list(panels), len(shown), log, log_loss, accuracy, lines)
+        figure.supylabel(what + (", log scale" if log_loss else ""), fontsize=10)
+        write_svg(figure, folder / file, f"{what} over steps")
+    drawn = "; ".join(f"{name} {numbers.loss(value)}" for name, value in lines)
+    caption = f"{what}: validation solid, training dashed. {seeds_words([arm.val for arm in shown])}"
+    caption += f" Grey lines: {drawn}." if drawn else ""
+    caption += " Step 0 is left out by the log axis." if log else ""
+    if len(shown) < len(arms):
+        caption += f" {len(shown)} of {len(arms)} arms are drawn."
+    return Picture(file, _alt(shown, what, accuracy), caption)
+
+
+def _finish(
+    figure: Figure,
+    panels: list[Axes],
+    used: int,
+    log: bool,
+    log_loss: bool,
+    accuracy: bool,
+    lines: Sequence[tuple[str, float]],
+) -> None:
+    first = panels[0]
+    step_axis(first, log)
+    first.set_xlabel("")
+    if accuracy:
+        first.set_ylim(-0.03, 1.06)
+    if log_loss:
+        log_loss_axis(first)
+    low, high = first.get_ylim()
+    for axes in panels[:used]:
+        for _, value in lines:
+            if low <= value <= high:
+                reference(axes, value)
+    _name_lines(first, [(name, value) for name, value in lines if low <= value <= high], accuracy)
+    for axes in panels[used:]:
+        axes.set_visible(False)
+    handles = [line for line in first.lines if line.get_label() in ("training", "validation")]
+    figure.legend(
+        handles, [str(h.get_label()) for h in handles], loc="outside upper right", ncols=2, fontsize=8.5, handlelength=3
+    )
+    figure.supxlabel("Step (optimizer updates)" + (", log scale" if log else ""), fontsize=10)
+
+
+def _name_lines(axes: Axes, lines: Sequence[tuple[str, float]], accuracy: bool) -> None:
+    """Name the lines in the first panel, once: the panels share their axes. Lines too close for two names share one."""
+    if accuracy:  # at the top edge: only below it is there room, and at the left nothing has been learned yet
+        for name, value in lines:
+            at = (0, -3)
+            transform = axes.get_yaxis_transform()
+            axes.annotate(name, (0.01, value), at, transform, "offset points", va="top", fontsize=8, color=GREY)
+        return
+    to_axes = axes.transData + axes.transAxes.inverted()
+    groups: list[list[tuple[str, float, float]]] = []
+    for name, value in sorted(lines, key=lambda line: line[1]):
+        height = float(to_axes.transform((axes.get_xlim()[1], value))[1])
+        if groups and height - groups[-1][-1][2] < 0.12:
+            groups[-1].append((name, value, height))
+        else:
+            groups.append([(name, value, height)])
+    for group in groups:
+        label_line(axes, ", ".join(_short(name) for name, _, _ in group), group[-1][1])
+    for text in axes.texts:
+        text.set_in_layout(False)  # a long name must not push its panel aside
+
+
+def _short(name: str) -> str:
+    """The beginning of a line's name, all of which stands in the caption."""
+    return name.partition(",")[0].partition(" over ")[0].removesuffix(" loss")
+
+
+def _spans_losses(series: Sequence[Series], log: bool) -> bool:
+    values = [value for each in series for curve in each.curves for value in curve.since(int(log)).values]
+    return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_LOSS_RATIO
+
+
+def _alt(arms: Sequence[SplitSeries], what: str, accuracy: bool) -> str:
+    show = numbers.share if accuracy else numbers.loss
+    ends = []
+    for arm in arms:
+        found = {name: band(series.curves) for name, series in (("training", arm.train), ("validation", arm.val))}
+        told = [f"{name} {show(float(each.mean[-1]))}" for name, each in found.items() if len(each)]
+        ends.append(f"{arm.label}: {', '.join(told)} at step {int(found['validation'].steps[-1]):,}")
+    return f"{what} over steps, means over seeds where the lines end. {'; '.join(ends)}."

@@ -1,0 +1,129 @@
+"""README.md, summary.json and figures/ of an archived sweep, computed from its plan and the records of its runs."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
+from gpt2lab.report import markdown, numbers
+from gpt2lab.report.analysis import Finding
+from gpt2lab.report.canvas import Picture
+from gpt2lab.report.comparison import tables
+from gpt2lab.report.comparison.pictures import draw_pictures, marked
+from gpt2lab.report.comparison.sentences import EVIDENCE, evidence, find_in_sweep
+from gpt2lab.report.comparison.shared import shared_inputs, summarise_sweep
+from gpt2lab.report.comparison.words import jobs_line, lowered
+from gpt2lab.report.inputs import Inputs, read_inputs
+from gpt2lab.report.markdown import Markdown, escape
+from gpt2lab.report.method import hardware, read_method
+from gpt2lab.report.origin import day, how_to, provenance_rows
+from gpt2lab.report.sweep_results import SweepResults, read_sweep_results
+from gpt2lab.report.templates import template
+
+RECORD = (
+    "sweep.json",
+    "config.yaml",
+    "overrides.yaml",
+    "summary.json",
+    "provenance.json",
+    "status.json",
+    "notes.md",
+    "source.tar.gz",
+)
+IN_SHORT = ("comparison", "generalisation")  # what was tested or counted; the others describe means
+_FIRST = ("differences.svg", "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
+
+
+def write_sweep_report(directory: Path, title: str) -> None:
+    """Write summary.json, figures/ and README.md for the sweep recorded in `directory`; the same bytes every time.
+
+    Raises ArchiveError naming a file that is missing, damaged or cannot be written.
+    """
+    results = read_sweep_results(directory)
+    # An archived sweep has a record of its own: a name and a hypothesis that a person may have changed, and notes.
+    own = read_inputs(directory) if (directory / "config.yaml").is_file() else None
+    hypothesis = results.sweep.hypothesis if own is None else own.fact("config.hypothesis")
+    findings = find_in_sweep(results)
+    summary = summarise_sweep(results, title, hypothesis)
+    summary["findings"] = [{"topic": f.topic, "verdict": f.verdict, "text": f.text} for f in findings]
+    write_atomic(directory / "summary.json", json_bytes(summary))
+    with disk_errors("write", directory / "figures"):
+        pictures = draw_pictures(results, summary, directory / "figures")
+    notes = "" if own is None else own.notes
+    page = template("sweep.md.j2").render(_context(directory, results, summary, findings, pictures, notes))
+    write_atomic(directory / "README.md", page.encode())
+
+
+def _context(
+    directory: Path,
+    results: SweepResults,
+    summary: dict[str, Any],
+    findings: list[Finding],
+    pictures: list[Picture],
+    notes: str,
+) -> dict[str, Any]:
+    question, rest = markdown.take_section(notes, "Question")
+    conclusion, _ = markdown.take_section(rest, "Conclusion")
+    rest = "\n\n".join(markdown.take_section(rest, "Notes"))  # the page has its own heading of that name
+    shared = _shared(results)
+    return {
+        "title": summary["name"],
+        "status": Markdown(" · ".join(_status_parts(results, summary))),
+        "in_short": "; ".join(lowered(finding.verdict) for finding in findings if finding.topic in IN_SHORT),
+        "question": markdown.notes(question),
+        "hypothesis": summary["hypothesis"],
+        "evidence": evidence(findings),
+        "concluded": bool(markdown.notes(conclusion)),
+        "method": _method(shared, summary),
+        "varies": tables.settings_rows(results.cells, _seeds(results)),
+        "comparability": _comparability(results),
+        "no_comparison": results.no_comparison,
+        "main": tables.main_table(results),
+        "unfinished": tables.unfinished_table(results),
+        "pictures": marked(pictures, _FIRST),
+        "grokking": tables.grokking_table(results),
+        "matched": tables.matched_table(results),
+        "no_match": results.matched.reason if not results.matched.targets and results.grokking is None else None,
+        "cost": tables.cost_table(results),
+        "findings": [finding for finding in findings if finding.topic not in EVIDENCE],
+        "notes": markdown.notes(rest),
+        "command": markdown.fence(shlex.join(results.sweep.command), "sh"),
+        "how_to": how_to(shared),
+        "provenance": provenance_rows(shared),
+        "files": [name for name in (*RECORD, "runs/") if (directory / name).exists()],
+    }
+
+
+def _shared(results: SweepResults) -> Inputs:
+    return shared_inputs(results.sweep, [m.run.inputs for m in results.members if m.run is not None])
+
+
+def _status_parts(results: SweepResults, summary: dict[str, Any]) -> list[str]:
+    parts = [jobs_line(results.counts), day(summary["date"])]
+    if summary["tokens"]:
+        parts.append(f"{numbers.compact(summary['tokens'])} tokens")
+    if summary["training_s"]:
+        parts.append(f"{numbers.duration(summary['training_s'])} of training")
+    parts += [hardware(summary), *(f"#{tag}" for tag in summary["tags"])]
+    return [f"**{escape(summary['status'])}**", *(escape(part) for part in parts if part)]
+
+
+def _method(shared: Inputs, summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    if not shared.config:
+        return []
+    # Tokens and updates of one run are not those of a sweep.
+    return read_method(shared, summary | {"tokens": None})
+
+
+def _seeds(results: SweepResults) -> list[int]:
+    return sorted({member.seed for member in results.members if member.seed is not None})
+
+
+def _comparability(results: SweepResults) -> list[str]:
+    comparison = results.comparison
+    notes = [*results.notes, *(comparison.notes if comparison else ())]
+    if comparison is not None:
+        unfinished = {member.name for member in results.unfinished}  # they have a table of their own
+        notes += [f"left out: {name}: {why}" for name, why in comparison.left_out if name not in unfinished]
+        notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]
+    return notes

@@ -1,0 +1,206 @@
+"""Which figures a sweep's page has, and what goes into each."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.report import numbers
+from gpt2lab.report.arms import Run
+from gpt2lab.report.canvas import Picture
+from gpt2lab.report.compare import show_value
+from gpt2lab.report.comparison.curves_figure import draw_curves, draw_gap
+from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison.grokking_figure import SplitSeries, draw_splits
+from gpt2lab.report.comparison.heatmap_figure import Cell, Grid, draw_heatmap
+from gpt2lab.report.comparison.series import Series
+from gpt2lab.report.comparison.words import metric_name, metric_unit, plain, spread
+from gpt2lab.report.inputs import Curve
+from gpt2lab.report.sweep_results import SweepResults
+from gpt2lab.report.trajectories import gap
+
+FILES = ("differences.svg", "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
+_MOST_PANEL_COLUMNS = 4
+
+
+def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) -> list[Picture]:
+    """Write every figure that these results can fill into `folder`, and remove those they cannot."""
+    folder.mkdir(exist_ok=True)
+    drawn: list[Picture | None] = [_forest(results, folder), _grid(results, folder)]
+    if results.grokking is not None:
+        drawn += [_accuracy(results, folder), _losses(results, folder)]
+    else:
+        drawn += [_curves(results, summary, folder), _gap(results, folder)]
+    pictures = [picture for picture in drawn if picture is not None]
+    for file in set(FILES) - {picture.file for picture in pictures}:
+        (folder / file).unlink(missing_ok=True)
+    return pictures
+
+
+def baseline_first(results: SweepResults) -> list[int]:
+    """Return the indices of the cells that have a finished run, the baseline's first."""
+    order = [results.baseline, *(i for i in range(len(results.cells)) if i != results.baseline)]
+    return [index for index in order if results.cells[index].finished]
+
+
+def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series]:
+    cells = [results.cells[index] for index in baseline_first(results)]
+    return [Series(label=cell.label, curves=tuple(curve(run) for run in cell.finished)) for cell in cells]
+
+
+def _forest(results: SweepResults, folder: Path) -> Picture | None:
+    if results.comparison is None:
+        return None
+    rows = [
+        ForestRow(
+            label=results.cells[index].label,
+            difference=row.difference.mean,
+            interval=row.corrected_interval,
+            verdict=row.judgement.verdict,
+            pairs=row.difference.n,
+        )
+        for index, row in enumerate(results.rows)
+        if row is not None and row.difference is not None and row.judgement is not None
+    ]
+    floor = results.comparison.floor
+    return draw_forest(
+        rows,
+        folder,
+        metric=metric_name(results.metric),
+        baseline=results.cells[results.baseline].label,
+        floor=None if floor is None else floor.std,
+        higher_is_better=results.higher_is_better,
+    )
+
+
+def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Picture | None:
+    column = results.metric if results.metric.endswith(("_loss", "_accuracy")) else "val_loss"
+    names = {"reachable_val_loss": "best reachable", "random_guess_loss": "uniform guess"}
+    lines = [(name, summary.get(key)) for key, name in names.items()] if column == "val_loss" else []
+    return draw_curves(
+        _series(results, lambda run: run.inputs.curve(column)),
+        folder,
+        file="curves.svg",
+        what=metric_name(column),
+        unit=metric_unit(column),
+        references=[(name, value) for name, value in lines if value is not None],
+    )
+
+
+def _gap(results: SweepResults, folder: Path) -> Picture | None:
+    def curve(run: Run) -> Curve:
+        return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
+
+    return draw_gap(_series(results, curve), folder)
+
+
+def _splits(results: SweepResults, train: str, val: str) -> list[SplitSeries]:
+    return [
+        SplitSeries(
+            label=cell.label,
+            train=Series(label="training", curves=tuple(run.inputs.curve(train) for run in cell.finished)),
+            val=Series(label="validation", curves=tuple(run.inputs.curve(val) for run in cell.finished)),
+        )
+        for cell in results.cells
+        if cell.finished
+    ]
+
+
+def _accuracy(results: SweepResults, folder: Path) -> Picture | None:
+    assert results.grokking is not None
+    threshold = results.grokking.threshold
+    return draw_splits(
+        _splits(results, "train_accuracy", "val_accuracy"),
+        folder,
+        file="accuracy.svg",
+        what="Accuracy at counted positions",
+        columns=_panel_columns(results),
+        lines=[("threshold", threshold)],
+        accuracy=True,
+    )
+
+
+def _losses(results: SweepResults, folder: Path) -> Picture | None:
+    assert results.grokking is not None
+    return draw_splits(
+        _splits(results, "train_eval_loss", "val_loss"),
+        folder,
+        file="loss.svg",
+        what="Loss (nats per counted token)",
+        columns=_panel_columns(results),
+        lines=results.grokking.bounds,
+    )
+
+
+def _panel_columns(results: SweepResults) -> int:
+    """Panels side by side: those of one row of a full grid of two factors, else three, or two for few arms."""
+    finished = sum(1 for cell in results.cells if cell.finished)
+    sides = _sides(results)
+    if sides and finished == math.prod(map(len, sides)) and 1 < len(sides[1]) <= _MOST_PANEL_COLUMNS:
+        return len(sides[1])
+    return 2 if finished in (2, 4) else 3
+
+
+def _sides(results: SweepResults) -> tuple[list[str], list[str]] | None:
+    """Return the settings of both factors in plan order, None unless exactly two factors vary."""
+    keys = list(results.cells[0].values)
+    if len(keys) != 2:
+        return None
+    rows, columns = (list(dict.fromkeys(plain(cell.values[key]) for cell in results.cells)) for key in keys)
+    return rows, columns
+
+
+def _grid(results: SweepResults, folder: Path) -> Picture | None:
+    sides = _sides(results)
+    if sides is None or min(map(len, sides)) < 2:
+        return None
+    keys = list(results.cells[0].values)
+    at = {tuple(plain(cell.values[key]) for key in keys): index for index, cell in enumerate(results.cells)}
+    cell_of = _steps_cell if results.grokking is not None else _metric_cell
+    grid = Grid(
+        row_factor=keys[0],
+        column_factor=keys[1],
+        rows=tuple(sides[0]),
+        columns=tuple(sides[1]),
+        cells=tuple(
+            tuple(
+                cell_of(results, at[row, column]) if (row, column) in at else Cell(value=None, text=None)
+                for column in sides[1]
+            )
+            for row in sides[0]
+        ),
+    )
+    if results.grokking is not None:
+        what = f"Median steps to validation accuracy {results.grokking.threshold:g}, and how many seeds reached it"
+        return draw_heatmap(grid, folder, file="steps.svg", what=what, darker="later; grey: not reached by step N")
+    if results.comparison is None:
+        return None
+    what = f"{metric_name(results.metric)} at step {results.comparison.step:,}, mean ± std over seeds"
+    return draw_heatmap(grid, folder, file="grid.svg", what=what, darker="higher")
+
+
+def _steps_cell(results: SweepResults, index: int) -> Cell:
+    assert results.grokking is not None
+    found = results.grokking.cells[index]
+    if found.val is None:
+        return Cell(value=None, text=None, absent="no finished run")
+    return Cell(
+        value=found.val.median,
+        text=found.val.median_text(numbers.count),
+        note=f"{found.success} of {found.settled}",
+    )
+
+
+def _metric_cell(results: SweepResults, index: int) -> Cell:
+    row = results.rows[index]
+    if row is None:
+        absent = "stands apart" if results.cells[index].finished else "no finished run"
+        return Cell(value=None, text=None, absent=absent)
+    std = row.estimate.std
+    note = "" if std is None else f"± {spread(std)}"
+    return Cell(value=row.estimate.mean, text=show_value(row.estimate.mean), note=note)
+
+
+def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:
+    """Return those of `pictures` that are named in `files`, in that order."""
+    return [picture for file in files for picture in pictures if picture.file == file]

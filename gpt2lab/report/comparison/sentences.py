@@ -1,0 +1,237 @@
+"""What the numbers of a sweep say: findings, each with a verdict and the sentences that carry its numbers."""
+
+import math
+from collections.abc import Sequence
+
+from gpt2lab.report import numbers
+from gpt2lab.report.analysis import NOTABLE_NATS, Finding
+from gpt2lab.report.compare import Row, show_value
+from gpt2lab.report.comparison.words import (
+    count_verdicts,
+    jobs_line,
+    listed,
+    mean_std,
+    metric_name,
+    plural,
+    sentence,
+    signed,
+    signed_interval,
+    spread,
+)
+from gpt2lab.report.grokking import PHASES
+from gpt2lab.report.sweep_results import SweepResults
+
+EVIDENCE = ("comparison", "generalisation")
+MOST_ARMS = 12  # told apart in one finding; the table has the others
+
+
+def find_in_sweep(results: SweepResults) -> list[Finding]:
+    """Return what can be said, most telling first."""
+    found = [
+        differences(results),
+        generalisation(results),
+        best_arm(results),
+        noise(results),
+        matched_loss(results),
+        gap(results),
+        cost(results),
+        unfinished(results),
+    ]
+    return [finding for finding in found if finding is not None]
+
+
+def _arms(results: SweepResults) -> list[tuple[str, Row]]:
+    """The arms that were compared with the baseline, by label."""
+    return [
+        (results.cells[index].label, row)
+        for index, row in enumerate(results.rows)
+        if row is not None and row.judgement is not None
+    ]
+
+
+def differences(results: SweepResults) -> Finding | None:
+    """How many arms are better, worse or not distinguishable, and each with its difference."""
+    if results.comparison is None:
+        return Finding("comparison", "Nothing was compared", results.no_comparison or "No run finished.")
+    base = results.rows[results.baseline]
+    arms = _arms(results)
+    if not arms or base is None:
+        return _alone(results)
+    name, label = metric_name(results.metric), results.cells[results.baseline].label
+    heading = count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
+    told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
+    more = f"; the table has {len(arms) - MOST_ARMS} more" if len(arms) > MOST_ARMS else ""
+    text = (
+        f"{name} at step {results.comparison.step:,}, differences to {label} ({show_value(base.estimate.mean)}), "
+        f"paired by seed: {'; '.join(told)}{more}. Rule: better or worse when the corrected interval leaves out 0 and "
+        "the difference is larger than the noise floor; never with one pair."
+    )
+    return Finding("comparison", heading, text)
+
+
+def _alone(results: SweepResults) -> Finding:
+    """What there is to say of one arm: its mean."""
+    told = [
+        f"{cell.label}: {mean_std(row.estimate, show_value)} over {plural(row.estimate.n, 'seed')}"
+        for cell, row in zip(results.cells, results.rows, strict=True)
+        if row is not None
+    ]
+    verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
+    text = f"{metric_name(results.metric)}, {'; '.join(told)}. There is nothing to hold it to."
+    return Finding("comparison", verdict, text)
+
+
+def _told(label: str, row: Row) -> str:
+    assert row.judgement is not None
+    if row.difference is None:
+        return f"{label}: {row.judgement.verdict} (no seed in common)"
+    interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else " (one pair)"
+    return f"{label}: {signed(row.difference.mean)}{interval}, {row.judgement.verdict}"
+
+
+def best_arm(results: SweepResults) -> Finding | None:
+    """Which arm has the best mean, and whether it can be told from the baseline."""
+    rows = [(results.cells[i].label, row, i) for i, row in enumerate(results.rows) if row is not None]
+    if len(rows) < 2:
+        return None
+    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
+    extreme = "Highest" if results.higher_is_better else "Lowest"
+    name = metric_name(results.metric).lower()
+    if best[1].estimate.mean == other[1].estimate.mean:
+        return None
+    if best[2] == results.baseline:
+        said = "That is the baseline"
+    else:
+        verdict = best[1].judgement.verdict if best[1].judgement else "not compared"
+        said = f"Against the baseline it is {verdict}"
+    text = (
+        f"{mean_std(best[1].estimate, show_value)} over {plural(best[1].estimate.n, 'seed')}, before {other[0]} with "
+        f"{mean_std(other[1].estimate, show_value)}. {said}; the order among the other arms is not tested."
+    )
+    return Finding("best", f"{extreme} mean {name}: {best[0]}", text)
+
+
+def noise(results: SweepResults) -> Finding | None:
+    """How far equal runs lie apart."""
+    if results.comparison is None:
+        return None
+    floor = results.comparison.floor
+    if floor is None:
+        text = "No setting has two finished runs, so the spread over seeds is not known and no difference is a finding."
+        return Finding("noise", "Noise floor unknown", text)
+    text = (
+        f"Runs that differ in nothing but their seed spread by {spread(floor.std)} (pooled standard deviation of "
+        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}); a smaller difference is not called one."
+    )
+    return Finding("noise", f"Noise floor {spread(floor.std)}", text)
+
+
+def matched_loss(results: SweepResults) -> Finding | None:
+    """Whether arms differ in validation loss where their training loss is the same."""
+    matched = results.matched
+    if not matched.targets:
+        if not matched.reason:
+            return None
+        return Finding("matched loss", "No training loss in common", sentence(matched.reason))
+    told, notable = [], 0
+    for cell, points in zip(results.cells, matched.points, strict=True):
+        point = points[-1]
+        if point is not None and point.difference is not None:
+            told.append(f"{cell.label} {signed(point.difference.mean)}")
+            notable += abs(point.difference.mean) >= NOTABLE_NATS
+    if not told:
+        return None
+    verdict = f"At equal training loss, {notable or 'none'} of {plural(len(told), 'arm')} at least {NOTABLE_NATS} nats"
+    text = (
+        f"Where training loss is first {numbers.loss(matched.targets[-1])}, the lowest that all share, validation loss "
+        f"differs from the baseline's by: {listed(told, MOST_ARMS)} (means over seeds; a description, not tested)."
+    )
+    return Finding("matched loss", f"{verdict} from the baseline", text)
+
+
+def gap(results: SweepResults) -> Finding | None:
+    """Which arm ends with the largest and the smallest distance between the splits."""
+    ends = [
+        (float(band.mean[-1]), int(band.steps[-1]), cell.label)
+        for cell, band in zip(results.cells, results.gaps, strict=True)
+        if band is not None and len(band.steps) and band.steps[-1]
+    ]
+    if len(ends) < 2 or results.grokking is not None:
+        return None
+    low, high = min(ends), max(ends)
+    text = (
+        f"Validation minus training loss at the end is smallest in {low[2]} ({signed(low[0])} nats at step "
+        f"{low[1]:,}) and largest in {high[2]} ({signed(high[0])} nats at step {high[1]:,}); means over seeds, not "
+        "tested."
+    )
+    return Finding("gap", f"The gap between the splits ends at {signed(low[0])} to {signed(high[0])} nats", text)
+
+
+def cost(results: SweepResults) -> Finding | None:
+    """Which arm reaches the common loss first in time, and the speed of each against the baseline."""
+    costs = results.costs
+    base = costs.cells[results.baseline] if costs.cells else None
+    timed = [
+        (each.seconds.mean, cell.label, each)
+        for cell, each in zip(results.cells, costs.cells, strict=True)
+        if each is not None and each.seconds is not None
+    ]
+    if costs.target is None or len(timed) < 2:
+        return None
+    first = min(timed, key=lambda each: each[0])
+    label = results.cells[results.baseline].label
+    text = f"Validation loss {numbers.loss(costs.target)} was reached after {numbers.duration(first[0])} of training"
+    if base is not None and base.seconds is not None and first[2] is not base:
+        text += f", against {numbers.duration(base.seconds.mean)} in {label}"
+    text += " (means over seeds; not tested)."
+    slower = [
+        f"{cell.label} {100 * each.overhead:+.1f} %"
+        for cell, each in zip(results.cells, costs.cells, strict=True)
+        if each is not None and each.overhead is not None
+    ]
+    if slower:
+        text += f" Time per token against the baseline: {listed(slower, MOST_ARMS)}."
+    return Finding("cost", f"First to loss {numbers.loss(costs.target)}: {first[1]}", text)
+
+
+def generalisation(results: SweepResults) -> Finding | None:
+    """Where runs generalised, how late, and which phases occurred."""
+    found = results.grokking
+    if found is None:
+        return None
+    settled, success = (sum(getattr(cell, part) for cell in found.cells) for part in ("settled", "success"))
+    if not settled:
+        return None
+    totals = {phase: sum(cell.phases.get(phase, 0) for cell in found.cells) for phase in PHASES}
+    phases = [f"{n} {phase}" for phase, n in totals.items() if n]
+    labelled = list(zip((cell.label for cell in results.cells), found.cells, strict=True))
+    medians = [(c.val.median, label, c) for label, c in labelled if c.val is not None and c.val.median is not None]
+    never = [label for label, cell in labelled if cell.settled and not cell.success]
+    text = f"Phases: {listed(phases)}."
+    if medians:
+        first, last = min(medians, key=lambda each: each[0]), max(medians, key=lambda each: each[0])
+        text += f" The median step to validation accuracy {found.threshold:g} is earliest in {first[1]} "
+        text += f"({numbers.count(first[0])})"
+        text += f" and latest, where it was reached, in {last[1]} ({numbers.count(last[0])})." if last != first else "."
+    if never:
+        text += f" In {listed(never, MOST_ARMS)} no run reached it"
+        beyond = [cell.val.beyond for label, cell in labelled if label in never and cell.val is not None]
+        steps = [step for step in beyond if step is not None and math.isfinite(step)]
+        text += f" by step {numbers.count(min(steps))}." if steps else "."
+    return Finding("generalisation", f"{success:,} of {plural(settled, 'run')} generalised", text)
+
+
+def unfinished(results: SweepResults) -> Finding | None:
+    """Which jobs are not in these numbers."""
+    if not results.unfinished:
+        return None
+    names = [f"{member.name} ({member.state.word})" for member in results.unfinished]
+    verdict = sentence(jobs_line(results.counts)).removesuffix(".")
+    return Finding(
+        "jobs", verdict, f"Not in the comparison: {listed(names, MOST_ARMS)}. Each is named with its reason."
+    )
+
+
+def evidence(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings that speak to a hypothesis, to stand beside it."""
+    return [finding for finding in findings if finding.topic in EVIDENCE]

@@ -1,0 +1,91 @@
+"""Curves of several seeds as one line with a band, and the axes that they share."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from gpt2lab.report.canvas import GREY, MAX_POINTS, label_text
+from gpt2lab.report.inputs import Curve
+from gpt2lab.report.trajectories import common_steps
+
+LOG_STEPS_FROM = 5  # evaluations after step 0, below which a log axis has too few points to be worth it
+DECADES = 1.5  # between the first and the last evaluation, from which steps are shown on a log axis
+
+LEGEND_CHARS = 44  # of one line in a legend of two columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """What one arm measured: a curve per seed."""
+
+    label: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Mean, lowest and highest of several curves at the steps that all of them have; float64 (N,)."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def band(curves: Sequence[Curve]) -> Band:
+    """Return mean and range over `curves`, at most MAX_POINTS of their common steps; empty where there are none."""
+    if not curves:
+        return Band(*(np.empty(0) for _ in range(4)))
+    steps = common_steps(curves)
+    if len(steps) > MAX_POINTS:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int))]
+    # unique: where a step was measured twice the last row counts
+    stacked = np.array([_at(curve, steps) for curve in curves]).reshape(len(curves), len(steps))
+    return Band(steps, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
+
+
+def _at(curve: Curve, steps: np.ndarray) -> np.ndarray:
+    return curve.values[np.searchsorted(curve.steps, steps, side="right") - 1]
+
+
+def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 0.16, **style: Any) -> None:
+    """Draw the mean of a series as one line, the range over its seeds as a band around it.
+
+    A seed that went on after the others ended is drawn alone from there, thinly.
+    """
+    found = band([curve.since(1) if log else curve for curve in series.curves])
+    if len(found):
+        marker = "o" if len(found) <= 12 else None
+        axes.plot(found.steps, found.mean, label=label_text(series.label, LEGEND_CHARS), marker=marker, **style)
+        if len(series.curves) > 1:
+            axes.fill_between(found.steps, found.low, found.high, color=style.get("color"), alpha=fill, linewidth=0)
+    end = int(found.steps[-1]) if len(found) else int(log)
+    for curve in series.curves:
+        rest = curve.since(end)
+        if len(rest) > 1:
+            axes.plot(rest.steps, rest.values, **{**style, "linewidth": 0.8, "alpha": 0.6})
+
+
+def spans_decades(series: Iterable[Series]) -> bool:
+    """Whether the steps after step 0 span enough decades for a log axis."""
+    steps = np.unique([step for each in series for curve in each.curves for step in curve.since(1).steps])
+    return len(steps) >= LOG_STEPS_FROM and bool(np.log10(steps[-1] / steps[0]) >= DECADES)
+
+
+def seeds_words(series: Iterable[Series]) -> str:
+    """Say in words what the bands are."""
+    counts = sorted({len(each.curves) for each in series})
+    if not counts or counts[-1] == 1:
+        return "One seed per line: there is no band."
+    n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return f"Lines are means over {n} seeds, bands reach from the lowest to the highest seed."
+
+
+def reference(axes: Axes, value: float) -> None:
+    axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)

@@ -1,0 +1,272 @@
+"""The tables of a sweep's page: (heads, rows, line below), empty where there is nothing to show."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2lab.report import numbers
+from gpt2lab.report.compare import Row, show_value
+from gpt2lab.report.comparison.words import (
+    NO_BREAK,
+    mean_std,
+    metric_name,
+    metric_unit,
+    p_value,
+    plain,
+    sentence,
+    signed,
+    signed_interval,
+    unbroken,
+)
+from gpt2lab.report.costs import Cost
+from gpt2lab.report.grokking import PHASES, GrokkingCell
+from gpt2lab.report.markdown import Markdown, code, escape
+from gpt2lab.report.matched_loss import MatchedPoint
+from gpt2lab.report.statistics import Censored, Estimate
+from gpt2lab.report.sweep_cells import Cell
+from gpt2lab.report.sweep_results import SweepResults
+
+MOST_TARGETS = 4  # columns of the matched-loss table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table: its heads, the first `n_text` of which are text and the others numbers; rows; the line below."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    n_text: int
+    below: str = ""
+    last_is_text: bool = False
+
+    @property
+    def rule(self) -> Markdown:
+        """The line under the heads, text to the left and numbers to the right."""
+        n_numbers = len(self.heads) - self.n_text - self.last_is_text
+        return Markdown("|" + " :--- |" * self.n_text + " ---: |" * n_numbers + " :--- |" * self.last_is_text)
+
+
+def factor_heads(results: SweepResults) -> list[str]:
+    """Return the names of what varies, as short as they stay apart."""
+    keys = list(results.cells[0].values)
+    short = [key.rpartition(".")[2] for key in keys]
+    return short if len(set(short)) == len(short) else keys
+
+
+def _arm_heads(results: SweepResults) -> tuple[str, ...]:
+    return tuple(factor_heads(results)) or ("Arm",)
+
+
+def _arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
+    cell = results.cells[index]
+    cells = [escape(plain(value)) for value in cell.values.values()] or [escape(cell.label)]
+    bold = index == results.baseline and results.comparison is not None and len(results.cells) > 1
+    return tuple(Markdown(f"**{value}**") if bold and value else value for value in cells)
+
+
+def main_table(results: SweepResults) -> Table | None:
+    """One row per arm: what varies, density, seeds, mean, interval, difference, p, verdict."""
+    if results.comparison is None or not any(results.rows):
+        return None
+    with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
+    several = len(results.cells) > 1
+    name, step = metric_name(results.metric), results.comparison.step
+    heads = (
+        *_arm_heads(results),
+        *(("Kept, FC1 / FC2",) if with_density else ()),
+        "Seeds",
+        f"{name}, mean ± std",
+        "95 % interval",
+        *(("Difference (interval)", "p", "Verdict") if several else ()),
+    )
+    rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
+    unit = metric_unit(results.metric)
+    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; intervals are 95 %, by Student's t."
+    if several:
+        below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
+        many = results.comparison.comparisons
+        below += f"; intervals and p are corrected for {many} comparisons (Holm)." if many > 1 else "."
+    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=several)
+
+
+def _main_row(results: SweepResults, index: int, with_density: bool, several: bool) -> tuple[Any, ...]:
+    cell, row = results.cells[index], results.rows[index]
+    kept = " / ".join(numbers.percent(cell.density.get(matrix)) for matrix in ("fc1", "fc2"))
+    density = (unbroken(kept),) if with_density else ()
+    n = len(row.by_seed) if row else 0
+    seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
+    estimate = row.estimate if row else None
+    ends = estimate.interval if estimate else None
+    interval = Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING
+    cells = (*_arm_cells(results, index), *density, seeds, mean_std(estimate, show_value), interval)
+    return (*cells, *_judged(results, index, row)) if several else cells
+
+
+def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ...]:
+    if row is None:
+        verdict = "stands apart" if results.cells[index].finished else "no finished run"
+        return numbers.MISSING, numbers.MISSING, verdict
+    return judged_cells(row)
+
+
+def judged_cells(row: Row) -> tuple[Any, ...]:
+    """Return difference with interval, p and verdict of one arm."""
+    if row.judgement is None:
+        return numbers.MISSING, numbers.MISSING, "baseline"
+    verdict = row.judgement.verdict
+    shown = Markdown(f"**{verdict}**") if verdict != "not distinguishable" else verdict
+    if row.difference is None:
+        return numbers.MISSING, numbers.MISSING, shown
+    interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else ""
+    difference = Markdown(f"{signed(row.difference.mean)}{interval.replace(' to', NO_BREAK + 'to')}")
+    return difference, unbroken(p_value(row.corrected_p)), shown
+
+
+def unfinished_table(results: SweepResults) -> Table | None:
+    """Each job that did not finish, with what its record says about why."""
+    rows = tuple(
+        (str(member.job.number), code(member.name), member.state.word, _last_step(member), member.state.reason or "")
+        for member in results.unfinished
+    )
+    heads = ("Job", "Run", "State", "Last step", "Reason")
+    return Table(heads=heads, rows=rows, n_text=len(heads)) if rows else None
+
+
+def _last_step(member: Any) -> str:
+    rows = member.run.inputs.rows if member.run is not None else []
+    return f"{rows[-1]['step']:,}" if rows else numbers.MISSING
+
+
+def matched_table(results: SweepResults) -> Table | None:
+    """Validation loss where the training loss is the same; the line alone where the runs share no training loss."""
+    matched = results.matched
+    if not matched.targets:
+        return None
+    picked = _spread(len(matched.targets), MOST_TARGETS)
+    targets = [matched.targets[index] for index in picked]
+    rows = tuple(
+        (*_arm_cells(results, index), *(_matched_cell(points[target]) for target in picked))
+        for index, points in enumerate(matched.points)
+    )
+    heads = (*_arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
+    below = f"Validation loss (difference to the baseline, by seed) where {metric_name(matched.train_metric).lower()}"
+    below += f" is first as low as the head says. {matched.rule}"
+    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below)
+
+
+def _spread(n: int, most: int) -> list[int]:
+    return list(range(n)) if n <= most else [round(i * (n - 1) / (most - 1)) for i in range(most)]
+
+
+def _matched_cell(point: MatchedPoint | None) -> Any:
+    if point is None:
+        return numbers.MISSING
+    difference = "" if point.difference is None else f" ({signed(point.difference.mean)})"
+    return Markdown(f"{mean_std(point.val, numbers.loss)}{difference}")
+
+
+def cost_table(results: SweepResults) -> Table | None:
+    """Steps, time and arithmetic to a loss that every arm reaches, and the speed of training."""
+    costs = results.costs
+    if not any(costs.cells):
+        return None
+    to = costs.target is not None
+    work = to and any(cost is not None and cost.flop is not None for cost in costs.cells)
+    kept = work and any(cost is not None and _differ(cost.flop_kept, cost.flop) for cost in costs.cells)
+    heads = (
+        *_arm_heads(results),
+        *(("Steps", "Training time (s)") if to else ()),
+        *(("TFLOP",) if work else ()),
+        *(("TFLOP without the bands' zeros",) if kept else ()),
+        "Tokens/s",
+        "Time per token",
+        "Not training",
+    )
+    rows = tuple(
+        (*_arm_cells(results, index), *_cost_cells(cost, (to, work, kept), index == results.baseline))
+        for index, cost in enumerate(costs.cells)
+    )
+    goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches. " if to else ""
+    below = f"{goal}{sentence(costs.reason) + ' ' if costs.reason else ''}{costs.rule}"
+    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below)
+
+
+def _differ(one: Estimate | None, other: Estimate | None) -> bool:
+    return one is not None and other is not None and one.mean != other.mean
+
+
+def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
+    to, work, kept = shown
+    n = 2 * to + work + kept + 3
+    if cost is None:
+        return (numbers.MISSING,) * n
+    overhead = "baseline" if is_baseline else numbers.MISSING
+    if cost.overhead is not None:
+        overhead = f"{100 * cost.overhead:+.1f} %"
+    return (
+        *(
+            (mean_std(cost.step, numbers.count, two_digits), mean_std(cost.seconds, numbers.rounded, two_digits))
+            if to
+            else ()
+        ),
+        *((_tera(cost.flop),) if work else ()),
+        *((_tera(cost.flop_kept),) if kept else ()),
+        mean_std(cost.tokens_per_s, numbers.count, two_digits),
+        overhead,
+        numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),
+    )
+
+
+def two_digits(value: float) -> str:
+    """A deviation with two significant digits."""
+    return numbers.significant(value, 2)
+
+
+def _tera(estimate: Estimate | None) -> str:
+    return numbers.MISSING if estimate is None else numbers.rounded(estimate.mean / 1e12)
+
+
+def grokking_table(results: SweepResults) -> Table | None:
+    """Success, steps to the thresholds, delay and phases of each arm."""
+    found = results.grokking
+    if found is None or not any(cell.runs for cell in found.cells):
+        return None
+    heads = (
+        *_arm_heads(results),
+        "Generalised",
+        f"Steps to training {found.threshold:g}",
+        f"Steps to validation {found.threshold:g}",
+        "Delay (steps)",
+        "Ratio",
+        "Phases",
+    )
+    rows = tuple((*_arm_cells(results, index), *_grokking_cells(cell)) for index, cell in enumerate(found.cells))
+    below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
+    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=True)
+
+
+def _grokking_cells(cell: GrokkingCell) -> tuple[Any, ...]:
+    fraction = f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING
+    phases = [f"{cell.phases[phase]} {phase}" for phase in PHASES if cell.phases.get(phase)]
+    return (
+        unbroken(fraction),
+        _censored(cell.train, numbers.count),
+        _censored(cell.val, numbers.count),
+        _censored(cell.delay, numbers.count),
+        _censored(cell.ratio, lambda value: numbers.significant(value, 2)),
+        ", ".join(phases) or numbers.MISSING,
+    )
+
+
+def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
+    if value is None:
+        return numbers.MISSING
+    median, span = unbroken(value.median_text(show)), value.range_text(show)
+    return median if value.n == 1 or span == value.median_text(show) else Markdown(f"{median} ({escape(span)})")
+
+
+def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
+    """Return (key, values) of what varies, and the seeds."""
+    keys = list(cells[0].values)
+    rows = [(key, ", ".join(dict.fromkeys(plain(cell.values[key]) for cell in cells))) for key in keys]
+    return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows
