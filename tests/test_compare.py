@@ -297,3 +297,21 @@ def test_a_damaged_experiment_beside_does_not_cost_the_comparison(archive):
     provenance = json.loads((damaged / "provenance.json").read_text())
     shutil.rmtree(damaged)
     assert compare(named, archive=[(damaged, provenance)]).floor is None
+
+
+def test_values_measured_before_any_training_are_called_that(archive):
+    found = compare([archive(seed=1, steps=0), archive(seed=1, band=256, steps=0)])
+    assert found.step == 0
+    assert any(note.startswith("step 0 is the only one that all have") for note in found.notes)
+
+
+def test_an_archived_run_that_cannot_be_read_is_told_in_a_note(archive):
+    named = [archive(seed=1), archive(seed=1, band=256)]
+    third, broken = archive(seed=2), archive(seed=3)
+    entries = [(path, json.loads((path / "provenance.json").read_text())) for path in (*named, third, broken)]
+    (broken / "metrics.csv").write_text("no\nrows\n")
+    found = compare(named, archive=entries)
+    assert found.floor is not None and (found.floor.groups, found.floor.runs) == (1, 2)
+    told = "the noise floor leaves out 1 archived record that cannot be read"
+    assert any(note.startswith(told) for note in found.notes)
+    assert not any("cannot be read" in note for note in compare(named, archive=entries[:3]).notes)

@@ -95,7 +95,7 @@ def runs(*ends: tuple[int | None, int | None, str]) -> Sequence[GrokkingRun]:
             name=f"run {seed}",
             seed=seed,
             state=state,
-            last_step=2000,
+            last_step=80 if state == "diverged" else 2000,
             train_step=train,
             val_step=val,
             held=val is not None,
@@ -107,7 +107,7 @@ def runs(*ends: tuple[int | None, int | None, str]) -> Sequence[GrokkingRun]:
 
 def test_a_setting_counts_successes_among_runs_that_had_their_chance() -> None:
     cell = grokking_cell(
-        runs((100, 900, "finished"), (100, None, "finished"), (None, None, "diverged"), (200, None, "interrupted"))
+        runs((100, 900, "finished"), (100, None, "finished"), (None, None, "diverged"), (200, 500, "interrupted"))
     )
     assert (cell.success, cell.settled, cell.held) == (1, 3, 1) and cell.success_fraction == pytest.approx(1 / 3)
     assert cell.phases == {"memorised": 1, "delayed": 1, "diverged": 1}

@@ -33,6 +33,13 @@ def test_inside_the_smoothing_is_the_median_filter_of_scipy() -> None:
     assert smoothed(falling(*values)).values[2:-2] == pytest.approx(medfilt(values, 5)[2:-2])
 
 
+@given(st.lists(st.floats(0, 10), min_size=0, max_size=20), st.sampled_from([1, 3, 5, 7, 9]))
+def test_smoothing_is_the_median_of_a_window_that_shrinks_at_the_ends(values: list[float], window: int) -> None:
+    sides = [min(window // 2, i, len(values) - 1 - i) for i in range(len(values))]
+    expected = [float(np.median(values[i - side : i + side + 1])) for i, side in enumerate(sides)]
+    assert smoothed(falling(*values), window).values.tolist() == expected
+
+
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=20))
 def test_a_curve_that_only_falls_is_not_changed_by_smoothing(values: list[float]) -> None:
     monotone = falling(*sorted(values, reverse=True))

@@ -3,6 +3,7 @@
 Nothing here or above it needs torch, the data or the engine: an old experiment can be reported again anywhere.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,11 @@ class Inputs:
 
 
 def _is_finite(value: Any) -> bool:
-    return value is not None and bool(np.isfinite(value))
+    return value is not None and math.isfinite(value)
 
 
 def _is_not_finite(value: Any) -> bool:
-    return value is not None and not np.isfinite(value)
+    return value is not None and not math.isfinite(value)
 
 
 def _read_yaml(path: Path) -> Any:

@@ -35,9 +35,13 @@ def smoothed(curve: Curve, window: int = SMOOTHING_WINDOW) -> Curve:
     """
     assert window % 2 == 1, f"a centred window is odd, got {window}"
     N, half = len(curve), window // 2
-    reach = [min(half, index, N - 1 - index) for index in range(N)]
-    medians = [np.median(curve.values[i - side : i + side + 1]) for i, side in enumerate(reach)]
-    return Curve(curve.steps, np.array(medians, dtype=np.float64))
+    medians = curve.values.copy()
+    if window <= N:
+        medians[half : N - half] = np.median(np.lib.stride_tricks.sliding_window_view(curve.values, window), axis=1)
+    for side in range(1, min(half, (N + 1) // 2)):  # measurements from the nearer end
+        medians[side] = np.median(curve.values[: 2 * side + 1])
+        medians[N - 1 - side] = np.median(curve.values[N - 1 - 2 * side :])
+    return Curve(curve.steps, medians)
 
 
 def running_minimum(curve: Curve) -> Curve:
