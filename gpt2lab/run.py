@@ -1,18 +1,15 @@
 """`python -m gpt2lab.run [overrides]`: compose a config, train, archive and report. Only wires the parts together."""
 
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import archived_as, check_root, create, resolve_run, write_index
+from gpt2lab.archive import archived_as, check_root, create, starting_weights, write_index
 from gpt2lab.compose import Grid, Job
-from gpt2lab.errors import ArchiveError, ConfigError
-from gpt2lab.record.provenance import config_hash
-from gpt2lab.schema import ArchiveMode, RunConfig, plain
+from gpt2lab.errors import ArchiveError
+from gpt2lab.schema import ArchiveMode, RunConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,12 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
 def run_job(job: Job) -> int:
     """Train one composed job, archive it when it has finished, say where everything is; return the exit code."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    config = job.config
-    if config.archive.mode is ArchiveMode.auto:
-        check_root(Path(config.archive.root))
+    if job.config.archive.mode is ArchiveMode.auto:
+        check_root(Path(job.config.archive.root))
     code = train_job(job, console)
-    if code == 0 and config.archive.mode is ArchiveMode.auto:
-        archive(job.run_dir, config, name=config.name or job.run_dir.name, console=console)
+    if code == 0:
+        archive(job.run_dir, job.config, name=job.config.name or job.run_dir.name, console=console)
     return code
 
 
@@ -38,7 +34,7 @@ def train_job(job: Job, console: Console) -> int:
     from gpt2lab.train import execute
 
     console.print(f"run      {job.run_dir}")
-    job.config.model.init_from = starting_checkpoint(job.config)
+    find_weights(job.config)
     command = ["python", "-m", "gpt2lab.run", *job.overrides]
     outcome = execute(job.config, job.run_dir, overrides=job.overrides, command=command, console=console)
     return 130 if outcome.state == "interrupted" else 0
@@ -46,35 +42,25 @@ def train_job(job: Job, console: Console) -> int:
 
 def run_grid(grid: Grid) -> int:
     """Run what is missing of a sweep, and archive it when all its jobs had their turn; return the exit code."""
-    from gpt2lab.data import read_source
     from gpt2lab.report.compare import METRICS
-    from gpt2lab.sweep import Identity, run_sweep
-    from gpt2lab.train import check_run
-
-    sources: dict[str, Any] = {}  # one reading for all jobs of the same data
-
-    def identify(config: RunConfig) -> Identity:
-        config.model.init_from = starting_checkpoint(config)
-        key = repr((plain(config.data), config.model.vocab_size))
-        if key not in sources:
-            sources[key] = read_source(config.data, vocab_size=config.model.vocab_size)
-        check_run(config, sources[key])
-        return Identity(config_hash(plain(config)), sources[key].files)
+    from gpt2lab.sweep import run_sweep
+    from gpt2lab.train import RunChecks
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    config = grid.jobs[0].config
-    if config.sweep.metric not in METRICS:
-        raise ConfigError(
-            f"sweep.metric={config.sweep.metric}: no result of a run; expected one of {', '.join(METRICS)}"
-        )
+    config, checks = grid.jobs[0].config, RunChecks()
     if config.archive.mode is ArchiveMode.auto:
         check_root(Path(config.archive.root))
-    result = run_sweep(grid, identify=identify, execute=train_job, console=console)
-    path, name = result.sweep.path, result.sweep.name
+
+    def check(config: RunConfig) -> dict[str, str]:
+        find_weights(config)
+        return checks.check(config)
+
+    result = run_sweep(grid, check=check, execute=train_job, metrics=tuple(METRICS), console=console)
     if result.interrupted:
+        path = result.sweep.path
         console.print(f"continue with the same command, or archive it as it is: gpt2lab snapshot {path} --force")
-    elif config.archive.mode is ArchiveMode.auto:
-        archive(path, config, name=name, console=console)
+    else:
+        archive(result.sweep.path, config, name=result.sweep.name, console=console)
     return result.exit_code
 
 
@@ -83,6 +69,8 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
     from gpt2lab.report import write_report
 
     root, hypothesis = Path(config.archive.root), config.hypothesis
+    if config.archive.mode is ArchiveMode.off:
+        return
     if (path := archived_as(directory, root)) is not None:
         console.print(f"archived already as {path}")
         return
@@ -93,25 +81,14 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
         write_index(root)
     except ArchiveError as error:
         raise ArchiveError(
-            f"{error}; the run is complete in {directory}: archive it with gpt2lab snapshot {directory}"
+            f"{error}; what ran is complete in {directory}: archive it with gpt2lab snapshot {directory}"
         ) from error
     console.print(f"archived {path}  (report: {path / 'README.md'})")
 
 
-def starting_checkpoint(config: RunConfig) -> str | None:
-    """Return what `model.init_from` names; an experiment's number (of a sweep 5/3) or folder as its model.bin."""
-    init_from, root = config.model.init_from, Path(config.archive.root)
-    if init_from is None:
-        return None
-    numbered = init_from.isdigit() or (re.fullmatch(r"[0-9]+/[0-9]+", init_from) and not Path(init_from).exists())
-    if not numbered and not Path(init_from).is_dir():
-        return init_from
-    model = (resolve_run(root, init_from) if numbered else Path(init_from)) / "model.bin"
-    if not model.is_file():
-        raise ConfigError(
-            f"model.init_from={init_from}: {model} is missing; weights are kept out of git, so a clone has none"
-        )
-    return str(model)
+def find_weights(config: RunConfig) -> None:
+    """Make an experiment's number in `model.init_from` the path of its weights."""
+    config.model.init_from = starting_weights(Path(config.archive.root), config.model.init_from)
 
 
 if __name__ == "__main__":

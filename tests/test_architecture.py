@@ -57,6 +57,7 @@ LIBRARIES = {
         "sweep/*",
         "cli/archive.py",
         "cli/compare.py",
+        "cli/evaluate.py",
         "cli/model.py",
         "train/progress.py",
         "train/session.py",

@@ -117,7 +117,6 @@ def test_a_job_that_fails_before_its_record_says_why_in_its_directory(workplace,
     def broken(*_, **__):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("gpt2lab.run.starting_checkpoint", lambda config: config.model.init_from)
     monkeypatch.setattr("gpt2lab.train.execute", broken)
     assert main(["-m", *SHORT, "seed=5,6"]) == 1
     [sweep] = sweeps()

@@ -10,7 +10,7 @@ from gpt2lab.archive.experiments import (
 )
 from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
-from gpt2lab.archive.references import expand, resolve, resolve_run
+from gpt2lab.archive.references import expand, resolve, resolve_run, starting_weights
 from gpt2lab.archive.store import archived_as, create
 from gpt2lab.archive.sweeps import status_words
 
@@ -29,6 +29,7 @@ __all__ = [
     "resolve",
     "resolve_experiment",
     "resolve_run",
+    "starting_weights",
     "status_words",
     "write_index",
 ]

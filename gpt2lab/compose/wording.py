@@ -43,6 +43,12 @@ def _explain(error: Exception) -> str:
     if missing:
         group, _, option = missing[1].rpartition("/")
         options = missing[2].split()
+        if group == "hydra/launcher":
+            extra = option.partition("_")[0]
+            return (
+                f"{group}={option}: not installed; expected one of {', '.join(options)}; joblib, submitit and ray come "
+                f"with pip install 'gpt2lab[{extra if extra in ('joblib', 'submitit', 'ray') else 'joblib'}]'"
+            )
         close = difflib.get_close_matches(option, options, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{group}={option}: no such option{hint}; expected one of {', '.join(options)}"

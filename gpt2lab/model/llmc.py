@@ -60,6 +60,20 @@ def read_checkpoint(path: Path) -> tuple[Params, GPTConfig]:
 
     Raises DataError naming the file when it is missing, is not a checkpoint, or has the wrong size.
     """
+    config, dtype = _read_shape(path)
+    flat = np.fromfile(path, dtype=dtype, offset=4 * HEADER_INTS)
+    if dtype.itemsize == 2:
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    return _split(flat.astype(np.float32, copy=False), tensor_shapes(config)), config
+
+
+def read_shape(path: Path) -> GPTConfig:
+    """Read the shape of a checkpoint without its tensors. Raises DataError as `read_checkpoint` does."""
+    return _read_shape(path)[0]
+
+
+def _read_shape(path: Path) -> tuple[GPTConfig, np.dtype]:
+    """Return shape and type on disk of a checkpoint that has the size its header asks for."""
     header = _read_header(path, CHECKPOINT_MAGIC, "an llm.c checkpoint", (FLOAT32_VERSION, BFLOAT16_VERSION))
     version, max_seq_len, vocab_size, n_layer, n_head, n_embd, padded = (int(n) for n in header[1:8])
     try:
@@ -77,13 +91,9 @@ def read_checkpoint(path: Path) -> tuple[Params, GPTConfig]:
         raise DataError(
             f"{path}: the header describes no model that can exist ({error}); the file is damaged"
         ) from None
-    shapes = tensor_shapes(config)
     dtype = np.dtype("<f4") if version == FLOAT32_VERSION else np.dtype("<u2")
     _check_size(path, 4 * HEADER_INTS + count_parameters(config) * dtype.itemsize)
-    flat = np.fromfile(path, dtype=dtype, offset=4 * HEADER_INTS)
-    if version == BFLOAT16_VERSION:
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
-    return _split(flat.astype(np.float32, copy=False), shapes), config
+    return config, dtype
 
 
 def read_tensors(path: Path, config: GPTConfig) -> Params:

@@ -46,11 +46,12 @@ def write_report(directory: Path, title: str) -> None:
     write_atomic(directory / "summary.json", json_bytes(summary))
     with disk_errors("write", directory / "figures"):
         pictures = draw_figures(inputs, summary, directory / "figures")
-    page = _template().render(_context(directory, inputs, summary, pictures))
+    page = open_template("run.md.j2").render(_context(directory, inputs, summary, pictures))
     write_atomic(directory / "README.md", page.encode())
 
 
-def _template() -> jinja2.Template:
+def open_template(name: str) -> jinja2.Template:
+    """Return a template of report/templates/, in which every value is escaped unless it is `Markdown`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         finalize=escape,
@@ -62,7 +63,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["cells"] = markdown.table_row
     environment.filters["numeric"] = lambda columns: Markdown("|" + " ---: |" * len(columns))
-    return environment.get_template("run.md.j2")
+    return environment.get_template(name)
 
 
 def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:

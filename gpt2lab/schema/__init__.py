@@ -17,6 +17,7 @@ from gpt2lab.schema.choices import (
     TrackerMode,
     TrackerName,
 )
+from gpt2lab.schema.evaluation import EvaluationTask
 from gpt2lab.schema.groups import (
     ArchiveConfig,
     DataConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "Device",
     "EngineConfig",
     "EngineName",
+    "EvaluationTask",
     "FormalTask",
     "ModelConfig",
     "Operation",

@@ -13,9 +13,10 @@ from uuid import uuid4
 
 from gpt2lab.compose import Grid, GridJob
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
+from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir, create_unique, now_utc
 from gpt2lab.record.sweep import PLAN, RUNS, JobState, Sweep, SweepJob, describe, is_sweep, read_state, read_sweep
-from gpt2lab.schema import RunConfig, SweepMode
+from gpt2lab.schema import RunConfig, SweepMode, plain
 
 _MAX_FOLDER = 100  # characters
 _FAILED = ("failed", "diverged")
@@ -39,12 +40,16 @@ class Agenda:
     notes: tuple[str, ...]  # what a person should know before it starts
 
 
-def identify_jobs(grid: Grid, identify: Callable[[RunConfig], Identity]) -> list[Identity]:
-    """Identify each job. Raises ConfigError or DataError that names the first one which cannot run."""
+def identify_jobs(grid: Grid, check: Callable[[RunConfig], dict[str, str]]) -> list[Identity]:
+    """Identify each job; `check` returns the hashes of its data, or raises what would keep it from running.
+
+    Raises such an error naming the first job that has one.
+    """
     identities = []
     for place, job in enumerate(grid.jobs):
         try:
-            identities.append(identify(job.config))
+            files = check(job.config)  # first: it settles what the config names
+            identities.append(Identity(config_hash(plain(job.config)), files))
         except Gpt2labError as error:
             raise type(error)(f"job {place} of the grid ({describe(job.values)}): {error}") from error
     return identities

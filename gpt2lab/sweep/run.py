@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab.compose import Grid, launch
+from gpt2lab.errors import ConfigError
 from gpt2lab.record.lock import acquire
 from gpt2lab.record.rundir import RunDir, now_utc
 from gpt2lab.record.source_archive import find_source_root, source_hash
@@ -33,14 +34,26 @@ class Result:
     exit_code: int  # of the first job without a result, else 0
 
 
-def run_sweep(grid: Grid, *, identify: Callable[[RunConfig], Identity], execute: Execute, console: Console) -> Result:
+def run_sweep(
+    grid: Grid,
+    *,
+    check: Callable[[RunConfig], dict[str, str]],
+    execute: Execute,
+    metrics: Sequence[str],
+    console: Console,
+) -> Result:
     """Run what is missing of the sweep that `grid` asks for, and leave everything else of it as it is.
 
-    `identify` checks that a config can run, and raises what the person should read. Raises ConfigError, DataError or
-    ArchiveError before the first job starts; a job that fails later says so in its own directory only.
+    `check` returns {file: sha256} of the data of a run, or raises what would keep it from running; `execute` trains
+    one; `metrics` can be compared. Raises ConfigError, DataError, EngineError or ArchiveError before the first job
+    starts; a job that fails later says so in its own directory only.
     """
     config = grid.jobs[0].config
-    identities = identify_jobs(grid, identify)
+    if config.sweep.metric not in metrics:
+        raise ConfigError(
+            f"sweep.metric={config.sweep.metric}: no result of a run; expected one of {', '.join(metrics)}"
+        )
+    identities = identify_jobs(grid, check)
     directory = _directory(grid, config, identities)
     with _held(directory):
         command = ("python", "-m", "gpt2lab.run", "-m", *grid.overrides)

@@ -37,9 +37,14 @@ def sum_evaluations(parts: Parts, batches: Iterable[tuple[np.ndarray, np.ndarray
 
 def check_tokens(parts: Parts, inputs: np.ndarray, targets: np.ndarray) -> None:
     """Raise DataError when a batch holds a token that the model has no row for."""
+    check_ids(parts.config.data.source.name, parts.model.vocab_size, inputs, targets)
+
+
+def check_ids(source: str, vocab_size: int, inputs: np.ndarray, targets: np.ndarray) -> None:
+    """Raise DataError when a batch of `source` holds a token outside a vocabulary."""
     largest = max(int(inputs.max()), int(targets.max()))
-    if largest >= parts.model.vocab_size:
+    if largest >= vocab_size:
         raise DataError(
-            f"data.source={parts.config.data.source.name}: token {largest} is outside the model's vocabulary of "
-            f"{parts.model.vocab_size}: set model.vocab_size={largest + 1} or above, or use the right tokenizer"
+            f"data.source={source}: token {largest} is outside the model's vocabulary of {vocab_size}: "
+            f"set model.vocab_size={largest + 1} or above, or use the right tokenizer"
         )

@@ -15,13 +15,14 @@ from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.tracker import Tracker, start_tracker
 from gpt2lab.schema import RunConfig, plain
+from gpt2lab.train.check import check_stop_when
 from gpt2lab.train.facts import begin_record, data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
 from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
 from gpt2lab.train.resume import check_same_config, restore, resume_record
 from gpt2lab.train.sample import write_samples
-from gpt2lab.train.setup import Parts, check_stop_when, prepare_parts
+from gpt2lab.train.setup import Parts, prepare_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

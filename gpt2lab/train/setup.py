@@ -10,8 +10,7 @@ from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig, Params
-from gpt2lab.record.metrics import COLUMNS
-from gpt2lab.schema import RunConfig, counted_positions, parse_stop_when
+from gpt2lab.schema import RunConfig, counted_positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     `weights` is a checkpoint to take in place of the config's starting point: the run's own, when it continues.
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
-    spec, batches = _specify(config, source)
+    spec, batches = specify(config, source)
     assert spec.seq_len is not None
     model, params = starting_point(config, source, weights)
     return Parts(
@@ -47,13 +46,7 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     )
 
 
-def check_run(config: RunConfig, source: Source) -> None:
-    """Raise what a run of `config` on `source` would raise before its first step, without building a model."""
-    check_stop_when(config)
-    _specify(config, source)
-
-
-def _specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
+def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
     """Return what the engine and the batches of a run are made from. Raises ConfigError, DataError or EngineError."""
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
@@ -77,24 +70,6 @@ def _specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
     )
     check_spec(spec)
     return spec, batches
-
-
-def check_stop_when(config: RunConfig) -> None:
-    """Raise ConfigError when `train.stop_when` names what this run never measures on the way."""
-    if config.train.stop_when is None:
-        return
-    metric = parse_stop_when(config.train.stop_when)[0]
-    unmeasured = {column.name for column in COLUMNS if column.name.startswith("test_")}
-    if not config.train.eval_train:
-        unmeasured |= {"train_eval_loss", "train_accuracy"}
-    if not config.train.eval_every:
-        unmeasured |= {"val_loss", "val_accuracy", "train_eval_loss", "train_accuracy"}
-    names = [column.name for column in COLUMNS if column.name not in unmeasured]
-    if metric not in names:
-        why = "is not measured while this run trains" if metric in unmeasured else "is no metric"
-        raise ConfigError(
-            f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"
-        )
 
 
 def choose_seq_len(config: RunConfig, row_len: int | None) -> int:

@@ -1,0 +1,202 @@
+"""The command that evaluates models on data."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2lab.archive import resolve
+from gpt2lab.cli.archive import root_option
+from gpt2lab.compose import Wanted, compose_task, parse_wanted, to_run_config
+from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.record.disk import file_sha256
+from gpt2lab.record.rundir import RunDir, now_utc
+from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Model:
+    """What an argument names."""
+
+    name: str
+    checkpoint: str  # a file, or hf:NAME
+    config: RunConfig | None = None  # of its run; None for a bare checkpoint
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option(
+    "--on",
+    "data",
+    multiple=True,
+    required=True,
+    metavar="[NAME: ]OVERRIDES",
+    help="Data, and how it is read: 'data=pydocs', 'notes: data=text data.path=FILE'. Once for each data source.",
+)
+@click.option("--split", default="val", show_default=True, help="train, val, or test where there is one.")
+@click.option("--batches", type=click.IntRange(1), help="Batches of the split; by default all of it.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Sequences per batch.")
+@click.option("--before", metavar="MODEL", help="The model before the first phase: adds forward transfer.")
+@click.option("--engine", type=click.Choice([e.name for e in EngineName]), help="By default that of the model's run.")
+@click.option("--device", type=click.Choice([d.name for d in Device]), help="With --engine; by default auto.")
+@click.option("--precision", type=click.Choice([p.name for p in Precision]), help="By default fp32 with --engine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write evaluation.json and a page to this folder.")
+@root_option
+def evaluate(
+    models: tuple[str, ...],
+    data: tuple[str, ...],
+    split: str,
+    batches: int | None,
+    batch_size: int,
+    before: str | None,
+    engine: str | None,
+    device: str | None,
+    precision: str | None,
+    as_json: bool,
+    output: Path | None,
+    root: Path,
+) -> None:
+    """Evaluate MODELS on data: loss, perplexity, bits per byte, and what a chain of phases kept and forgot.
+
+    MODELS are experiments, run directories, checkpoint files or hf:gpt2. OVERRIDES are applied to the config that a
+    model was trained with. As many models as data, in order, are the phases of a chain (model.init_from) and its tasks.
+    """
+    wanted = parse_wanted(data)
+    settings = _engine(engine, device, precision)
+    names = [before, *models] if before is not None else list(models)
+    found = {model.name: model for model in (_find_model(ref, root) for ref in names)}
+    if len(found) < len(names):
+        raise ConfigError(f"{' '.join(names)}: one model is named twice; each is one row")
+
+    from gpt2lab.report.evaluation_page import check_output, write_evaluation
+    from gpt2lab.report.evaluation_record import record_evaluation
+    from gpt2lab.train.evaluate_models import evaluate_cells, open_candidate, plan_evaluation
+
+    if output is not None:
+        check_output(output)
+    candidates = [open_candidate(m.name, m.checkpoint, m.config, settings) for m in found.values()]
+    tasks = [[compose_task(w, c.trained, c.shape.vocab_size) for w in wanted] for c in candidates]
+    rows = plan_evaluation(candidates, tasks, split=split, batch_size=batch_size)
+    measured = []
+    for cell in evaluate_cells(rows, split=split, count=batches):
+        measured.append(cell)
+        if sys.stderr.isatty():
+            click.echo(f"{cell.model} on {cell.task}: {cell.loss:.4f} nats per token", err=True)
+    record = record_evaluation(
+        models=[_describe_model(found[cell.model], cell) for cell in measured[:: len(wanted)]],
+        tasks=[_describe_task(w, cell) for w, cell in zip(wanted, rows[0], strict=True)],
+        measured=[
+            {key: getattr(cell, key) for key in ("model", "task", "loss", "accuracy", "tokens", "n_bytes")}
+            for cell in measured
+        ],
+        before=next(iter(found)) if before is not None else None,
+        date=now_utc(),
+        command=["gpt2lab", *sys.argv[1:]],
+        split=split,
+        batches=batches,
+        batch_size=batch_size,
+    )
+    if output is not None:
+        write_evaluation(record, output)
+    if as_json:
+        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        _print(record)
+        if output is not None:
+            click.echo(f"\npage: {output / 'README.md'}")
+
+
+def _engine(name: str | None, device: str | None, precision: str | None) -> EngineConfig | None:
+    """Return the engine that the options ask for; None when they ask for none."""
+    if name is None and device is None and precision is None:
+        return None
+    return EngineConfig(
+        name=EngineName[name or "auto"], device=Device[device or "auto"], precision=Precision[precision or "fp32"]
+    )
+
+
+def _find_model(ref: str, root: Path) -> _Model:
+    if ref.startswith("hf:") or Path(ref).is_file():
+        return _Model(name=ref, checkpoint=ref)
+    # A folder that happens to have an experiment's name is not a run.
+    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve(root, ref)
+    run, checkpoint = RunDir(directory), directory / "model.bin"
+    if not checkpoint.is_file():
+        raise ArchiveError(f"{checkpoint}: missing; weights are kept out of git, so a clone does not have them")
+    is_inside = directory.resolve().is_relative_to(root.resolve())
+    return _Model(
+        name=directory.resolve().relative_to(root.resolve()).as_posix() if is_inside else directory.as_posix(),
+        checkpoint=str(checkpoint),
+        config=to_run_config(run.read_config()),
+        provenance=run.read_provenance(),
+    )
+
+
+def _describe_model(model: _Model, cell: Any) -> dict[str, Any]:
+    checkpoint = Path(model.checkpoint)
+    return {
+        "name": model.name,
+        "sha256": file_sha256(checkpoint) if checkpoint.is_file() else None,
+        "starts_from": (model.provenance.get("model") or {}).get("init_from_sha256"),
+        "data_files": (model.provenance.get("data") or {}).get("files"),
+        "engine": [cell.engine, f"{cell.device} ({cell.device_name})", cell.precision],
+    }
+
+
+def _describe_task(wanted: Wanted, cell: Any) -> dict[str, Any]:
+    source, counted = cell.source, cell.spec.counted
+    return {
+        "name": wanted.name,
+        "overrides": list(wanted.overrides),
+        "source": source.name,
+        "tokenizer": source.tokenizer.name,
+        "vocab_size": source.vocab_size,
+        "row_len": source.row_len,
+        "seq_len": cell.spec.seq_len,
+        "counted_positions": None if counted is None else list(counted),
+        "data_files": dict(source.files),
+    }
+
+
+def _print(record: dict[str, Any]) -> None:
+    from gpt2lab.report.evaluation_page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
+    from gpt2lab.report.markdown import one_line
+
+    _print_table(DOMAIN_COLUMNS, domain_rows(record), left=2)
+    if record["chain"]:
+        for measure in record["matrices"]:
+            click.echo(f"\n{measure}")
+            _print_table(*matrix_rows(record, measure), left=1)
+            click.echo()
+            _print_table(*chain_rows(record, measure), left=1)
+    click.echo()
+    for finding in record["findings"]:
+        click.echo(one_line(f"{finding['verdict']}. {finding['text']}"))
+    for note in record["notes"]:
+        click.echo(one_line(f"note: {note}"))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gpt2lab.report.markdown import one_line  # names of any origin: no control code may reach the terminal
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width to fit into
+    table = Table(box=None, pad_edge=False)
+    for number, title in enumerate(columns):
+        table.add_column(one_line(title), justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*map(one_line, row))
+    console.print(table)
+
+
+COMMANDS = (evaluate,)

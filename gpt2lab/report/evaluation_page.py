@@ -1,0 +1,197 @@
+"""An evaluation as tables for a terminal and as a page with figures."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
+from gpt2lab.report import numbers
+from gpt2lab.report.canvas import Picture
+from gpt2lab.report.evaluation import FORMULAS
+from gpt2lab.report.evaluation_figure import draw_matrix
+from gpt2lab.report.evaluation_record import CHAIN_COLUMNS, MEASURES
+from gpt2lab.report.markdown import Markdown, code, escape, fence
+from gpt2lab.report.readme import HASH_DIGITS, open_template
+
+DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
+_SHOW = {"loss": numbers.loss, "accuracy": numbers.share}
+_TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
+_CHAIN_TITLES = ("right after its phase", "at the end", "retention", "forgetting", "backward", "forward")
+
+
+def check_output(directory: Path) -> None:
+    """Raise ArchiveError when an evaluation cannot be written to `directory` without harm to what is there."""
+    if directory.exists() and not directory.is_dir():
+        raise ArchiveError(f"{directory}: is a file; expected a folder, new or of an earlier evaluation")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "evaluation.json").is_file():
+        raise ArchiveError(
+            f"{directory}: holds something else (no evaluation.json); name a new folder, or that of an evaluation"
+        )
+
+
+def write_evaluation(record: dict[str, Any], directory: Path) -> None:
+    """Write evaluation.json, README.md and figures/. Raises ArchiveError when they cannot be written."""
+    check_output(directory)
+    with disk_errors("write", directory):
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+    write_atomic(directory / "evaluation.json", json_bytes(record))
+    with disk_errors("write", directory / "figures"):
+        pictures = _draw(record, directory / "figures")
+    page = open_template("evaluation.md.j2").render(_context(record, pictures))
+    write_atomic(directory / "README.md", page.encode())
+
+
+def phases_of(record: dict[str, Any]) -> list[str]:
+    """Return the names of the models that are rows of the matrices."""
+    return [model["name"] for model in record["models"] if model["name"] != record["before"]]
+
+
+def domain_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Return the cells of the domain table, a row per model and task."""
+    return [
+        [
+            row["model"],
+            row["task"],
+            numbers.loss(row["loss"]),
+            numbers.rounded(row["perplexity"]),
+            numbers.loss(row["bits_per_byte"]),
+            numbers.share(row["accuracy"]),
+            numbers.count(row["tokens"]),
+        ]
+        for row in record["measurements"]
+    ]
+
+
+def matrix_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[list[str]]]:
+    """Return the column heads and rows of the matrix of a measure; the model before the first phase comes first."""
+    columns = ["After phase" if record["chain"] else "Model", *(task["name"] for task in record["tasks"])]
+    rows = [
+        [name, *map(_SHOW[measure], values)]
+        for name, values in zip(phases_of(record), record["matrices"][measure], strict=True)
+    ]
+    before = [row[measure] for row in record["measurements"] if row["model"] == record["before"]]
+    if before:
+        rows.insert(0, [f"{record['before']} (before)", *map(_SHOW[measure], before)])
+    return columns, rows
+
+
+def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[list[str]]]:
+    """Return column heads and rows, one per task and the averages, of what the chain kept; [] when it is none."""
+    if record["chain"] is None:
+        return [], []
+    chain = record["chain"][measure]
+    kept = [key for key in CHAIN_COLUMNS if any(value is not None for value in chain[key])]
+    titles = dict(zip(CHAIN_COLUMNS, _CHAIN_TITLES, strict=True))
+
+    def cell(key: str, value: float | None) -> str:
+        if value is not None and key == "retention":
+            return numbers.rounded(value)
+        if value is not None and value < 0:
+            return f"−{numbers.loss(-value)}"
+        return (_SHOW[measure] if key in ("diagonal", "final") else numbers.loss)(value)
+
+    rows = [[task["name"], *(cell(k, chain[k][j]) for k in kept)] for j, task in enumerate(record["tasks"])]
+    rows.append(["average", *(cell(k, chain["averages"][k]) for k in kept)])
+    return ["Task", *(titles[key] for key in kept)], rows
+
+
+def _draw(record: dict[str, Any], folder: Path) -> dict[str, Picture]:
+    phases, tasks = phases_of(record), [task["name"] for task in record["tasks"]]
+    if len(phases) < 2 or len(tasks) < 2:
+        return {}
+    chain = record["chain"] is not None
+    return {
+        measure: draw_matrix(
+            np.array(record["matrices"][measure]),
+            models=phases,
+            tasks=tasks,
+            measure=measure,
+            is_chain=chain,
+            folder=folder,
+        )
+        for measure in MEASURES
+    }
+
+
+def _context(record: dict[str, Any], pictures: dict[str, Picture]) -> dict[str, Any]:
+    n_models, n_tasks = len(phases_of(record)), len(record["tasks"])
+    part = "whole" if record["batches"] is None else f"first {record['batches'] * record['batch_size']:,} sequences of"
+    engines = sorted({", ".join(row["engine"]) for row in record["models"]})
+    status = [record["date"][:10], f"{part} {record['split']} split", *engines]
+    return {
+        "title": f"Evaluation of {_number(n_models, 'model')} on {_number(n_tasks, 'data source')}",
+        "status": Markdown(" · ".join(escape(part) for part in status)),
+        "findings": record["findings"],
+        "notes": record["notes"],
+        "matrices": [_matrix(record, measure, pictures.get(measure)) for measure in MEASURES] if n_models > 1 else [],
+        "domain_columns": DOMAIN_COLUMNS,
+        "domains": domain_rows(record),
+        "model_columns": ("Model", "Checkpoint sha256", "Started from", "Engine"),
+        "models": [_model_row(model, record["models"]) for model in record["models"]],
+        "task_columns": ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256"),
+        "tasks": [_task_row(task) for task in record["tasks"]],
+        "command": fence(shlex.join(record["command"]), "sh"),
+    }
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _matrix(record: dict[str, Any], measure: str, picture: Picture | None) -> dict[str, Any]:
+    columns, rows = matrix_rows(record, measure)
+    chain_columns, chain = chain_rows(record, measure)
+    own = "In bold: each phase on its own task." if chain else "In bold: the best of each column."
+    marked = [[row[0], *(Markdown(f"**{c}**") if b else c for c, b in zip(row[1:], bold, strict=True))]
+              for row, bold in zip(rows, _bold(record, measure, len(rows)), strict=True)]  # fmt: skip
+    shown = {title: key for key, title in zip(CHAIN_COLUMNS, _CHAIN_TITLES, strict=True)}
+    formulas = [
+        (title, FORMULAS[measure][shown[title]]) for title in chain_columns if shown.get(title) in FORMULAS[measure]
+    ]
+    return {
+        "title": _TITLES[measure],
+        "columns": columns,
+        "rows": marked,
+        "caption": own,
+        "picture": picture,
+        "chain_columns": chain_columns,
+        "chain": chain,
+        "formulas": formulas,
+    }
+
+
+def _bold(record: dict[str, Any], measure: str, n_rows: int) -> np.ndarray:
+    """Return which cells of the table of `n_rows` rows stand out, (n_rows, K) bool."""
+    values = np.array(record["matrices"][measure])
+    if record["chain"]:
+        found = np.eye(len(values), dtype=bool)
+    else:
+        found = values == (values.min(axis=0) if measure == "loss" else values.max(axis=0))
+    return np.vstack([np.zeros((n_rows - len(values), values.shape[1]), dtype=bool), found])
+
+
+def _model_row(model: dict[str, Any], models: list[dict[str, Any]]) -> list[Any]:
+    origin = [m["name"] for m in models if m["sha256"] is not None and m["sha256"] == model["starts_from"]]
+    other = _digits(model["starts_from"]) if model["starts_from"] else numbers.MISSING
+    return [model["name"], _digits(model["sha256"]), origin[0] if origin else other, ", ".join(model["engine"])]
+
+
+def _task_row(task: dict[str, Any]) -> list[Any]:
+    counted = task["counted_positions"]
+    files = [Markdown(f"{escape(name)} {_digits(value)}") for name, value in list(task["data_files"].items())[:3]]
+    more = len(task["data_files"]) - len(files)
+    return [
+        task["name"],
+        code(" ".join(task["overrides"])),
+        f"{task['tokenizer']} ({task['vocab_size']:,})",
+        numbers.count(task["seq_len"]),
+        "all" if counted is None else f"{counted[0]} to {counted[-1]}",
+        Markdown(", ".join(files) + (f" and {more} more" if more else "")),
+    ]
+
+
+def _digits(sha256: str | None) -> Markdown:
+    return code(f"{sha256[:HASH_DIGITS]}…") if sha256 else Markdown(numbers.MISSING)

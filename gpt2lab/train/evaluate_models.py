@@ -1,0 +1,259 @@
+"""Models on data that they were not necessarily trained on: everything is checked, then everything is evaluated.
+
+A model on a task is one cell. Every model sees the same tokens of a task, cut alike and counted alike, or nothing is
+evaluated: otherwise their numbers could not stand in one column.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gpt2lab.data import Progress, Source, Tokenizer, eval_batches, read_source, source_tokenizer
+from gpt2lab.engine.base import Engine, EngineSpec, Evaluation, check_spec, create_engine
+from gpt2lab.errors import ConfigError, DivergedError, Gpt2labError
+from gpt2lab.model.bands import apply_bands
+from gpt2lab.model.llmc import read_checkpoint, read_shape
+from gpt2lab.model.params import GPTConfig, Params
+from gpt2lab.schema import (
+    EngineConfig,
+    EvaluationTask,
+    OptimConfig,
+    RunConfig,
+    TokenizerName,
+    counted_positions,
+    plain,
+)
+from gpt2lab.train.evaluate import check_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model to evaluate."""
+
+    name: str
+    checkpoint: str  # an llm.c file, or hf:NAME
+    shape: GPTConfig
+    trained: RunConfig | None  # config of its run; None for a bare checkpoint
+    engine: EngineConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cell:
+    """One model on one task, checked and ready."""
+
+    model: Candidate
+    task: str
+    source: Source
+    spec: EngineSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a cell gave."""
+
+    model: str
+    task: str
+    loss: float  # mean nats per counted token
+    accuracy: float  # share of counted tokens predicted right
+    tokens: int  # counted
+    n_bytes: int | None  # UTF-8 bytes that the counted tokens stand for; None where they stand for no text
+    engine: str
+    device: str
+    device_name: str
+    precision: str
+
+
+def open_candidate(
+    name: str, checkpoint: str, trained: RunConfig | None, engine: EngineConfig | None = None
+) -> Candidate:
+    """Return a candidate with the shape that its checkpoint names and the bands of its run.
+
+    engine: None for that of its run. Raises ConfigError or DataError for a checkpoint that cannot be read.
+    """
+    shape = _read_model(checkpoint)[1] if checkpoint.startswith("hf:") else read_shape(Path(checkpoint))
+    if trained is not None:
+        shape = replace(shape, fc1_band=trained.fc1_band, fc2_band=trained.fc2_band)
+    chosen = engine or (trained.engine if trained else EngineConfig())
+    return Candidate(name=name, checkpoint=checkpoint, shape=shape, trained=trained, engine=chosen)
+
+
+def plan_evaluation(
+    candidates: Sequence[Candidate],
+    tasks: Sequence[Sequence[EvaluationTask]],
+    *,
+    split: str,
+    batch_size: int,
+    report_progress: Progress | None = None,
+) -> list[list[Cell]]:
+    """Return the cells of each candidate, tasks[i][j] being task j as candidate i reads it; evaluates nothing.
+
+    Raises ConfigError, DataError or EngineError that names the model and the task which do not fit.
+    """
+    sources: dict[str, Source] = {}
+    rows = []
+    for candidate, own_tasks in zip(candidates, tasks, strict=True):
+        row = []
+        for task in own_tasks:
+            try:
+                row.append(_plan_cell(candidate, task, sources, split, batch_size, report_progress))
+            except Gpt2labError as error:
+                raise type(error)(f"{candidate.name} on {task.name}: {error}") from error
+        rows.append(row)
+    for column in zip(*rows, strict=True):
+        for cell in column[1:]:
+            _check_alike(column[0], cell)
+    return rows
+
+
+def evaluate_cells(rows: Sequence[Sequence[Cell]], *, split: str, count: int | None) -> Iterator[Measured]:
+    """Yield what each cell gives, over `count` batches of a split (None: all of it); one model is held at a time."""
+    for row in rows:
+        params = apply_bands(_read_model(row[0].model.checkpoint)[0], row[0].model.shape)
+        engine: Engine | None = None
+        spec: EngineSpec | None = None
+        for cell in row:
+            if engine is None or spec != cell.spec:
+                engine, spec = None, cell.spec  # two at once may not fit
+                engine = create_engine(spec, params)
+            yield _evaluate_cell(cell, engine, split, count)
+
+
+def _plan_cell(
+    candidate: Candidate,
+    task: EvaluationTask,
+    sources: dict[str, Source],
+    split: str,
+    batch_size: int,
+    report_progress: Progress | None,
+) -> Cell:
+    shape = candidate.shape
+    _check_tokenizer(candidate, source_tokenizer(task.data, vocab_size=shape.vocab_size), task)
+    key = repr((plain(task.data), shape.vocab_size))
+    if key not in sources:
+        sources[key] = read_source(task.data, vocab_size=shape.vocab_size, report_progress=report_progress)
+    source = sources[key]
+    if split not in source.splits:
+        raise ConfigError(f"--split {split}: data.source={source.name} has {', '.join(source.splits)}")
+    seq_len = _choose_seq_len(task, source, shape)
+    spec = EngineSpec(
+        model=shape,
+        optim=OptimConfig(),
+        engine=candidate.engine,
+        counted=counted_positions(task.task_position, seq_len, source.answer_span),
+        batch_size=batch_size,
+        seq_len=seq_len,
+    )
+    check_spec(spec)
+    cell = Cell(model=candidate, task=task.name, source=source, spec=spec)
+    _batches(cell, split, count=1)  # raises for a split that holds not even one example
+    return cell
+
+
+def _check_tokenizer(candidate: Candidate, found: Tokenizer, task: EvaluationTask) -> None:
+    """Raise ConfigError when the task's tokens would mean something else to the model."""
+    vocab_size = candidate.shape.vocab_size
+    way_out = "evaluate it on data of its own tokenizer"
+    if candidate.trained is None:
+        if found.vocab_size != vocab_size:
+            raise ConfigError(
+                f"the checkpoint has a vocabulary of {vocab_size} tokens, the data one of {found.vocab_size} "
+                f"({found.name}): {way_out}, or name data.tokenizer"
+            )
+        return
+    own = source_tokenizer(candidate.trained.data, vocab_size=vocab_size)
+    if not _same_tokens(own, found) or found.vocab_size > vocab_size:
+        raise ConfigError(
+            f"the model was trained on tokens of {own.name} ({own.vocab_size}), the data has those of {found.name} "
+            f"({found.vocab_size}): {way_out}"
+        )
+
+
+def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    if (one.name, one.vocab_size) != (other.name, other.vocab_size):
+        return False
+    if one.name in TokenizerName.__members__:
+        return True
+    symbols = np.arange(one.vocab_size)
+    return one.decode(symbols) == other.decode(symbols)
+
+
+def _choose_seq_len(task: EvaluationTask, source: Source, shape: GPTConfig) -> int:
+    """Return T: the data's row, else what is asked for, else the model's longest. Raises ConfigError."""
+    if source.row_len is not None and task.seq_len not in (None, source.row_len):
+        raise ConfigError(
+            f"train.seq_len={task.seq_len}: data.source={source.name} has rows of {source.row_len} positions; "
+            "leave train.seq_len out"
+        )
+    seq_len = source.row_len or task.seq_len or shape.max_seq_len
+    if seq_len > shape.max_seq_len:
+        what = f"data.source={source.name} has rows of {seq_len}" if source.row_len else f"train.seq_len={seq_len}"
+        raise ConfigError(f"{what}, above the {shape.max_seq_len} positions that the model has an embedding for")
+    return seq_len
+
+
+def _check_alike(first: Cell, cell: Cell) -> None:
+    """Raise ConfigError when two models would not be given the same tokens of a task, cut and counted alike."""
+    for what, key, values in (
+        ("positions a sequence", "train.seq_len", (first.spec.seq_len, cell.spec.seq_len)),
+        ("counted positions", "task_position", tuple(_span(c.spec.counted) for c in (first, cell))),
+        ("tokenizer", "data.tokenizer", (first.source.tokenizer.name, cell.source.tokenizer.name)),
+        ("data files", "data", (first.source.files, cell.source.files)),
+    ):
+        if values[0] != values[1]:
+            shown = f" ({values[0]} and {values[1]})" if key != "data" else ""
+            raise ConfigError(
+                f"{first.model.name} and {cell.model.name} on {cell.task}: their {what} differ{shown}, so their "
+                f"numbers could not be compared; name {key} in --on, or evaluate them apart"
+            )
+
+
+def _span(counted: tuple[int, ...] | None) -> str:
+    return "all" if counted is None else f"{counted[0]} to {counted[-1]}"
+
+
+def _batches(cell: Cell, split: str, count: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    assert cell.spec.seq_len is not None
+    return eval_batches(
+        cell.source.splits[split],
+        seq_len=cell.spec.seq_len,
+        batch_size=cell.spec.batch_size,
+        row_len=cell.source.row_len,
+        count=count,
+        split_name=split,
+    )
+
+
+def _evaluate_cell(cell: Cell, engine: Engine, split: str, count: int | None) -> Measured:
+    source, total = cell.source, Evaluation()
+    n_bytes = 0
+    has_bytes = source.tokenizer.name in TokenizerName.__members__ and cell.spec.counted is None
+    for inputs, targets in _batches(cell, split, count):
+        check_ids(source.name, cell.spec.model.vocab_size, inputs, targets)
+        total += engine.evaluate(inputs, targets)
+        n_bytes += source.tokenizer.count_bytes(targets) if has_bytes else 0
+    if not math.isfinite(total.loss):
+        raise DivergedError(f"{cell.model.name} on {cell.task}: the loss is {total.loss}; the checkpoint is of no use")
+    return Measured(
+        model=cell.model.name,
+        task=cell.task,
+        loss=total.loss,
+        accuracy=total.accuracy,
+        tokens=total.n_counted,
+        n_bytes=n_bytes if has_bytes else None,
+        engine=engine.name,
+        device=engine.device,
+        device_name=engine.device_name,
+        precision=engine.precision,
+    )
+
+
+def _read_model(checkpoint: str) -> tuple[Params, GPTConfig]:
+    if checkpoint.startswith("hf:"):
+        from gpt2lab.engine.torch_pretrained import read_pretrained
+
+        shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
+        return params, shape
+    return read_checkpoint(Path(checkpoint))
