@@ -13,9 +13,11 @@ from gpt2lab.archive.verify import verify
 from gpt2lab.cli.trust import check_config
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import file_sha256
+from gpt2lab.run import main as run_main
 from tests.archived_sweeps import archive, copy, write_small_report
 from tests.run_records import write_text_run
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
+from tests.tiny_runs import QUIET
 
 FIRST, SECOND = (f"runs/{k}-fc1_band=0-fc2_band=0-seed={k + 1}" for k in range(2))
 
@@ -241,3 +243,15 @@ def test_one_run_of_a_sweep_is_not_compared_with_itself(archived_sweep, command)
 def test_text_is_sampled_from_one_run_of_a_sweep_only(archived_sweep, command):
     assert "00001-banded is a sweep of 12 runs, expected one of them, 1/JOB" in command("sample", "1", expect=5)[1]
     assert f"{SECOND}/model.bin: missing" in command("sample", "1/1", expect=5)[1]
+
+
+def test_a_sweep_archives_itself_once_and_its_second_start_says_where(workplace, capsys):
+    grid = [*(word for word in QUIET if word != "archive.mode=off"), "train.max_steps=1", "name=tiny", "seed=1,2"]
+    assert run_main(["-m", *grid]) == 0
+    path = Path("experiments/00001-tiny")
+    assert f"archived {path}" in capsys.readouterr().out
+    assert json.loads((path / "status.json").read_text())["jobs"] == {"finished": 2}
+    assert verify(path, weights=True, check_config=check_config, write_report=write_small_report).faults == ()
+    assert run_main(["-m", *grid]) == 0
+    assert f"archived already as {path}" in capsys.readouterr().out
+    assert [entry.name for entry in Path("experiments").iterdir() if entry.is_dir()] == ["00001-tiny"]

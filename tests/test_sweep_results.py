@@ -13,7 +13,8 @@ import yaml
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import MetricsWriter
-from gpt2lab.report.compare import compare
+from gpt2lab.report.arms import read_run
+from gpt2lab.report.compare import compare, compare_runs
 from gpt2lab.report.sweep_results import read_sweep_results
 from tests.run_records import Rows, grokking_rows
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
@@ -72,8 +73,10 @@ def test_every_cell_is_held_to_the_first_by_seed(banded: Path) -> None:
 
 def test_the_comparison_of_a_sweep_is_the_one_of_its_runs(banded: Path) -> None:
     swept = read_sweep_results(banded).comparison
-    alone = compare(folders(banded))
+    # Beside other experiments a run has the name of its sweep before its own; in the sweep's report it has not.
+    alone = compare_runs([read_run(folder, folder.name) for folder in folders(banded)])
     assert swept is not None and asdict(swept) == asdict(alone)
+    assert compare(folders(banded)).rows[0].experiments[0] == f"banded/{folders(banded)[0].name}"
 
 
 def test_the_baseline_of_the_plan_is_the_cell_with_its_values(banded: Path) -> None:

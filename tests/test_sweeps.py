@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt2lab.archive import list_experiments, read_manifest
+from gpt2lab.archive import archived_as, list_experiments, read_manifest
 from gpt2lab.archive.store import NOTES
 from gpt2lab.archive.sweeps import status_words, sweep_status
 from gpt2lab.errors import ArchiveError
@@ -159,6 +159,24 @@ def test_the_same_result_is_archived_once_and_a_sweep_continued_since_again(part
     assert archive(partial_sweep, root, force=True).name == "00002-a-sweep"
     edit(partial_sweep / "runs" / INTERRUPTED / "status.json", state="finished")
     assert archive(partial_sweep, root, allow_unfinished=True).name == "00003-a-sweep"
+
+
+def test_the_experiment_that_holds_a_sweep_as_it_is_now_is_found(partial_sweep, finished_sweep, tmp_path):
+    root = tmp_path / "experiments"
+    assert archived_as(partial_sweep, root) is None
+    path = archive(partial_sweep, root, force=True)
+    assert archived_as(partial_sweep, root) == path
+    assert archived_as(path / "runs" / INTERRUPTED, root) is None  # one of its runs is no experiment
+    edit(partial_sweep / "runs" / INTERRUPTED / "status.json", state="finished")
+    assert archived_as(partial_sweep, root) is None
+    assert archived_as(finished_sweep, root) is None
+
+
+def test_the_same_grid_in_another_order_is_the_same_result(finished_sweep, tmp_path):
+    path = archive(finished_sweep, tmp_path / "experiments")
+    plan = json.loads((finished_sweep / "sweep.json").read_text())
+    edit(finished_sweep / "sweep.json", jobs=plan["jobs"][::-1])
+    assert archived_as(finished_sweep, tmp_path / "experiments") == path
 
 
 def test_a_row_more_makes_another_result(finished_sweep):

@@ -82,7 +82,7 @@ def sweep_status(sweep: Sweep) -> dict[str, Any]:
     counts: dict[str, int] = dict.fromkeys(get_args(Word), 0)
     digest = hashlib.sha256()
     statuses = []
-    for job in sweep.jobs:
+    for job in sorted(sweep.jobs, key=lambda job: job.number):  # the same grid may come in another order
         run = RunDir(sweep.run_dir(job))
         word = read_state(run.path).word
         counts[word] += 1
