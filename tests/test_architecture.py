@@ -49,7 +49,7 @@ LIBRARIES = {
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
     "scipy": ["report/statistics.py"],
-    "yaml": ["compose/*", "record/rundir.py", "report/inputs.py"],
+    "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
     "click": ["cli/*"],
     "rich": ["run.py", "cli/archive.py", "cli/compare.py", "cli/model.py", "train/progress.py", "train/session.py"],
 }
