@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
 
 from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
 from gpt2lab.archive.where import select, sort
+from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors
 from gpt2lab.record.rundir import RunDir, find_runs, latest_run
+
+_LONGEST_PAGE = 1 << 20  # bytes of a README.md; a report has a few thousand
 
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
@@ -67,7 +68,7 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
 
     EXPR compares results and config keys with numbers and words (==, !=, <, <=, >, >=), joined by and, or, not.
     """
-    everything = experiments = list_experiments(root)
+    everything = experiments = list_experiments(root, parts=("summary",))
     if where is not None:
         experiments = select(experiments, where)
     if sort_key is not None:
@@ -80,18 +81,11 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
         none_chosen = f"{root}: of none of its {len(everything)} experiments is it true that {where}"
         click.echo(none_chosen if everything else f"{root}: there are no experiments in it yet")
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width to fit into
-    table = Table(box=None, pad_edge=False)
-    for title, justify in (("no.", "right"), ("name", "left"), ("status", "left"), ("data", "left")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for title in ("parameters", "tokens", "val loss", "val acc"):
-        table.add_column(title, justify="right")
-    table.add_column("date")
-    for experiment in experiments:
-        table.add_row(f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"}))
-    console.print(table)
+    titles = ("no.", "name", "status", "data", "parameters", "tokens", "val loss", "val acc", "date")
+    rows = [
+        (f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"})) for experiment in experiments
+    ]
+    click.echo("\n".join(table(titles, rows, "rlllrrrrl")))
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
@@ -116,6 +110,9 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 @root_option
 def show(experiment: str, as_json: bool, root: Path) -> None:
     """Show the report of EXPERIMENT: a number, a folder name, or a name that only one has."""
+    from rich.console import Console  # a list does without
+    from rich.markdown import Markdown
+
     path = resolve(root, experiment)
     if as_json:
         click.echo(json.dumps(read_summary(path), indent=2))
@@ -123,8 +120,16 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
     readme = path / "README.md"
     if not readme.is_file():
         raise ArchiveError(f"{readme}: missing; write it again with gpt2lab report {experiment}")
-    Console().print(Markdown(readme.read_text(encoding="utf-8")))
+    Console().print(Markdown(printable(_read_page(readme))))
     click.echo(str(path))
+
+
+def _read_page(path: Path) -> str:
+    """Return the text of a report, as far as a person would read it."""
+    with disk_errors("read", path), path.open("rb") as file:
+        content = file.read(_LONGEST_PAGE + 1)
+    text = content[:_LONGEST_PAGE].decode("utf-8", errors="replace")
+    return text if len(content) <= _LONGEST_PAGE else f"{text}\n\n(the rest, in {path}, is left out)\n"
 
 
 @click.command()

@@ -35,7 +35,7 @@ def compare(
         metric=metric,
         baseline=None if baseline is None else resolve(root, baseline),
         vary=vary,
-        archive=((listed.path, listed.provenance) for listed in list_experiments(root)),
+        archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
     )
     if as_json:
         click.echo(json.dumps({**asdict(found), "sentences": found.sentences}, indent=2))

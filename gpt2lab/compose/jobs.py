@@ -17,7 +17,7 @@ from gpt2lab.compose.configs import CONF, default_name, to_run_config
 from gpt2lab.compose.grid import check_grid
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
+from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.schema import RunConfig
 
 # Flags that print and run nothing.
@@ -34,7 +34,6 @@ INFORMATION = {
     "-sc",
     "--shell-completion",
 }
-TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
