@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.archive.experiments import find_experiments, read_run_id
 from gpt2lab.archive.manifest import write_manifest
+from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory
 from gpt2lab.record.metrics import read_metrics
@@ -63,23 +63,18 @@ def create(
     run = RunDir(run_dir)
     _check(run, force)
     run_id = run.read_provenance().get("run_id")
-    staging = root / f".staging-{uuid.uuid4().hex}"
     with disk_errors("create experiment", root):
         root.mkdir(parents=True, exist_ok=True)
     step = run.read_status().get("step")
     _refuse_twice(root, run_id, step, force)
-    try:
-        with disk_errors("copy the run into", staging):
-            staging.mkdir()
+    with staging_folder(root, "copy the run into") as staging:
+        with disk_errors("copy the run into", staging), unchanged(run_dir):
             _copy(run, staging)
         _rename_run(staging, name, hypothesis)
-        write_report(staging, name)
+        with disk_errors("write the report into", staging):
+            write_report(staging, name)
         write_manifest(staging)
-        path = claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return path
+        return claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
 
 
 def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: object, force: bool) -> Path:
@@ -90,11 +85,16 @@ def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: 
     with lock(root), disk_errors("create experiment", root):
         _sync(staging)
         _refuse_twice(root, run_id, step, force)
-        number = max((experiment.number for experiment in find_experiments(root)), default=0) + 1
-        path = root / f"{number:05d}-{name}"
+        path = root / f"{_highest_number(root) + 1:05d}-{name}"
         staging.rename(path)
         fsync_directory(root)
     return path
+
+
+def _highest_number(root: Path) -> int:
+    """Return the highest number that any name in the archive begins with: a file or a link takes one as well."""
+    numbers = (re.match(r"(\d{5,12})-", path.name) for path in root.iterdir())
+    return max((int(match[1]) for match in numbers if match), default=0)
 
 
 @contextlib.contextmanager
