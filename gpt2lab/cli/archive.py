@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
+from gpt2lab.archive.verify import refuse_links
 from gpt2lab.archive.where import select, sort
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors
+from gpt2lab.record.disk import read_plain_file
 from gpt2lab.record.rundir import RunDir, find_runs, latest_run
 
-_LONGEST_PAGE = 1 << 20  # bytes of a README.md; a report has a few thousand
+_LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
+_LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
 
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
@@ -118,18 +120,14 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
         click.echo(json.dumps(read_summary(path), indent=2))
         return
     readme = path / "README.md"
-    if not readme.is_file():
+    if not readme.exists():
         raise ArchiveError(f"{readme}: missing; write it again with gpt2lab report {experiment}")
-    Console().print(Markdown(printable(_read_page(readme))))
+    page = read_plain_file(readme, _LONGEST_PAGE).decode("utf-8", errors="replace")
+    if len(page) > _LONGEST_RENDERED:
+        click.echo(printable(page))
+    else:
+        Console().print(Markdown(printable(page)))
     click.echo(str(path))
-
-
-def _read_page(path: Path) -> str:
-    """Return the text of a report, as far as a person would read it."""
-    with disk_errors("read", path), path.open("rb") as file:
-        content = file.read(_LONGEST_PAGE + 1)
-    text = content[:_LONGEST_PAGE].decode("utf-8", errors="replace")
-    return text if len(content) <= _LONGEST_PAGE else f"{text}\n\n(the rest, in {path}, is left out)\n"
 
 
 @click.command()
@@ -140,6 +138,7 @@ def report(experiment: str, root: Path) -> None:
     from gpt2lab.report import write_report
 
     path = resolve(root, experiment)
+    refuse_links(path)  # nothing is written through one
     try:
         title = str(read_summary(path)["name"])
     except (ArchiveError, KeyError):  # the report writes it anew
