@@ -217,5 +217,10 @@ def test_an_old_experiment_can_be_read_without_torch_hydra_or_wandb(module: str)
     assert loaded_by(module) & {"torch", "hydra", "omegaconf", "wandb", "cupy", "transformers"} == set()
 
 
+def test_a_command_on_the_archive_starts_without_what_takes_longer_than_it() -> None:
+    slow = {"torch", "hydra", "omegaconf", "wandb", "matplotlib", "scipy", "jinja2", "tiktoken", "requests"}
+    assert loaded_by("gpt2lab.cli.main") & slow == set()
+
+
 def test_the_engine_interface_needs_nothing_but_numpy() -> None:
     assert loaded_by("gpt2lab.engine.base") == {"gpt2lab", "numpy"}
