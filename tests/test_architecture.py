@@ -28,7 +28,8 @@ ARROWS = {
     "train": {"schema", "model", "data", "engine", "record"},
     "archive": {"record"},
     "report": {"record", "model"},
-    "run": {"compose", "train", "archive", "report", "data", "record", "schema"},
+    "sweep": {"compose", "record", "schema"},
+    "run": {"compose", "sweep", "train", "archive", "report", "data", "record", "schema"},
     "cli": {"compose", "train", "archive", "report", "data", "record", "schema", "run"},
 }
 
@@ -51,7 +52,15 @@ LIBRARIES = {
     "scipy": ["report/statistics.py"],
     "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
     "click": ["cli/*"],
-    "rich": ["run.py", "cli/archive.py", "cli/compare.py", "cli/model.py", "train/progress.py", "train/session.py"],
+    "rich": [
+        "run.py",
+        "sweep/*",
+        "cli/archive.py",
+        "cli/compare.py",
+        "cli/model.py",
+        "train/progress.py",
+        "train/session.py",
+    ],
 }
 
 VAGUE_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py"}

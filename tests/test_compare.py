@@ -14,8 +14,9 @@ from gpt2lab.cli import main
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
 from gpt2lab.report import arms
-from gpt2lab.report.compare import MOST_FOR_NOISE, compare
+from gpt2lab.report.compare import compare
 from gpt2lab.report.inputs import read_inputs
+from gpt2lab.report.noise import MOST_FOR_NOISE
 
 PROJECT = Path(__file__).parent.parent
 OTHER_SOURCE = {"source_hash": "51" * 32}

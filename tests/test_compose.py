@@ -84,40 +84,25 @@ def test_default_names_say_what_is_unusual():
 
 def test_a_refused_config_leaves_no_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert compose.main(lambda job: 0, ["fc1_band=4"]) == 2
+    assert compose.main(lambda job: 0, lambda grid: 1, ["fc1_band=4"]) == 2
     assert list(Path("runs").rglob("*.yaml")) == []
     assert "sparsity=banded" in capsys.readouterr().err
 
 
-def test_each_job_gets_its_config_and_a_directory_of_its_own(tmp_path, monkeypatch):
+def test_a_run_gets_its_config_and_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jobs: list[compose.Job] = []
-
-    def note(job: compose.Job) -> int:
-        jobs.append(job)
-        return 0
-
-    assert compose.main(note, ["-m", "seed=1,2", "name=a b/../c"]) == 0
-    assert compose.main(note, ["seed=3"]) == 0
-    assert [job.config.seed for job in jobs] == [1, 2, 3]
-    assert [job.number for job in jobs] == [0, 1, None]
-    assert len({job.run_dir for job in jobs}) == 3
+    for _ in range(2):
+        assert compose.main(lambda job: jobs.append(job) or 0, lambda grid: 1, ["seed=3", "name=a b/../c"]) == 0
+    assert [job.config.seed for job in jobs] == [3, 3]
+    assert len({job.run_dir for job in jobs}) == 2
     assert all(job.run_dir.is_dir() and not job.run_dir.is_absolute() for job in jobs)
     assert isinstance(jobs[0].config, RunConfig)
 
 
-def test_the_code_of_a_multirun_is_that_of_its_first_failure(tmp_path, monkeypatch):
+def test_a_grid_is_handed_on_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    seeds: list[int] = []
-
-    def fail_on_two(job: compose.Job) -> int:
-        seeds.append(job.config.seed)
-        if job.config.seed == 2:
-            raise ConfigError("two is not to be had")
-        return 0
-
-    assert compose.main(fail_on_two, ["-m", "seed=1,2,3"]) == 2
-    assert seeds == [1, 2, 3]
-    seeds.clear()
-    assert compose.main(lambda job: seeds.append(job.config.seed) or 130, ["-m", "seed=1,2,3"]) == 130
-    assert seeds == [1]  # a person who stops a job stops the sweep
+    grids: list[compose.Grid] = []
+    assert compose.main(lambda job: 1, lambda grid: grids.append(grid) or 7, ["-m", "seed=1,2"]) == 7
+    assert [job.config.seed for job in grids[0].jobs] == [1, 2]
+    assert not list(tmp_path.iterdir())

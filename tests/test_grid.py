@@ -3,39 +3,61 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import QUIET, status
+from tiny_runs import QUIET
 
-from gpt2lab.compose.grid import check_grid, expand
+from gpt2lab.compose.grid import Grid, expand
 from gpt2lab.errors import ConfigError
-from gpt2lab.record.rundir import find_runs
 from gpt2lab.run import main
 
 
+def grid_of(*arguments: str) -> Grid:
+    grid = expand(arguments)
+    assert grid is not None
+    return grid
+
+
 def test_a_grid_is_what_hydra_makes_of_the_command_line():
-    jobs = expand(["-m", "seed=1,2", "optim.weight_decay=0,0.1", "train.max_steps=3", "task_position=[1,2]"])
-    assert len(jobs) == 4
-    assert jobs[0] == ["seed=1", "optim.weight_decay=0", "train.max_steps=3", "task_position=[1,2]"]
-    assert jobs[3][:2] == ["seed=2", "optim.weight_decay=0.1"]
-    assert len(expand(["--multirun", "seed=range(0,5)", "model=choice(mini,grokking)"])) == 10
+    grid = grid_of("-m", "seed=1,2", "optim.weight_decay=0,0.1", "train.max_steps=3", "task_position=[1,2]")
+    assert len(grid.jobs) == 4
+    assert grid.jobs[0].overrides == ("seed=1", "optim.weight_decay=0", "train.max_steps=3", "task_position=[1,2]")
+    assert grid.jobs[3].values == {"seed": 2, "optim.weight_decay": 0.1}
+    assert grid.jobs[3].config.optim.weight_decay == 0.1
+    assert grid.varies == ("seed", "optim.weight_decay")
+    assert len(grid_of("--multirun", "seed=range(0,5)", "model=choice(mini,grokking)").jobs) == 10
+
+
+def test_what_is_about_hydra_belongs_to_the_sweep_and_not_to_a_job():
+    grid = grid_of("-m", "seed=1,2", "hydra/launcher=basic", "hydra.sweep.dir='my sweeps/one'")
+    assert grid.jobs[0].overrides == ("seed=1",)
+    assert grid.directory() == Path("my sweeps/one")
+    assert not grid.parallel
+    assert grid_of("-m", "seed=1,2").directory() is None
 
 
 def test_an_experiment_that_is_a_grid_needs_no_flag_and_can_be_changed():
-    assert len(expand(["experiment=banded_comparison"])) == 9
-    assert len(expand(["experiment=banded_comparison", "fc1_band=0,64", "seed=1,2"])) == 2 * 3 * 2
-    assert expand(["experiment=grokking"]) == []
-    assert expand(["seed=1"]) == []
+    assert len(grid_of("experiment=banded_comparison").jobs) == 27
+    assert len(grid_of("experiment=banded_comparison", "fc1_band=0,64", "seed=1,2").jobs) == 2 * 3 * 2
+    assert expand(["experiment=grokking"]) is None
+    assert expand(["seed=1"]) is None
 
 
 def test_values_outside_the_schema_are_found_in_whichever_job_they_stand():
     with pytest.raises(ConfigError, match=r"job 1 of the grid \(sparsity=dense fc1_band=64\): fc1_band"):
-        check_grid(["-m", "sparsity=dense", "fc1_band=0,64"])
+        expand(["-m", "sparsity=dense", "fc1_band=0,64"])
     with pytest.raises(ConfigError, match=r"job 2 of the grid \(model\.n_head=3\): .*not divisible"):
-        check_grid(["-m", "model.n_head=2,4,3"])
+        expand(["-m", "model.n_head=2,4,3"])
 
 
-def test_the_same_run_written_twice_is_named():
-    assert check_grid(["-m", "seed=1,1,2,1"]) == {1: 0, 3: 0}
-    assert check_grid(["-m", "optim.weight_decay=0.1,1e-1", "seed=1,2"]) == {2: 0, 3: 1}
+def test_the_same_run_written_twice_is_one_job():
+    grid = grid_of("-m", "seed=1,1,2,1")
+    assert grid.repeats == ((1, 0), (3, 0))
+    assert [job.values for job in grid.jobs] == [{"seed": 1}, {"seed": 2}]
+    assert grid_of("-m", "optim.weight_decay=0.1,1e-1", "seed=1,2").repeats == ((2, 0), (3, 1))
+
+
+def test_a_sweeper_that_makes_its_jobs_as_it_goes_is_refused():
+    with pytest.raises(ConfigError, match="gpt2lab runs grids"):
+        expand(["-m", "seed=1,2", "hydra.sweeper._target_=hydra_plugins.other.Other"])
 
 
 def test_a_bad_job_stops_a_grid_before_its_first_run(workplace, capsys):
@@ -44,10 +66,3 @@ def test_a_bad_job_stops_a_grid_before_its_first_run(workplace, capsys):
     assert "optim.beta1=1.5" in error
     assert error.count("\n") == 1
     assert not list(Path().rglob("status.json"))
-
-
-def test_a_run_that_stands_twice_in_a_grid_runs_once(workplace, capsys):
-    assert main(["-m", *QUIET, "train.max_steps=1", "seed=5,5,6"]) == 0
-    assert "job 1 is the same run as job 0: left out" in capsys.readouterr().out
-    runs = [run for run in find_runs(Path("runs")) if status(run)["state"] == "finished"]
-    assert sorted(run.name for run in runs) == ["0", "2"]

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import is_held, is_sweep, read_state, read_sweep, write_sweep
+from gpt2lab.record.sweep import (
+    find_results,
+    is_sweep,
+    latest_result,
+    read_state,
+    read_sweep,
+    sweep_of,
+    write_sweep,
+)
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
 
 
@@ -65,3 +74,47 @@ def test_a_plan_that_leaves_its_directory_is_refused(tmp_path: Path, folder: obj
     path.write_text(json.dumps(plan))
     with pytest.raises(ArchiveError, match="is not one below runs/"):
         read_sweep(path.parent)
+
+
+def write_status(directory: Path, started: str, ended: str | None, *, config: bool = True) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "status.json").write_text(json.dumps({"state": "finished", "started": started, "ended": ended}))
+    if config:
+        (directory / "config.yaml").write_text("seed: 0\n")
+    return directory
+
+
+def test_a_run_knows_the_sweep_it_belongs_to(tmp_path: Path) -> None:
+    sweep = read_sweep(write_banded_sweep(tmp_path / "sweep", widths=()))
+    assert sweep_of(sweep.run_dir(sweep.jobs[0])) == sweep.path
+    assert sweep_of(sweep.path) is None
+    (sweep.path / "sweep.json").unlink()
+    assert sweep_of(sweep.run_dir(sweep.jobs[0])) is None
+
+
+def test_sweeps_are_found_whole_beside_runs_of_their_own(tmp_path: Path) -> None:
+    write_banded_sweep(tmp_path / "sweeps" / "a", widths=())
+    single = write_status(tmp_path / "2026" / "single", "2026-01-01T10:00:00.000Z", None)
+    write_status(tmp_path / ".hidden" / "run", "2026-01-01T10:00:00.000Z", None)
+    write_status(single / "nested", "2026-01-01T10:00:00.000Z", None)
+    assert find_results(tmp_path) == [single, tmp_path / "sweeps" / "a"]
+    assert find_results(tmp_path / "sweeps" / "a") == [tmp_path / "sweeps" / "a"]
+    assert find_results(tmp_path / "nowhere") == []
+
+
+def test_the_latest_result_is_the_last_to_start_or_end_and_damage_is_passed_over(tmp_path: Path) -> None:
+    assert latest_result(tmp_path) is None
+    ended = write_status(tmp_path / "a", "2026-01-01T10:00:00.000Z", "2026-01-01T12:00:00.000Z")
+    write_status(tmp_path / "b", "2026-01-01T11:00:00.000Z", None)
+    write_status(tmp_path / "refused", "2026-01-02T10:00:00.000Z", None, config=False)  # before it began
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "status.json").write_text("{")
+    assert latest_result(tmp_path) == ended
+    sweep = write_banded_sweep(tmp_path / "sweep", widths=())  # its runs ended in March
+    assert latest_result(tmp_path) == sweep
+    write_status(tmp_path / "april", "2026-04-01T10:00:00.000Z", None)
+    assert latest_result(tmp_path) == tmp_path / "april"
+    for job in read_sweep(sweep).jobs[-1:]:
+        status = sweep / job.folder / "status.json"
+        status.write_text(json.dumps(json.loads(status.read_text()) | {"ended": "2026-05-01T10:00:00.000Z"}))
+    assert latest_result(tmp_path) == sweep

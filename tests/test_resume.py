@@ -168,12 +168,13 @@ def test_a_run_that_went_on_after_it_was_archived_is_archived_again(workplace):
 
 
 def test_a_job_of_a_sweep_continues_as_a_run_of_its_own(workplace, capsys):
-    shrunk = [*QUIET, "hydra.sweep.dir=sweep", "fc1_band=0,4", "fc2_band=0"]
+    shrunk = [*QUIET, "hydra.sweep.dir=sweep", "fc1_band=0,4", "fc2_band=0", "seed=1"]
     assert main(["experiment=banded_comparison", *shrunk, "train.max_steps=2", "schedule=constant"]) == 0
-    assert main(["resume=sweep/1", "train.max_steps=3"]) == 0
-    assert numbers(Path("sweep/1"))[-1]["step"] == 3
-    assert numbers(Path("sweep/0"))[-1]["step"] == 2
-    assert main(["-m", "resume=sweep/1"]) == 2
+    dense, banded = Path("sweep/runs/0-fc1_band=0"), Path("sweep/runs/1-fc1_band=4")
+    assert main([f"resume='{banded}'", "train.max_steps=3"]) == 0
+    assert numbers(banded)[-1]["step"] == 3
+    assert numbers(dense)[-1]["step"] == 2
+    assert main(["-m", f"resume='{banded}'"]) == 2
     assert "resume one run at a time" in capsys.readouterr().err
 
 

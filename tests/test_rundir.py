@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.rundir import RunDir, create_unique, find_runs, latest_run
+from gpt2lab.record.rundir import RunDir, create_unique, find_runs
 
 
 def make_directories(parent: Path, count: int) -> list[str]:
@@ -150,22 +149,6 @@ def test_runs_are_found_at_any_depth_and_not_inside_each_other(tmp_path):
     assert find_runs(tmp_path) == [tmp_path / "a/1", tmp_path / "b/2"]
     assert find_runs(tmp_path / "a/1") == [tmp_path / "a/1"]
     assert find_runs(tmp_path / "nowhere") == []
-
-
-def test_the_latest_run_is_the_last_to_start_or_end_and_damage_is_passed_over(tmp_path):
-    assert latest_run(tmp_path) is None
-    times = {"a": ("2026-01-01T10:00:00.000Z", "2026-01-01T12:00:00.000Z"), "b": ("2026-01-01T11:00:00.000Z", None)}
-    for name, (started, ended) in times.items():
-        (tmp_path / name).mkdir()
-        content = {"state": "finished", "started": started, "ended": ended}
-        (tmp_path / name / "status.json").write_text(json.dumps(content))
-        (tmp_path / name / "config.yaml").write_text("seed: 0\n")
-    (tmp_path / "refused").mkdir()  # before it began: it has no config
-    content = {"state": "failed", "started": "2026-01-02T10:00:00.000Z", "ended": None}
-    (tmp_path / "refused" / "status.json").write_text(json.dumps(content))
-    (tmp_path / "z").mkdir()
-    (tmp_path / "z" / "status.json").write_text("{")
-    assert latest_run(tmp_path) == tmp_path / "a"
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

@@ -161,3 +161,87 @@ def test_a_verdict_in_one_direction_is_the_opposite_in_the_other(rows, corrected
 def test_values_that_are_not_finite_are_not_averaged():
     with pytest.raises(AssertionError, match="finite"):
         statistics.estimate(np.array([1.0, math.nan]))
+
+
+def told(values, reached=None):
+    return statistics.censored_median(
+        np.array(values), np.array(reached if reached is not None else [True] * len(values))
+    )
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9))
+def test_without_bounds_the_censored_median_is_the_ordinary_one(times):
+    found = told(times)
+    assert found.median == np.median(times) and found.beyond is None
+    assert (found.low, found.high, found.reached) == (min(times), max(times), len(times))
+
+
+def test_a_median_is_a_number_while_more_than_half_got_there():
+    assert told([900, 1100, 2000], [True, True, False]).median == 1100
+    assert told([900, 1100, 1500, 2000], [True, True, True, False]).median == 1300  # of 900, 1100, 1500 and more
+
+
+def test_a_median_is_beyond_the_last_step_when_half_or_more_never_got_there():
+    found = told([900, 1100, 2000, 2000], [True, True, False, False])
+    assert found.median is None and found.beyond == 2000
+    assert found.median_text(lambda value: f"{value:,.0f}") == "> 2,000"
+    assert found.range_text(lambda value: f"{value:,.0f}") == "900 to > 2,000"
+
+
+def test_a_run_that_was_stopped_early_leaves_the_median_to_those_that_were_watched():
+    # At 900 one of three is there: 2/3 are not. The one stopped at 1000 is watched no more: at 1100 one of one is.
+    assert told([900, 1000, 1100], [True, False, True]).median == 1100
+
+
+def test_a_run_that_never_will_counts_against_the_median_however_early_it_ended():
+    found = told([900, math.inf, math.inf], [True, False, False])
+    assert found.median is None and found.beyond == 900 and found.range_text(str) == "900.0 to > 900.0"
+    assert told([math.inf], [False]).median_text(str) == "never"
+
+
+def test_ranges_in_words():
+    assert told([5, 5]).range_text(str) == "5.0"
+    assert told([5, 7]).range_text(str) == "5.0 to 7.0" and told([5, 7]).median_text(str) == "6.0"
+    assert told([8, 9], [False, False]).range_text(str) == "> 9.0"
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=12))
+def test_the_censored_median_is_where_the_survival_of_scipy_falls_below_one_half(rows):
+    values, reached = np.array([row[0] for row in rows], dtype=float), np.array([row[1] for row in rows])
+    found = told(values, reached)
+    if not reached.any():
+        assert found.median is None
+        return
+    survival = stats.ecdf(stats.CensoredData(uncensored=values[reached], right=values[~reached])).sf
+    below = survival.quantiles[survival.probabilities < 0.5 - 1e-9]
+    at_half = survival.quantiles[np.abs(survival.probabilities - 0.5) <= 1e-9]
+    if not len(below):
+        assert found.median is None
+    else:
+        assert found.median == (below[0] if not len(at_half) else (at_half[0] + below[0]) / 2)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 3), (3, 3), (2, 3), (1, 1), (7, 20)])
+def test_the_interval_of_a_share_is_the_one_of_scipy(successes, n):
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert statistics.wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_definition_rejects(p_values):
+    # Holm 1979: in rising order, reject while p(i) <= alpha / (m - i); stop at the first that is not.
+    for alpha in (0.01, 0.05, 0.2):
+        rejected = set()
+        for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+            if p_values[index] * (len(p_values) - rank) > alpha:
+                break
+            rejected.add(index)
+        assert {index for index, p in enumerate(holm(p_values)) if p <= alpha} == rejected
+
+
+def test_the_corrected_interval_of_the_smallest_of_m_is_that_of_bonferroni():
+    difference = paired_difference(np.array([1.2, 1.0, 1.1, 1.3]), np.array([1.0, 0.9, 1.0, 1.0]))
+    corrected = holm([difference.p, 0.9, 0.95])[0]
+    error = difference.std / math.sqrt(4)
+    expected = stats.t.interval(1 - 0.05 / 3, 3, difference.mean, error)
+    assert corrected_interval(difference, corrected) == pytest.approx(expected)

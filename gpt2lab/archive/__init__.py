@@ -1,20 +1,34 @@
 """The archive: experiments that are numbered, complete and described by their own files."""
 
-from gpt2lab.archive.experiments import Experiment, Listed, find_experiments, list_experiments, read_summary, resolve
+from gpt2lab.archive.experiments import (
+    Experiment,
+    Listed,
+    find_experiments,
+    list_experiments,
+    read_summary,
+    resolve_experiment,
+)
 from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
-from gpt2lab.archive.store import create
+from gpt2lab.archive.references import expand, resolve, resolve_run
+from gpt2lab.archive.store import archived_as, create
+from gpt2lab.archive.sweeps import status_words
 
 __all__ = [
     "Experiment",
     "Listed",
+    "archived_as",
     "check_root",
     "create",
+    "expand",
     "find_experiments",
     "list_experiments",
     "read_manifest",
     "read_summary",
     "refresh_manifest",
     "resolve",
+    "resolve_experiment",
+    "resolve_run",
+    "status_words",
     "write_index",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from gpt2lab.archive.manifest import check_version
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
+from gpt2lab.record.sweep import RUNS, is_sweep
 
 _NUMBERED = re.compile(r"(\d{5,})-([a-z0-9-]+)")
 PARTS = ("summary", "provenance", "status")
@@ -78,7 +79,7 @@ def list_experiments(root: Path, parts: Iterable[str] = PARTS) -> list[Listed]:
     return listed
 
 
-def resolve(root: Path, ref: str) -> Path:
+def resolve_experiment(root: Path, ref: str) -> Path:
     """Return the experiment that `ref` names: a number, NNNNN-slug, its path, or a name that only one has.
 
     Raises ArchiveError, listing what there is, when none or several match.
@@ -86,23 +87,24 @@ def resolve(root: Path, ref: str) -> Path:
     experiments = find_experiments(root)
     if not experiments:
         raise ArchiveError(f"{root}: there are no experiments in it; a finished run becomes one with gpt2lab snapshot")
-    name = ref.strip().rstrip("/")
-    if name and Path(name).resolve().parent == root.resolve():
-        name = Path(name).name
-    matches = [experiment for experiment in experiments if name == experiment.path.name]
-    if not matches and re.fullmatch(r"[0-9]+", name):
-        matches = [experiment for experiment in experiments if experiment.number == int(name)]
-    if not matches:
-        matches = [
-            experiment for experiment in experiments if name == experiment.slug or name == _read_name(experiment)
-        ]
+    matches = _matches(root, experiments, ref)
     if len(matches) == 1:
         return matches[0].path
     if matches:
         raise ArchiveError(
             f"{ref!r} names {len(matches)} experiments of {root}: {_names(matches)}; use the folder's whole name"
         )
+    whole = [found for found in _matches(root, experiments, split_ref(ref)[0]) if is_sweep(found.path)]
+    if len(whole) == 1:
+        name = whole[0].path.name
+        raise ArchiveError(f"{ref!r} is one run of the sweep {name}, expected a whole experiment: name it as {name}")
     raise ArchiveError(f"{ref!r} names no experiment of {root}; there are {_names(experiments)}")
+
+
+def split_ref(ref: str) -> tuple[str, str]:
+    """Return (experiment, job) of a reference to one run of a sweep: 5/3, or a path like NNNNN-slug/runs/FOLDER."""
+    experiment, _, job = ref.strip().rstrip("/").rpartition("/")
+    return experiment.removesuffix(f"/{RUNS}"), job
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -119,6 +121,22 @@ def read_run_id(experiment: Experiment) -> str | None:
         return read_json(experiment.path / "provenance.json").get("run_id")
     except ArchiveError:
         return None
+
+
+def _matches(root: Path, experiments: list[Experiment], ref: str) -> list[Experiment]:
+    name = ref.strip().rstrip("/")
+    if not name:
+        return []
+    if Path(name).resolve().parent == root.resolve():
+        name = Path(name).name
+    matches = [experiment for experiment in experiments if name == experiment.path.name]
+    if not matches and re.fullmatch(r"[0-9]+", name):
+        matches = [experiment for experiment in experiments if experiment.number == int(name)]
+    if not matches:
+        matches = [
+            experiment for experiment in experiments if name == experiment.slug or name == _read_name(experiment)
+        ]
+    return matches
 
 
 def _read_name(experiment: Experiment) -> object:

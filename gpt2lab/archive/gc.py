@@ -19,9 +19,10 @@ from gpt2lab.archive.staging import PREFIX, held_orphan
 from gpt2lab.archive.verify import verify, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
+from gpt2lab.record.lock import acquire, is_held
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import PLAN, is_held, read_sweep
+from gpt2lab.record.sweep import PLAN, read_sweep
 
 DELETED = ".deleted-"  # a run directory is renamed to this before it is deleted, so that no half of it looks like a run
 # What no experiment takes over and no report needs: hidden files, W&B's own mirror, the optimizer's state, logs.
@@ -94,11 +95,8 @@ def delete(root: Path, runs: Path, findings: list[Finding]) -> Iterator[Finding]
 def _delete_run(finding: Finding, archive: _Archive) -> Finding:
     with contextlib.ExitStack() as locks:
         try:
-            for run_dir in _run_dirs(finding.path):
-                if (run_dir / "status.json").is_file():
-                    locks.enter_context(RunDir.reopen(run_dir))
-                elif is_held(run_dir):
-                    raise ArchiveError(f"a process began to work in {run_dir}")
+            for run_dir in _held_dirs(finding.path):
+                locks.callback(os.close, acquire(run_dir))
             again = _judge(finding.path, archive, locked=True)
         except ArchiveError as error:
             return Finding(path=finding.path, kind=finding.kind, can_go=False, why=str(error), bytes=0)
@@ -159,7 +157,7 @@ def _judge(path: Path, archive: _Archive, *, locked: bool = False) -> Finding:
 
 
 def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:
-    busy = None if locked else next((run_dir for run_dir in _run_dirs(path) if is_held(run_dir)), None)
+    busy = None if locked else next((run_dir for run_dir in _held_dirs(path) if is_held(run_dir)), None)
     if busy is not None:
         return False, f"a process is at work in {busy}"
     if (path / PLAN).is_file():
@@ -181,11 +179,9 @@ def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:
     return False, why
 
 
-def _run_dirs(path: Path) -> list[Path]:
-    """Return the run directories that are there of a run or a sweep, whoever's attempt they were."""
-    if not (path / PLAN).is_file():
-        return [path]
-    return sorted(folder for folder in path.glob("runs/*") if folder.is_dir())
+def _held_dirs(path: Path) -> list[Path]:
+    """Return what a process may hold of a run or a sweep: itself, and every attempt at a job."""
+    return [path, *sorted(folder for folder in path.glob("runs/*") if folder.is_dir() and (path / PLAN).is_file())]
 
 
 def _wrote_nothing(path: Path) -> bool:

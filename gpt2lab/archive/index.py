@@ -9,6 +9,7 @@ from typing import TypeGuard
 
 from gpt2lab.archive.experiments import Listed, list_experiments
 from gpt2lab.archive.store import lock
+from gpt2lab.archive.sweeps import status_words
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, write_atomic
 
@@ -20,8 +21,8 @@ _HEAD = """\
 
 <!-- Generated: every `gpt2lab snapshot` writes this page anew from the experiments beside it. -->
 
-Each folder is one archived run: its record, the source that ran, and a report generated from them. Losses are mean
-nats per counted token of the validation split at the end of training.
+Each folder is one archived run, or one sweep with its runs: the record, the source that ran, and a report generated
+from them. Losses are mean nats per counted token of the validation split at the end of training.
 """
 
 _COLUMNS = ("No.", "Name", "Status", "Data", "Parameters", "Tokens", "Val loss", "Val accuracy", "Date", "Hypothesis")
@@ -71,7 +72,7 @@ def escape(text: object) -> str:
 
 def _row(experiment: Listed) -> tuple[str, ...]:
     summary = experiment.summary
-    status = "damaged" if experiment.damage else summary.get("status")
+    status = "damaged" if experiment.damage else status_words(summary)
     return (
         f"[{experiment.number:05d}]({experiment.path.name}/README.md)",
         escape(summary.get("name") or experiment.slug),

@@ -22,8 +22,10 @@ from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import sweep_of
 
-_NEEDED = ("source.tar.gz", "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
+_SOURCE = "source.tar.gz"
+_NEEDED = (_SOURCE, "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
 
 # Where a run writes and what it writes beside its metrics; none of it changes what is computed.
 _SET_HERE = ("hydra", "archive", "tracker", "resume", "sample.count", "train.time_limit", "train.stop_when")
@@ -46,7 +48,7 @@ class ReproduceError(Gpt2labError):
 class Plan:
     """How an experiment will be run again."""
 
-    experiment: Path
+    experiment: Path  # or the directory of one run of a sweep, in its experiment
     overrides: tuple[str, ...]
     threads: int | None  # of the processor, as recorded; None where the record does not say
     last_step: int  # of the archived rows
@@ -62,6 +64,11 @@ class Reproduction:
     environment: dict[str, tuple[Any, Any]]  # what differs: (recorded, now)
     settings: dict[str, tuple[Any, Any]]  # keys of the config that came out otherwise: (recorded, now)
     ending: str  # the message of a run that diverged, else ""
+
+
+def source_of(experiment: Path) -> Path:
+    """Return the source archive of a run; those of a sweep share the one above them."""
+    return (sweep_of(experiment) or experiment) / _SOURCE
 
 
 def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None) -> Plan:
@@ -115,15 +122,16 @@ def reproduce(plan: Plan, *, keep: Path | None = None) -> Reproduction:
     with disk_errors("write", Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="gpt2lab-") as folder:
         source = Path(folder) / "source"
         run = RunDir(keep or Path(folder) / "run")
-        found = unpack_source(record.source_archive, source)
+        archived_source = source_of(plan.experiment)
+        found = unpack_source(archived_source, source)
         recorded = record.read_provenance().get("source_hash")
         if found != recorded:
             raise ArchiveError(
-                f"{record.source_archive}: its source hash is {found[:12]}, but provenance.json says "
+                f"{archived_source}: its source hash is {found[:12]}, but provenance.json says "
                 f"{str(recorded)[:12]}: it is not the source that ran"
             )
         if not (source / "gpt2lab" / "run.py").is_file():
-            raise ArchiveError(f"{record.source_archive}: holds no gpt2lab/run.py, so there is nothing to run")
+            raise ArchiveError(f"{archived_source}: holds no gpt2lab/run.py, so there is nothing to run")
         ending = _execute(plan, source, run.path, Path(folder) / "output.txt")
         ran = run.read_provenance().get("source_hash")
         if ran != found:
@@ -132,9 +140,11 @@ def reproduce(plan: Plan, *, keep: Path | None = None) -> Reproduction:
 
 
 def _check_files(experiment: Path) -> None:
-    entries = read_manifest(experiment)
+    whole = sweep_of(experiment) or experiment
+    entries = read_manifest(whole)
     for name in _NEEDED:
-        path, entry = experiment / name, entries.get(name)
+        path = source_of(experiment) if name == _SOURCE else experiment / name
+        entry = entries.get(path.relative_to(whole).as_posix())
         if not path.is_file() or not isinstance(entry, dict):
             lacks = "the manifest does not list it" if path.is_file() else "missing"
             raise ArchiveError(f"{path}: {lacks}; without it the run cannot be made again")

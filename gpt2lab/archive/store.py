@@ -1,4 +1,4 @@
-"""The archive: finished runs become experiments, numbered directories that are complete or not there at all.
+"""The archive: finished runs and sweeps become experiments, numbered directories that are complete or not there at all.
 
 An experiment is put together in a hidden staging folder, reported on, listed in its manifest, and only then given
 the next number by one rename under the lock of the archive. A process that dies on the way leaves a staging folder,
@@ -18,13 +18,16 @@ from typing import Any
 from gpt2lab.archive.experiments import find_experiments, read_run_id
 from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.staging import staging_folder, unchanged
+from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, fsync_directory
+from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, read_json, write_atomic
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import PLAN, is_sweep, read_sweep
 
 _REQUIRED = ("config.yaml", "metrics.csv", "provenance.json")
-_COPIED = (*_REQUIRED, "status.json", "overrides.yaml", "source.tar.gz", "notes.md")
+_OF_EACH_RUN = (*_REQUIRED, "status.json", "overrides.yaml")
+_COPIED = (*_OF_EACH_RUN, "source.tar.gz", "notes.md")
 _MAX_SLUG = 60
 
 NOTES = """\
@@ -50,31 +53,43 @@ def create(
     hypothesis: str | None,
     write_report: Callable[[Path, str], None],
     force: bool = False,
+    allow_unfinished: bool = False,
 ) -> Path:
-    """Archive the run in `run_dir` as the next experiment below `root`; return its directory.
+    """Archive the run or the sweep in `run_dir` as the next experiment below `root`; return its directory.
 
     `name` and `hypothesis` (None: as the run had it) go into the config.yaml of the experiment; the run directory
     is only read. `write_report(directory, title)` writes README.md, summary.json and figures/ into the directory
-    it is given. `force` archives a run again, and one that is not finished.
+    it is given. `allow_unfinished` archives what has not come to its end as well; `force` does, and archives the same
+    result once more.
 
-    Raises ArchiveError when `run_dir` holds no run, the run is not finished, is archived already, or the disk is
-    full; the archive is then as it was.
+    Raises ArchiveError when `run_dir` holds no run, the run is not finished or a job of the sweep did not have its
+    turn, it is archived already, or the disk is full; the archive is then as it was.
     """
-    run = RunDir(run_dir)
-    _check(run, force)
-    run_id = run.read_provenance().get("run_id")
+    of_sweep = is_sweep(run_dir)
+    check, identify, copy = (_check_sweep, _identify_sweep, _copy_sweep) if of_sweep else (_check, _identify, _copy_run)
+    check(run_dir, force or allow_unfinished)
+    run_id, step = identify(run_dir)
     with disk_errors("create experiment", root):
         root.mkdir(parents=True, exist_ok=True)
-    step = run.read_status().get("step")
     _refuse_twice(root, run_id, step, force)
-    with staging_folder(root, "copy the run into") as staging:
-        with disk_errors("copy the run into", staging), unchanged(run_dir):
-            _copy(run, staging)
+    action = f"copy the {'sweep' if of_sweep else 'run'} into"
+    with staging_folder(root, action) as staging:
+        with disk_errors(action, staging), unchanged(run_dir):
+            copy(run_dir, staging)
         _rename_run(staging, name, hypothesis)
         with disk_errors("write the report into", staging):
             write_report(staging, name)
         write_manifest(staging)
         return claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
+
+
+def archived_as(directory: Path, root: Path) -> Path | None:
+    """Return the experiment below `root` that holds the run or sweep in `directory` as it is now, or None.
+
+    Raises ArchiveError for a record that cannot be read.
+    """
+    identify = _identify_sweep if is_sweep(directory) else _identify
+    return _find(root, *identify(directory))
 
 
 def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: object, force: bool) -> Path:
@@ -121,7 +136,8 @@ def slug(name: str) -> str:
     return result or "experiment"
 
 
-def _check(run: RunDir, force: bool) -> None:
+def _check(run_dir: Path, allow_unfinished: bool) -> None:
+    run = RunDir(run_dir)
     if not run.status.is_file():
         raise ArchiveError(f"{run.path} is not a run directory: it has no status.json")
     missing = [file for file in _REQUIRED if not (run.path / file).is_file()]
@@ -129,7 +145,7 @@ def _check(run: RunDir, force: bool) -> None:
         raise ArchiveError(f"{run.path}: the record of the run lacks {', '.join(missing)}; it cannot be archived")
     read_metrics(run.metrics)
     status = run.read_status()
-    if status["state"] != "finished" and not force:
+    if status["state"] != "finished" and not allow_unfinished:
         reason = f" ({status['reason']})" if status.get("reason") else ""
         raise ArchiveError(
             f"{run.path}: the run is {status['state']}{reason}, not finished: continue it with resume={run.path}, "
@@ -137,19 +153,65 @@ def _check(run: RunDir, force: bool) -> None:
         )
 
 
+def _identify(run_dir: Path) -> tuple[object, object]:
+    run = RunDir(run_dir)
+    return run.read_provenance().get("run_id"), run.read_status().get("step")
+
+
+def _check_sweep(directory: Path, allow_unfinished: bool) -> None:
+    check_sweep(read_sweep(directory), allow_unfinished=allow_unfinished)
+
+
+def _identify_sweep(directory: Path) -> tuple[object, object]:
+    sweep = read_sweep(directory)
+    return sweep.sweep_id, sweep_status(sweep)["step"]
+
+
 def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None:
-    """Raise ArchiveError for a run that is there already; a run that was continued since is another result."""
-    if force or run_id is None:
-        return
-    for experiment in find_experiments(root):
-        if read_run_id(experiment) == run_id and RunDir(experiment.path).read_status().get("step") == step:
-            raise ArchiveError(
-                f"this run is archived already, as {experiment.path.name}; --force archives it once more"
-            )
+    """Raise ArchiveError for a result that is there already; what was continued since is another one."""
+    found = None if force else _find(root, run_id, step)
+    if found is not None:
+        what = "sweep" if is_sweep(found) else "run"
+        raise ArchiveError(f"this {what} is archived already, as {found.name}; --force archives it once more")
 
 
-def _copy(run: RunDir, staging: Path) -> None:
-    for file in _COPIED:
+def _find(root: Path, run_id: object, step: object) -> Path | None:
+    for experiment in find_experiments(root) if run_id is not None else ():
+        if read_run_id(experiment) == run_id and read_json(experiment.path / "status.json").get("step") == step:
+            return experiment.path
+    return None
+
+
+def _copy_run(run_dir: Path, staging: Path) -> None:
+    _copy(RunDir(run_dir), staging, _COPIED)
+    if not (staging / "notes.md").exists():
+        (staging / "notes.md").write_text(NOTES, encoding="utf-8")
+
+
+def _copy_sweep(directory: Path, staging: Path) -> None:
+    """Copy the plan and the runs that it names, and write the files that speak for all of them."""
+    sweep = read_sweep(directory)
+    sources = [directory, *(sweep.run_dir(job) for job in sweep.jobs)]  # their source is the same: it was checked
+    for name, folders in ((PLAN, [directory]), ("notes.md", [directory]), ("source.tar.gz", sources)):
+        found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if found is not None:
+            shutil.copyfile(found, staging / name)
+    for job in sweep.jobs:
+        run = RunDir(sweep.run_dir(job))
+        if run.status.is_file():
+            (staging / job.folder).mkdir(parents=True)
+            _copy(run, staging / job.folder, _OF_EACH_RUN)
+    if not (staging / "notes.md").exists():
+        (staging / "notes.md").write_text(NOTES, encoding="utf-8")
+    copied, record = read_sweep(staging), RunDir(staging)
+    record.write_config(shared_config(copied))
+    record.write_overrides(list(copied.overrides))
+    record.write_provenance(shared_provenance(copied))
+    write_atomic(record.status, json_bytes(sweep_status(copied)))
+
+
+def _copy(run: RunDir, staging: Path, files: tuple[str, ...]) -> None:
+    for file in files:
         if (run.path / file).is_file():
             shutil.copyfile(run.path / file, staging / file)
     if run.samples.is_dir():
@@ -163,8 +225,6 @@ def _copy(run: RunDir, staging: Path) -> None:
             os.link(run.model.resolve(), staging / "model.bin")
         except OSError:  # another file system, or one without links
             shutil.copyfile(run.model, staging / "model.bin")
-    if not (staging / "notes.md").exists():
-        (staging / "notes.md").write_text(NOTES, encoding="utf-8")
 
 
 def _rename_run(staging: Path, name: str, hypothesis: str | None) -> None:

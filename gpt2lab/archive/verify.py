@@ -1,4 +1,4 @@
-"""Whether an experiment is still what was archived: its files, its config and its report.
+"""Whether an experiment is still what was archived: its files, its config or plan, and its report.
 
 The manifest finds what changed by accident or on the way; it is not a signature, which a person who changes a file
 and its line in the manifest would have to forge too. A link, or a name that leaves the folder, ends the check before
@@ -16,9 +16,11 @@ from typing import Any
 
 from gpt2lab.archive.experiments import read_summary
 from gpt2lab.archive.manifest import MANIFEST, is_rewritten, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.sweeps import plan_faults
 from gpt2lab.errors import ArchiveError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.metrics import read_metrics
+from gpt2lab.record.sweep import PLAN, RUNS
 
 NOTES = "notes.md"  # its author's: a change is no fault, and the report takes it in when it is written again
 
@@ -65,7 +67,11 @@ def verify(
     with disk_errors("read", directory):
         faults, absent, notes_edited = _check_files(directory, manifest, weights)
     if check_config is not None:
-        faults += _check_configs(directory, manifest, check_config)
+        configs = _check_configs(directory, manifest, check_config)
+        unread = {fault.file for fault in (*faults, *configs)}
+        faults += configs
+        if PLAN in manifest and PLAN not in unread:
+            faults += _check_plan(directory, [name for name in manifest if name not in unread])
     # A report of a changed record says nothing about the report that was archived.
     record_faults = [fault for fault in faults if not is_rewritten(fault.file) and not is_weights(fault.file)]
     if write_report is not None and not record_faults:
@@ -152,6 +158,8 @@ def _difference(path: Path, size: int, entry: dict[str, Any]) -> str | None:
 
 def _check_configs(directory: Path, manifest: dict[str, Any], check: Callable[[Path], None]) -> list[Fault]:
     names = [name for name in manifest if name.rpartition("/")[2] == "config.yaml"]
+    if PLAN in manifest:  # the one above is what the runs have in common, no config that could run
+        names = [name for name in names if name.startswith(f"{RUNS}/")]
     if not names:
         return [Fault(file="config.yaml", kind="missing", why="the manifest lists none")]
     faults = []
@@ -164,6 +172,14 @@ def _check_configs(directory: Path, manifest: dict[str, Any], check: Callable[[P
             why = f"it does not compose under today's schema: {error}"
             faults.append(Fault(file=name, kind="refused", why=why))
     return faults
+
+
+def _check_plan(directory: Path, names: list[str]) -> list[Fault]:
+    try:
+        found = plan_faults(directory, [name for name in names if (directory / name).is_file()])
+        return [Fault(file=file, kind="refused", why=why) for file, why in found]
+    except ArchiveError as error:
+        return [Fault(file=PLAN, kind="refused", why=str(error))]
 
 
 def _check_report(

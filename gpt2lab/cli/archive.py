@@ -6,13 +6,22 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import create, list_experiments, read_summary, refresh_manifest, resolve, write_index
+from gpt2lab.archive import (
+    create,
+    list_experiments,
+    read_summary,
+    refresh_manifest,
+    resolve_experiment,
+    status_words,
+    write_index,
+)
 from gpt2lab.archive.verify import refuse_links
 from gpt2lab.archive.where import select, sort
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_plain_file
-from gpt2lab.record.rundir import RunDir, find_runs, latest_run
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
 
 _LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
 _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
@@ -29,35 +38,47 @@ root_option = click.option(
 @click.option("--force", is_flag=True, help="Archive again, or archive what is not finished.")
 @root_option
 def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, force: bool, root: Path) -> None:
-    """Archive a run, or each run of a sweep that is not archived yet.
+    """Archive a run or a sweep, or of a folder each of them that is not archived yet.
 
-    DIRECTORY is a run directory or a folder of them; without it, the run that ended last.
+    DIRECTORY is the directory of a run or a sweep, or a folder of them; without it, the one that ended last. A sweep
+    is one experiment, with its runs inside.
     """
     from gpt2lab.report import write_report  # matplotlib takes longer than a list does
 
     if directory is None:
-        directory = latest_run(Path("runs"))
+        directory = latest_result(Path("runs"))
         if directory is None:
             raise ArchiveError("runs: there is no run in it; name a run directory")
-    runs = find_runs(directory) if directory.is_dir() else []
-    if not runs:
-        raise ArchiveError(f"{directory}: holds no run (no status.json); name a run directory")
+    results = find_results(directory) if directory.is_dir() else []
+    if not results:
+        raise ArchiveError(f"{directory}: holds no run (no status.json) and no sweep; name a run directory")
     refused: list[ArchiveError] = []
-    for run in runs:
+    for result in results:
         try:
-            title = name or str(RunDir(run).read_config().get("name") or run.name)
-            path = create(run, root, name=title, hypothesis=hypothesis, write_report=write_report, force=force)
+            title = name or _name(result)
+            path = create(result, root, name=title, hypothesis=hypothesis, write_report=write_report, force=force)
         except ArchiveError as error:
-            if len(runs) == 1:
+            if len(results) == 1:
                 raise
             click.echo(f"left out: {error}", err=True)
             refused.append(error)
         else:
-            weights = "" if (path / "model.bin").exists() else ", without weights: the run has no model.bin"
-            click.echo(f"{run} is experiment {path}{weights}")
+            click.echo(f"{result} is experiment {path}{_weights(path)}")
     write_index(root)
-    if len(refused) == len(runs):
-        raise ArchiveError(f"{directory}: none of its {len(runs)} runs was archived")
+    if len(refused) == len(results):
+        raise ArchiveError(f"{directory}: none of its {len(results)} runs was archived")
+
+
+def _name(directory: Path) -> str:
+    """Return what a run or a sweep calls itself, else the name of its directory."""
+    name = read_sweep(directory).name if is_sweep(directory) else RunDir(directory).read_config().get("name")
+    return str(name or directory.name)
+
+
+def _weights(experiment: Path) -> str:
+    if is_sweep(experiment):
+        return "" if any(experiment.glob("runs/*/model.bin")) else ", without weights: no run has a model.bin"
+    return "" if (experiment / "model.bin").exists() else ", without weights: the run has no model.bin"
 
 
 @click.command(name="list")
@@ -96,7 +117,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 
     return [
         str(summary.get("name") or "-"),
-        str(summary.get("status") or "-"),
+        str(status_words(summary) or "-"),
         str(summary.get("data") or "-"),
         number("n_params_active", "{:,}"),
         number("tokens", "{:,}"),
@@ -115,7 +136,7 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
     from rich.console import Console  # a list does without
     from rich.markdown import Markdown
 
-    path = resolve(root, experiment)
+    path = resolve_experiment(root, experiment)
     if as_json:
         click.echo(json.dumps(read_summary(path), indent=2))
         return
@@ -137,7 +158,7 @@ def report(experiment: str, root: Path) -> None:
     """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
     from gpt2lab.report import write_report
 
-    path = resolve(root, experiment)
+    path = resolve_experiment(root, experiment)
     refuse_links(path)  # nothing is written through one
     try:
         title = str(read_summary(path)["name"])

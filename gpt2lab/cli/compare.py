@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gpt2lab.archive import list_experiments, resolve
+from gpt2lab.archive import expand, list_experiments, resolve_run
 from gpt2lab.cli.archive import root_option
 from gpt2lab.report import numbers
 from gpt2lab.report.compare import METRICS, Comparison, Row, show_value
@@ -29,11 +29,14 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 def compare(
     experiments: tuple[str, ...], metric: str, baseline: str | None, vary: tuple[str, ...], as_json: bool, root: Path
 ) -> None:
-    """Compare EXPERIMENTS: runs of equal config are one arm, each held to the baseline by seed."""
+    """Compare EXPERIMENTS: runs of equal config are one arm, each held to the baseline by seed.
+
+    A sweep stands for all its runs, N/JOB for one of them.
+    """
     found = compare_runs(
-        [resolve(root, experiment) for experiment in experiments],
+        [run for experiment in experiments for run in expand(root, experiment)],
         metric=metric,
-        baseline=None if baseline is None else resolve(root, baseline),
+        baseline=None if baseline is None else resolve_run(root, baseline),
         vary=vary,
         archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
     )
@@ -80,7 +83,7 @@ def _cells(row: Row) -> list[str]:
         sign = "+" if row.difference.mean > 0 else ""
         difference = f"{sign}{show_value(row.difference.mean)} {interval(row.corrected_interval)}"
     return [
-        " ".join(str(int(name.partition("-")[0])) for name in row.experiments),
+        " ".join(_number(name) for name in row.experiments),
         row.label if len(row.label) <= MOST_LABEL else f"{row.label[:MOST_LABEL]}…",
         *(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2")),
         str(row.estimate.n),
@@ -90,6 +93,11 @@ def _cells(row: Row) -> list[str]:
         numbers.rounded(row.corrected_p),
         row.judgement.verdict if row.judgement else "baseline",
     ]
+
+
+def _number(name: str) -> str:
+    """Return the number of an experiment from its folder's name, with a job's behind it: 12, 5/3."""
+    return "/".join(part.partition("-")[0].lstrip("0") or "0" for part in name.split("/"))
 
 
 def _floor(found: Comparison) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import resolve
+from gpt2lab.archive import resolve_run
 from gpt2lab.archive.agreement import Difference
-from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction
+from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction, source_of
 from gpt2lab.archive.reproduce import reproduce as run_again
 from gpt2lab.cli.archive import root_option
 
@@ -38,13 +38,13 @@ _DIFFERENT = 5  # exit code
 def reproduce(
     experiment: str, steps: int | None, tolerance: float, keep: Path | None, as_json: bool, root: Path
 ) -> None:
-    """Run EXPERIMENT again with its archived source, and compare every number.
+    """Run EXPERIMENT again with its archived source, and compare every number; of a sweep one run, as N/JOB.
 
     This executes the code that the experiment holds. The exit code is 0 when the metrics are identical, or within
     --tolerance, 5 when they differ, and 2 or 3 when the run cannot be made here.
     """
-    path = resolve(root, experiment)
-    click.echo(f"this executes the source code stored in {path / 'source.tar.gz'}", err=as_json)
+    path = resolve_run(root, experiment)
+    click.echo(f"this executes the source code stored in {source_of(path)}", err=as_json)
     plan = plan_reproduction(path, root, steps=steps)
     for line in _describe(plan):
         click.echo(_printable(line), err=as_json)

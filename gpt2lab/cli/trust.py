@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import check_root, find_experiments, resolve, write_index
+from gpt2lab.archive import check_root, find_experiments, resolve_experiment, write_index
 from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import Fault, Verdict
 from gpt2lab.archive.verify import verify as verify_experiment
@@ -32,7 +32,7 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
     """
     from gpt2lab.report import write_report  # matplotlib takes longer than a list does
 
-    paths = [resolve(root, ref) for ref in experiments] or [found.path for found in find_experiments(root)]
+    paths = [resolve_experiment(root, ref) for ref in experiments] or [found.path for found in find_experiments(root)]
     if not paths:
         raise ArchiveError(f"{root}: there are no experiments in it to verify")
     differing = 0
@@ -51,7 +51,7 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
 @root_option
 def export_command(experiment: str, output: Path | None, weights: bool, root: Path) -> None:
     """Write EXPERIMENT as one tar that another archive can import; the same bytes every time."""
-    path = resolve(root, experiment)
+    path = resolve_experiment(root, experiment)
     click.echo(str(export_experiment(path, output or Path(f"{path.name}.tar"), weights=weights)))
 
 

@@ -1,57 +1,135 @@
 """The jobs of a grid, composed and checked before the first of them starts."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from gpt2lab.compose.configs import CONF, compose
 from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema import plain
+from gpt2lab.record.provenance import config_hash
+from gpt2lab.schema import RunConfig, plain
+
+# Given as a key of their own, they belong to the whole sweep.
+_OF_HYDRA = ("hydra.", "hydra/")
+_KEYS_OF_NO_JOB = ("sweep.",)
 
 
-def check_grid(arguments: Sequence[str]) -> dict[int, int]:
-    """Compose every job of a multirun; return {number of a job: number of the earlier job that is the same run}.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridJob:
+    """One run of a grid."""
 
-    Without a grid nothing is done. Raises ConfigError that names the first job which cannot be.
+    overrides: tuple[str, ...]  # its whole command line
+    config: RunConfig
+    values: dict[str, Any]  # of the keys that vary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What Hydra makes of the command line of a sweep."""
+
+    overrides: tuple[str, ...]  # as given, those of an experiment file that is a sweep first
+    of_hydra: tuple[str, ...]  # those of `overrides` that are about Hydra: launcher, directories
+    varies: tuple[str, ...]  # override keys that differ between jobs
+    jobs: tuple[GridJob, ...]
+    repeats: tuple[tuple[int, int], ...]  # (place in the grid, place of the earlier job that is the same run)
+    parallel: bool  # another launcher than Hydra's own, so jobs run in processes of their own
+
+    def directory(self) -> Path | None:
+        """Return the directory that `hydra.sweep.dir` names; None where it is left to the lab."""
+        given = [item for item in self.of_hydra if item.partition("=")[0] == "hydra.sweep.dir"]
+        return Path(given[-1].partition("=")[2].strip("'\"")) if given else None
+
+
+def expand(arguments: Sequence[str]) -> Grid | None:
+    """Return the grid of a command line, each job composed; None when it asks for no multirun.
+
+    Raises ConfigError that names the first job which cannot be.
     """
-    repeats: dict[int, int] = {}
-    first_of: dict[str, int] = {}
-    for number, overrides in enumerate(expand(arguments)):
-        try:
-            config = compose(overrides)
-        except ConfigError as error:
-            raise ConfigError(f"job {number} of the grid ({' '.join(overrides)}): {error}") from error
-        same = first_of.setdefault(repr(plain(config)), number)
-        if same != number:
-            repeats[number] = same
-    return repeats
-
-
-def expand(arguments: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job that Hydra's own sweeper makes of a command line; [] when it is no multirun."""
     given = [argument for argument in arguments if not argument.startswith("-")]
     asked = bool({"-m", "--multirun"} & set(arguments))
     if not asked and not any(item.lstrip("+").startswith(("experiment=", "hydra.")) for item in given):
-        return []  # only these can make a multirun of it; composing once more takes a twentieth of a second
+        return None  # only these can make a multirun of it; composing once more takes a twentieth of a second
     with hydra_errors():
-        parser = OverridesParser.create()
-        single = [
-            item
-            for item, parsed in zip(given, parser.parse_overrides(given), strict=True)
-            if not parsed.is_sweep_override()
-        ]
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            settings = hydra.compose("config", overrides=single, return_hydra_config=True).hydra
+        settings = _settings(given)
         if not asked and settings.mode != RunMode.MULTIRUN:
-            return []
+            return None
         if not settings.sweeper._target_.endswith(BasicSweeper.__name__):
-            return []  # another sweeper makes its jobs as it goes
-        params = [f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()]
-        [jobs] = BasicSweeper.split_arguments(parser.parse_overrides([*params, *given]), None)
-    return jobs
+            raise ConfigError(
+                f"hydra/sweeper: {settings.sweeper._target_} makes its jobs as it goes; gpt2lab runs grids, whose jobs "
+                "are all known and checked before the first starts: leave hydra/sweeper out"
+            )
+        overrides = [*(f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()), *given]
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        of_hydra = [item for item in overrides if item.lstrip("+~").startswith(_OF_HYDRA)]
+        [combinations] = BasicSweeper.split_arguments(
+            [item for item in parsed if not str(item.input_line).lstrip("+~").startswith(_OF_HYDRA)], None
+        )
+        parallel = "BasicLauncher" not in settings.launcher._target_
+    jobs, repeats = _compose(combinations)
+    varies, jobs = _vary(jobs)
+    return Grid(
+        overrides=tuple(overrides),
+        of_hydra=tuple(of_hydra),
+        varies=varies,
+        jobs=tuple(jobs),
+        repeats=tuple(repeats),
+        parallel=parallel,
+    )
+
+
+def _settings(given: list[str]) -> DictConfig:
+    """Return Hydra's own settings under a command line, the swept keys left out."""
+    parsed = OverridesParser.create().parse_overrides(given)
+    single = [item for item, override in zip(given, parsed, strict=True) if not override.is_sweep_override()]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return hydra.compose("config", overrides=single, return_hydra_config=True).hydra
+
+
+def _compose(combinations: list[list[str]]) -> tuple[list[GridJob], list[tuple[int, int]]]:
+    """Compose every combination; one that computes the same as an earlier one is no job of its own."""
+    jobs: list[GridJob] = []
+    repeats = []
+    first_of: dict[str, int] = {}
+    for place, overrides in enumerate(combinations):
+        try:
+            config = compose(overrides)
+        except ConfigError as error:
+            raise ConfigError(f"job {place} of the grid ({' '.join(overrides)}): {error}") from error
+        same = first_of.setdefault(config_hash(plain(config)), place)
+        if same != place:
+            repeats.append((place, same))
+        else:
+            jobs.append(GridJob(overrides=tuple(overrides), config=config, values={}))
+    return jobs, repeats
+
+
+def _vary(jobs: list[GridJob]) -> tuple[tuple[str, ...], list[GridJob]]:
+    """Return the override keys that differ between jobs, and the jobs with their values of these keys."""
+    parser = OverridesParser.create()
+    values = [
+        {item.get_key_element(): _value(item) for item in parser.parse_overrides(list(j.overrides))} for j in jobs
+    ]
+    keys = [key for key in values[0] if any(value[key] != values[0][key] for value in values)]
+    keys = [key for key in keys if not key.startswith(_KEYS_OF_NO_JOB)]
+    told = [
+        GridJob(overrides=job.overrides, config=job.config, values={key: value[key] for key in keys})
+        for job, value in zip(jobs, values, strict=True)
+    ]
+    return tuple(keys), told
+
+
+def _value(override: Override) -> Any:
+    """Return the value of an override as plain data."""
+    value = override.value()
+    return value if isinstance(value, bool | int | float | str | list | dict | None) else str(value)

@@ -1,24 +1,19 @@
-"""Handing each composed job to a task: one, or those of a grid."""
+"""From a command line to what it asks for: one run, or the jobs of a grid."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from gpt2lab.compose.configs import CONF, default_name, to_run_config
-from gpt2lab.compose.grid import check_grid
+from gpt2lab.compose.configs import CONF
+from gpt2lab.compose.grid import Grid, expand
+from gpt2lab.compose.launch import ForHydra, Task
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, ConfigError, Gpt2labError
-from gpt2lab.schema import RunConfig
+from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
 
 # Flags that print and run nothing.
 INFORMATION = {
@@ -36,64 +31,35 @@ INFORMATION = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One composed run: what a task receives."""
+def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | None = None) -> int:
+    """Compose what the command line asks for, hand it to `task` or, a grid, to `sweep`; return the exit code.
 
-    config: RunConfig
-    run_dir: Path
-    overrides: list[str]
-    number: int | None  # place in a multirun; None for a single run
-
-
-Task = Callable[[Job], int]  # returns the exit code
-
-
-def main(task: Task, arguments: Sequence[str] | None = None) -> int:
-    """Compose what the command line asks for, hand each job to `task`, and return the exit code.
-
-    In a multirun every job is composed before the first one starts; they run one after the other, the same run only
-    once, and the code is that of the first job that failed.
     Any error a user can cause is printed as one line.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     codes: list[int] = []
-    repeats: dict[int, int] = {}
+    with error_line(codes):
+        arguments = with_resumed(arguments)
+        grid = None if INFORMATION & set(arguments) else expand(arguments)
+        codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
+    return codes[-1]
+
+
+def _run_one(task: Task, arguments: list[str]) -> int:
+    codes: list[int] = []
 
     def run_job(raw: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        run_dir = Path(os.path.relpath(hydra_config.runtime.output_dir))
-        if run_dir.parts[:1] == ("..",):
-            run_dir = Path(hydra_config.runtime.output_dir)
-        is_sweep = hydra_config.mode == RunMode.MULTIRUN
-        number = int(hydra_config.job.num) if is_sweep else None
-        if number in repeats:
-            _remove_unused(run_dir)
-            print(f"job {number} is the same run as job {repeats[number]}: left out")
-            return
-        with error_line(codes):
-            try:
-                config = to_run_config(raw)
-            except ConfigError:
-                _remove_unused(run_dir)
-                raise
-            config.name = config.name or default_name(hydra_config.runtime.choices)
-            overrides = [item for item in hydra_config.overrides.task if not item.startswith(("resume=", "+resume="))]
-            codes.append(task(Job(config=config, run_dir=run_dir, overrides=overrides, number=number)))
-        if codes and codes[-1] == 130:
-            raise KeyboardInterrupt  # the person wants the rest of a sweep to stop too
+        with error_line(codes):  # in here: of what leaves a job, Hydra prints a line of its own first
+            codes.append(ForHydra(task)(raw))
 
     argv = sys.argv
     try:
-        with error_line(codes):
-            arguments = with_resumed(arguments)
-            repeats |= check_grid(arguments) if not INFORMATION & set(arguments) else {}
-            sys.argv = [argv[0], *arguments]
-            with hydra_errors():
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)()
+        sys.argv = [argv[0], *arguments]
+        with hydra_errors():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)()
     finally:
         sys.argv = argv
-    return next((code for code in codes if code), 0)
+    return codes[0] if codes else 0
 
 
 @contextmanager
@@ -115,9 +81,3 @@ def error_line(codes: list[int]) -> Iterator[None]:
         if not codes or codes[-1] != 130:
             print("gpt2lab: interrupted", file=sys.stderr)
             codes.append(130)
-
-
-def _remove_unused(run_dir: Path) -> None:
-    """Remove the directory that Hydra made for a job whose config was refused."""
-    if {path.name for path in run_dir.iterdir()} <= {".hydra"}:
-        shutil.rmtree(run_dir)

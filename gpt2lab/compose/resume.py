@@ -1,10 +1,11 @@
-"""A command line that resumes a run becomes the one that the run began with, and what was changed since."""
+"""A command line that resumes a run or a sweep becomes the one that it began with, and what was changed since."""
 
 from pathlib import Path
 
 import yaml
 
 from gpt2lab.errors import ConfigError
+from gpt2lab.record.sweep import is_sweep, read_sweep
 
 
 def with_resumed(arguments: list[str]) -> list[str]:
@@ -12,10 +13,14 @@ def with_resumed(arguments: list[str]) -> list[str]:
     named = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("resume=") and a != "resume=null"]
     if not named:
         return arguments
-    if {"-m", "--multirun"} & set(arguments):
-        raise ConfigError(f"resume={named[-1]} with --multirun: a sweep is not resumed; resume one run at a time")
     directory = Path(named[-1].strip("'\""))
+    if {"-m", "--multirun"} & set(arguments) and not is_sweep(directory):
+        raise ConfigError(f"resume={named[-1]} with --multirun: it is no sweep; resume one run at a time")
     overrides = directory / "overrides.yaml"
+    escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    if is_sweep(directory):
+        now = [a for a in arguments if not a.startswith("-") and not a.lstrip("+").startswith("resume=")]
+        return ["-m", *last_of_each_key([*read_sweep(directory).overrides, *now, f"hydra.sweep.dir='{escaped}'"])]
     if not directory.is_dir():
         raise ConfigError(f"resume={directory}: no such directory; name a run directory below runs/")
     if (directory / "manifest.json").is_file():
@@ -30,7 +35,6 @@ def with_resumed(arguments: list[str]) -> list[str]:
         earlier = None
     if not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
         raise ConfigError(f"resume={directory}: overrides.yaml is damaged; expected a list of overrides")
-    escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     overrides_now = [argument for argument in arguments if not argument.startswith("-")]
     flags = [argument for argument in arguments if argument.startswith("-")]
     # hydra.mode: the run may have been a job of an experiment that is a sweep.

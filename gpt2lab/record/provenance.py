@@ -40,7 +40,7 @@ PACKAGES = (
 _MAX_PATCH_BYTES = 1_000_000
 
 # They describe or place a run without changing what it computes; data files stand in the record by their hash.
-_NOT_HASHED = ("name", "hypothesis", "tags", "resume", "tracker", "archive")
+_NOT_HASHED = ("name", "hypothesis", "tags", "resume", "tracker", "archive", "sweep")
 _DATA_PATHS = ("path", "train", "val", "test")
 
 
@@ -77,7 +77,7 @@ def collect(
 def hashed_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that decides what a run computes.
 
-    Names, notes, tags, tracker, archive and the places of data files do not count.
+    Names, notes, tags, tracker, archive, sweep and the places of data files do not count.
     """
     kept = {key: copy.copy(value) for key, value in config.items() if key not in _NOT_HASHED}
     if isinstance(kept.get("data"), dict):

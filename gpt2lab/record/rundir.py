@@ -4,8 +4,6 @@
 as long as the `RunDir` is open, and the system drops it when the process dies, however it dies.
 """
 
-import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ import yaml
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
+from gpt2lab.record.lock import acquire
 from gpt2lab.record.plain_yaml import read_yaml
 
 STATES = ("running", "finished", "interrupted", "failed")
@@ -97,7 +96,7 @@ class RunDir:
         run = cls(path)
         with disk_errors("create run directory", path):
             path.mkdir(parents=True, exist_ok=True)
-        run._acquire()
+        run._lock = acquire(path)
         try:
             taken = [file.name for file in (run.status, run.metrics, run.model) if file.exists()]
             if taken:
@@ -120,24 +119,8 @@ class RunDir:
         run = cls(path)
         if not run.status.is_file():
             raise ArchiveError(f"{path} is not a run directory: it has no status.json")
-        run._acquire()
+        run._lock = acquire(path)
         return run
-
-    def _acquire(self) -> None:
-        with disk_errors("lock", self.path):
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-        except BlockingIOError:
-            pid = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
-            os.close(lock)
-            raise ArchiveError(f"{self.path}: process {pid} is running in it; wait for it, or stop it first") from None
-        except OSError as error:
-            os.close(lock)
-            raise ArchiveError(f"{self.path}: cannot lock: {(error.strerror or str(error)).lower()}") from error
-        self._lock = lock
 
     def close(self) -> None:
         """Let other processes have the directory."""
@@ -218,19 +201,6 @@ def _walk_runs(directory: Path) -> Iterator[Path]:
             yield Path(folder)
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-
-
-def latest_run(runs_root: Path) -> Path | None:
-    """Return the run below `runs_root` that started or ended last, or None; damaged ones are passed over."""
-    latest: tuple[str, Path] | None = None
-    for path in find_runs(runs_root):
-        if not RunDir(path).config.exists():
-            continue  # refused before it began
-        with contextlib.suppress(ArchiveError):
-            status = RunDir(path).read_status()
-            moment = (str(status.get("ended") or status.get("started") or ""), path)
-            latest = moment if latest is None else max(latest, moment)
-    return latest[1] if latest else None
 
 
 def _yaml(value: object) -> bytes:

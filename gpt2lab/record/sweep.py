@@ -4,14 +4,16 @@ The plan is written before the first job starts. What became of a job stands in 
 together from the disk alone, whoever ran its jobs, and after any death of any process.
 """
 
-import fcntl
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gpt2lab.errors import ArchiveError, DivergedError
-from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
+from gpt2lab.record.disk import json_bytes, read_json, write_atomic
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
 
 PLAN = "sweep.json"
@@ -31,6 +33,11 @@ class SweepJob:
     overrides: tuple[str, ...]  # the whole command line of this job
     values: dict[str, Any]  # what sets it apart: override key -> plain value, in the order of Sweep.varies
     config_hash: str  # see record.provenance
+
+    @property
+    def label(self) -> str:
+        """What tells the job from the others, in words."""
+        return describe(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,15 @@ class JobState:
 
     word: Word
     reason: str | None = None
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return the values that set a job apart as a person would type them: weight_decay=0.3 seed=1."""
+    return " ".join(f"{key}={_typed(value)}" for key, value in values.items())
+
+
+def _typed(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def write_sweep(sweep: Sweep) -> None:
@@ -122,17 +138,48 @@ def read_state(run_dir: Path) -> JobState:
     return JobState("killed", "its process ended without a word; the rows it wrote are there")
 
 
-def is_held(run_dir: Path) -> bool:
-    """Whether a process, of this machine, is at work in a run directory."""
-    lock = run_dir / ".lock"
-    if not lock.exists():
-        return False
-    with disk_errors("lock", run_dir):
-        descriptor = os.open(lock, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+def sweep_of(run_dir: Path) -> Path | None:
+    """Return the directory of the sweep that a run directory belongs to, or None for a run of its own."""
+    sweep = run_dir.parent.parent
+    return sweep if run_dir.parent.name == RUNS and is_sweep(sweep) else None
+
+
+def find_results(directory: Path) -> list[Path]:
+    """Return the sweeps, and the runs that belong to none, at or below `directory`, sorted by path.
+
+    Hidden folders are passed over, and so is all that lies inside of a sweep or a run.
+    """
+    return sorted(_walk_results(directory))
+
+
+def latest_result(runs_root: Path) -> Path | None:
+    """Return the run or sweep below `runs_root` that started or ended last, or None; damaged ones are passed over."""
+    latest: tuple[str, Path] | None = None
+    for path in find_results(runs_root):
+        with contextlib.suppress(ArchiveError):
+            if is_sweep(path):
+                sweep = read_sweep(path)
+                moment = max([str(sweep.created), *(_moment(sweep.run_dir(job)) for job in sweep.jobs)])
+            elif (path / "config.yaml").exists():
+                moment = _moment(path)
+            else:
+                continue  # refused before it began
+            latest = (moment, path) if latest is None else max(latest, (moment, path))
+    return latest[1] if latest else None
+
+
+def _walk_results(directory: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(directory):
+        if PLAN in files or "status.json" in files:
+            yield Path(folder)
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def _moment(run_dir: Path) -> str:
+    """When a run ended or else started, as text that sorts by time; "" for one that is not there."""
+    run = RunDir(run_dir)
+    if not run.status.is_file():
+        return ""
+    status = run.read_status()
+    return str(status.get("ended") or status.get("started") or "")

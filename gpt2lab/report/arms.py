@@ -13,6 +13,7 @@ from typing import Any
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
 from gpt2lab.record.provenance import config_hash, hashed_config
+from gpt2lab.record.sweep import sweep_of
 from gpt2lab.report.inputs import Inputs, read_inputs
 
 
@@ -95,8 +96,17 @@ class Arm:
         return self.runs[0]
 
 
-def read_run(directory: Path) -> Run:
-    """Read the run archived in `directory`. Raises ArchiveError naming the file that is missing or damaged."""
+def run_name(directory: Path) -> str:
+    """Return what a run is called: NNNNN-slug, or NNNNN-slug/FOLDER for one of a sweep, whose folders recur."""
+    sweep = sweep_of(directory)
+    return directory.name if sweep is None else f"{sweep.name}/{directory.name}"
+
+
+def read_run(directory: Path, name: str | None = None) -> Run:
+    """Read the run archived in `directory`, called `name` or else as `run_name` has it.
+
+    Raises ArchiveError naming the file that is missing or damaged.
+    """
     inputs = read_inputs(directory)
     config = {key: value for key, value in inputs.config.items() if key != "seed"}
     seed = inputs.config.get("seed")
@@ -107,7 +117,7 @@ def read_run(directory: Path) -> Run:
         flat = dict(_flatten(hashed_config(config)))
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
-    return Run(name=directory.name, inputs=inputs, seed=seed, config=flat, key=key)
+    return Run(name=name or run_name(directory), inputs=inputs, seed=seed, config=flat, key=key)
 
 
 def show(value: Any) -> str:

@@ -25,10 +25,11 @@ from gpt2lab.report.arms import (
     group,
     keys_of,
     read_run,
+    run_name,
     show,
-    values,
     why_apart,
 )
+from gpt2lab.report.noise import Archived, floor_of, like
 from gpt2lab.report.statistics import (
     Difference,
     Estimate,
@@ -39,7 +40,6 @@ from gpt2lab.report.statistics import (
     estimate,
     holm,
     judge,
-    noise_floor,
     paired_difference,
 )
 
@@ -51,7 +51,6 @@ METRICS = {
     "peak_mem_mib": False,
 }
 ON_HARDWARE = ("elapsed_s", "peak_mem_mib")
-MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,24 +107,45 @@ def compare(
     provenance) of every experiment, of which like ones count for the noise floor. Raises ConfigError for what
     cannot be asked, ArchiveError for a damaged file and for runs that may not be put together.
     """
-    _check(directories, metric, baseline)
-    named = [read_run(directory) for directory in directories]
+    if len(directories) < 2:
+        raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
+    first = None if baseline is None else run_name(baseline)
+    _check([run_name(directory) for directory in directories], metric, first)
+    return compare_runs(
+        [read_run(directory) for directory in directories],
+        metric=metric,
+        baseline=first,
+        vary=vary,
+        archive=archive,
+    )
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    *,
+    metric: str = "val_loss",
+    baseline: str | None = None,
+    vary: Iterable[str] = (),
+    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+) -> Comparison:
+    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run."""
+    _check([run.name for run in runs], metric, baseline)
     vary = list(vary)
-    check_vary(vary, named)
-    _check_measured(named, metric)
-    arms = group(named, vary)
-    first = next(arm for arm in arms if baseline is None or baseline.name in {run.name for run in arm.runs})
+    check_vary(vary, list(runs))
+    _check_measured(runs, metric)
+    arms = group(runs, vary)
+    first = next(arm for arm in arms if baseline is None or baseline in {run.name for run in arm.runs})
     facts = (*FACTS, HARDWARE) if metric in ON_HARDWARE else FACTS
     apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
     together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
-    left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := _unusable(run, metric))}
-    usable = [Arm(runs=runs) for arm in together if (runs := tuple(r for r in arm.runs if r.name not in left_out))]
+    left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := unusable(run, metric))}
+    usable = [Arm(runs=kept) for arm in together if (kept := tuple(r for r in arm.runs if r.name not in left_out))]
     if not usable or usable[0].first.key != first.first.key:
         reasons = "; ".join(f"{run.name}: {left_out[run.name]}" for run in first.runs)
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
     step = _matched_step(usable, metric)
-    archived, n_read = _like(first.first, archive, {run.name for run in named})
-    floor = noise_floor(_groups([*(run for arm in usable for run in arm.runs), *archived], metric, step))
+    archived = like(first.first, archive, runs)
+    floor = floor_of([*(run for arm in usable for run in arm.runs), *archived.runs], metric, step)
     return Comparison(
         metric=metric,
         higher_is_better=METRICS[metric],
@@ -133,27 +153,24 @@ def compare(
         rows=_rows(usable, vary, metric, step, floor),
         apart=tuple((names, tuple(reasons)) for names, reasons in apart.items() if reasons),
         left_out=tuple(left_out.items()),
-        notes=tuple(_notes(usable, vary, metric, step, n_read)),
+        notes=tuple(_notes(usable, vary, metric, step, archived)),
         floor=floor,
         comparisons=sum(1 for arm in usable[1:] if len(_paired(arm, usable[0])) > 1),
     )
 
 
-def _check(directories: Sequence[Path], metric: str, baseline: Path | None) -> None:
-    if len(directories) < 2:
-        raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
-    names = [directory.name for directory in directories]
+def _check(names: Sequence[str], metric: str, baseline: str | None) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{name} is named twice: name each experiment once")
     if metric not in METRICS:
         what = "is a setting or a count, not a result" if metric in COLUMN_NAMES else "is not a column of metrics.csv"
         raise ConfigError(f"--metric {metric} {what}; expected one of {', '.join(METRICS)}")
-    if baseline is not None and baseline.name not in names:
-        raise ConfigError(f"--baseline {baseline.name} is not among the experiments named: {', '.join(names)}")
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"--baseline {baseline} is not among the experiments named: {', '.join(names)}")
 
 
-def _check_measured(runs: list[Run], metric: str) -> None:
+def _check_measured(runs: Sequence[Run], metric: str) -> None:
     if not any(row.get(metric) is not None for run in runs for row in run.inputs.rows):
         measured = [m for m in METRICS if any(row.get(m) is not None for run in runs for row in run.inputs.rows)]
         raise ConfigError(
@@ -162,7 +179,7 @@ def _check_measured(runs: list[Run], metric: str) -> None:
         )
 
 
-def _unusable(run: Run, metric: str) -> str | None:
+def unusable(run: Run, metric: str) -> str | None:
     """Say why a run has no value to compare: an unfinished one is no sample of what its setting reaches."""
     state = run.inputs.fact("status.state")
     if state != "finished":
@@ -236,46 +253,7 @@ def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
     return told
 
 
-def _like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: set[str]) -> tuple[list[Run], int]:
-    """Return the finished runs of the archive that train the same model on the same data for as long as `baseline`."""
-    alike = [fact for fact in FACTS if fact.name in ("data", "steps", "evaluation", "model")]
-    paths = [path for fact in alike for path in fact.recorded if path.startswith("provenance.")]
-    candidates = [
-        directory
-        for directory, provenance in archive
-        if directory.name not in named
-        and all(_look_up(provenance, path) == baseline.inputs.fact(path) for path in paths)
-    ][-MOST_FOR_NOISE:]
-    runs = []
-    for directory in candidates:
-        try:
-            run = read_run(directory)
-        except ArchiveError:  # verify names it; here it is one run fewer
-            continue
-        if run.inputs.fact("status.state") == "finished" and not any(differing(baseline, run, fact) for fact in alike):
-            runs.append(run)
-    return runs, len(runs)
-
-
-def _look_up(provenance: dict[str, Any], path: str) -> Any:
-    value: Any = provenance
-    for key in path.split(".")[1:]:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _groups(runs: list[Run], metric: str, step: int) -> list[np.ndarray]:
-    """Return the values of runs that differ in nothing but their seed; a seed that was run twice counts once."""
-    groups: dict[str, dict[int, float]] = {}
-    for run in runs:
-        value = run.inputs.curve(metric).at(step)
-        if value is not None:
-            same = repr((run.key, *(values(run, fact) for fact in FACTS)))
-            groups.setdefault(same, {}).setdefault(run.seed, value)
-    return [np.array(list(group.values())) for group in groups.values()]
-
-
-def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, n_archive: int) -> Iterable[str]:
+def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: Archived) -> Iterable[str]:
     runs = [run for arm in arms for run in arm.runs]
     first = runs[0]
     different = {fact.name: found for fact in FACTS for run in runs if (found := differing(first, run, fact))}
@@ -294,12 +272,9 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, n_archive: 
             yield f"{arm.names}: no run with seed {', '.join(map(str, missing))}"
     if len(arms) == 1:
         yield "one arm: nothing varies, so there is nothing to hold it to"
-    if n_archive:
-        runs_like = "1 more run" if n_archive == 1 else f"{n_archive} more runs"
-        yield (
-            f"the noise floor looks at {runs_like} of the archive: same data, steps, evaluation and model; "
-            f"the latest {MOST_FOR_NOISE} at most"
-        )
+    if step == 0:
+        yield "step 0 is the only one that all have: these values were measured before any training"
+    yield from archived.notes
 
 
 def _sentence(comparison: Comparison, row: Row) -> str:

@@ -4,8 +4,9 @@ Plain functions over arrays of one value per run. Nothing here knows what the va
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,33 @@ class Judgement:
 
     verdict: Verdict
     rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Censored:
+    """How long runs took to get somewhere, when some of them had not by the time they ended."""
+
+    n: int
+    reached: int
+    median: float | None  # None: half of them or more never got there, as far as they were watched
+    beyond: float | None  # the last moment any was watched, infinity when none ever will; None when all got there
+    low: float | None  # the first and the last to get there; None when none did
+    high: float | None
+
+    def median_text(self, show: Callable[[float], str]) -> str:
+        """The median in words: `1,250`, `> 2,000` when it lies beyond what was watched, `never`."""
+        if self.median is not None:
+            return show(self.median)
+        assert self.beyond is not None
+        return "never" if math.isinf(self.beyond) else f"> {show(self.beyond)}"
+
+    def range_text(self, show: Callable[[float], str]) -> str:
+        """First to last in words: `900 to 1,500`, `900 to > 2,000`, `> 2,000`."""
+        if self.low is None or self.high is None:
+            return self.median_text(show)
+        if self.beyond is None and self.low == self.high:
+            return show(self.low)
+        return f"{show(self.low)} to {show(self.high) if self.beyond is None else f'> {show(self.beyond)}'}"
 
 
 def estimate(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
@@ -113,6 +141,50 @@ def noise_floor(groups: Iterable[np.ndarray]) -> NoiseFloor | None:
     squares = sum(float(np.square(group - group.mean()).sum()) for group in several)
     runs = sum(len(group) for group in several)
     return NoiseFloor(std=math.sqrt(squares / (runs - len(several))), groups=len(several), runs=runs)
+
+
+def censored_median(values: np.ndarray, reached: np.ndarray) -> Censored:
+    """Return the median of `values` (N,), N at least 1; where `reached` (N,) is False, a value is only a lower bound.
+
+    A bound of infinity stands for a run that never will. The median is where the estimate of Kaplan and Meier (1958)
+    of the share that is not there yet falls below one half; halfway between two values when it rests at one half
+    between them, so that without bounds it is the ordinary median.
+    """
+    values, reached = np.asarray(values, dtype=np.float64), np.asarray(reached, dtype=bool)
+    assert values.shape == reached.shape and len(values), f"expected (N,) twice, got {values.shape}, {reached.shape}"
+    times = np.unique(values[reached])
+    finite = values[np.isfinite(values)]
+    return Censored(
+        n=len(values),
+        reached=int(reached.sum()),
+        median=_kaplan_meier_median(values, reached, times),
+        beyond=None if reached.all() else float(finite.max()) if len(finite) else math.inf,
+        low=float(times[0]) if len(times) else None,
+        high=float(times[-1]) if len(times) else None,
+    )
+
+
+def _kaplan_meier_median(values: np.ndarray, reached: np.ndarray, times: np.ndarray) -> float | None:
+    share, half_since = Fraction(1), None  # exact: 3/4 * 2/3 is one half
+    for time in times:
+        at_risk = int((values >= time).sum())
+        share *= 1 - Fraction(int((reached & (values == time)).sum()), at_risk)
+        if share == Fraction(1, 2):
+            half_since = half_since if half_since is not None else float(time)
+        elif share < Fraction(1, 2):
+            return float(time) if half_since is None else (half_since + float(time)) / 2
+    return None
+
+
+def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval of a share of `successes` in `n`, at least 1 (Wilson 1927): it stays within 0 and 1."""
+    from scipy.special import ndtri
+
+    assert 0 <= successes <= n and n, f"expected a share, got {successes} of {n}"
+    z, share = float(ndtri((1 + confidence) / 2)), successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def judge(

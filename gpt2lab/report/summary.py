@@ -67,8 +67,8 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "n_params": model.get("n_params"),
         "n_params_active": model.get("n_params_active"),
         **_density(inputs),
-        "tokens_per_s": _median_speed(inputs.curve("tokens_per_s")),
-        "step_ms": _median_speed(inputs.curve("step_ms")),
+        "tokens_per_s": median_speed(inputs.curve("tokens_per_s")),
+        "step_ms": median_speed(inputs.curve("step_ms")),
         "peak_mem_mib": _largest(inputs.curve("peak_mem_mib")),
         "training_s": fact("status.training_s"),
         "hardware": {
@@ -181,7 +181,8 @@ def _gap(train: Curve, val: Curve) -> float | None:
     return float(val.values[val.steps == step][0] - train.values[train.steps == step][0])
 
 
-def _median_speed(curve: Curve) -> float | None:
+def median_speed(curve: Curve) -> float | None:
+    """Return the median of the logged rows, the first tenth of them left out from three rows on; None without any."""
     if not len(curve):
         return None
     warm_up = math.ceil(WARM_UP_SHARE * len(curve)) if len(curve) > 2 else 0

@@ -91,3 +91,11 @@ class ArchiveMode(Enum):
 class SparsityName(Enum):
     dense = "dense"
     banded = "banded"
+
+
+class SweepMode(Enum):
+    """Which jobs of a sweep run when it is started again."""
+
+    resume = "resume"
+    retry_failed = "retry_failed"
+    force = "force"

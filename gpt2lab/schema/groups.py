@@ -18,6 +18,7 @@ from gpt2lab.schema.choices import (
     Order,
     Precision,
     ScheduleName,
+    SweepMode,
     TokenizerName,
     TrackerMode,
     TrackerName,
@@ -244,6 +245,16 @@ class ArchiveConfig:
 
     def __post_init__(self) -> None:
         _not_blank("archive.", self, "root")
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    """How the jobs of a grid are run together, and what their report holds them to. A single run ignores it."""
+
+    mode: SweepMode = SweepMode.resume  # started again: resume (what is missing), retry_failed (that too), force (all)
+    fail_fast: bool = False  # start no further job once one has failed
+    metric: str = "val_loss"  # column of metrics.csv that the report compares
+    baseline: str | None = None  # arm that the others are held to: KEY=VALUE words with spaces between; null: the first
 
 
 def parse_stop_when(expression: str) -> tuple[str, str, float]:

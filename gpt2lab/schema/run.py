@@ -15,6 +15,7 @@ from gpt2lab.schema.groups import (
     OptimConfig,
     SampleConfig,
     ScheduleConfig,
+    SweepConfig,
     TrackerConfig,
     TrainConfig,
 )
@@ -42,6 +43,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "resume",
     "tracker",
     "archive",
+    "sweep",
     "sample",
     "train.max_steps",
     "train.stop_when",

@@ -7,21 +7,21 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.errors import Gpt2labError
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
-from gpt2lab.record.metrics import COLUMNS, MetricsWriter
+from gpt2lab.record.metrics import MetricsWriter
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.tracker import Tracker, start_tracker
-from gpt2lab.schema import RunConfig, parse_stop_when, plain
+from gpt2lab.schema import RunConfig, plain
 from gpt2lab.train.facts import begin_record, data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
 from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
 from gpt2lab.train.resume import check_same_config, restore, resume_record
 from gpt2lab.train.sample import write_samples
-from gpt2lab.train.setup import Parts, prepare_parts
+from gpt2lab.train.setup import Parts, check_stop_when, prepare_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def execute(
     Raises the errors of gpt2lab.errors. A run that fails says so, and why, in its status.json; one that cannot be
     continued stays as it was.
     """
-    _check_stop_when(config)
+    check_stop_when(config)
     resumes, config.resume = bool(config.resume), None
     run = RunDir.reopen(run_dir) if resumes else RunDir.claim(run_dir)
     with run, Interrupts() as interrupts:
@@ -153,21 +153,3 @@ def _train(
             return run_loop(parts, hooks, elapsed_s=elapsed_s)
         finally:
             interrupts.deferred = False
-
-
-def _check_stop_when(config: RunConfig) -> None:
-    """Raise ConfigError when `train.stop_when` names what this run never measures on the way."""
-    if config.train.stop_when is None:
-        return
-    metric = parse_stop_when(config.train.stop_when)[0]
-    unmeasured = {column.name for column in COLUMNS if column.name.startswith("test_")}
-    if not config.train.eval_train:
-        unmeasured |= {"train_eval_loss", "train_accuracy"}
-    if not config.train.eval_every:
-        unmeasured |= {"val_loss", "val_accuracy", "train_eval_loss", "train_accuracy"}
-    names = [column.name for column in COLUMNS if column.name not in unmeasured]
-    if metric not in names:
-        why = "is not measured while this run trains" if metric in unmeasured else "is no metric"
-        raise ConfigError(
-            f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"
-        )

@@ -10,7 +10,8 @@ from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig, Params
-from gpt2lab.schema import RunConfig, counted_positions
+from gpt2lab.record.metrics import COLUMNS
+from gpt2lab.schema import RunConfig, counted_positions, parse_stop_when
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +33,31 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     `weights` is a checkpoint to take in place of the config's starting point: the run's own, when it continues.
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
+    spec, batches = _specify(config, source)
+    assert spec.seq_len is not None
+    model, params = starting_point(config, source, weights)
+    return Parts(
+        config=config,
+        source=source,
+        model=model,
+        seq_len=spec.seq_len,
+        counted=spec.counted,
+        batches=batches,
+        engine=create_engine(replace(spec, model=model), params),
+    )
+
+
+def check_run(config: RunConfig, source: Source) -> None:
+    """Raise what a run of `config` on `source` would raise before its first step, without building a model."""
+    check_stop_when(config)
+    _specify(config, source)
+
+
+def _specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
+    """Return what the engine and the batches of a run are made from. Raises ConfigError, DataError or EngineError."""
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
     seq_len = choose_seq_len(config, source.row_len)
-    counted = counted_positions(config.task_position, seq_len, source.answer_span)
     batches = Batches(
         source.splits["train"],
         seq_len=seq_len,
@@ -48,22 +70,31 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
         model=model,
         optim=config.optim,
         engine=config.engine,
-        counted=counted,
+        counted=counted_positions(config.task_position, seq_len, source.answer_span),
         batch_size=batches.batch_size,
         seq_len=seq_len,
         micro_batch_size=config.train.micro_batch_size,
     )
     check_spec(spec)
-    model, params = starting_point(config, source, weights)
-    return Parts(
-        config=config,
-        source=source,
-        model=model,
-        seq_len=seq_len,
-        counted=counted,
-        batches=batches,
-        engine=create_engine(replace(spec, model=model), params),
-    )
+    return spec, batches
+
+
+def check_stop_when(config: RunConfig) -> None:
+    """Raise ConfigError when `train.stop_when` names what this run never measures on the way."""
+    if config.train.stop_when is None:
+        return
+    metric = parse_stop_when(config.train.stop_when)[0]
+    unmeasured = {column.name for column in COLUMNS if column.name.startswith("test_")}
+    if not config.train.eval_train:
+        unmeasured |= {"train_eval_loss", "train_accuracy"}
+    if not config.train.eval_every:
+        unmeasured |= {"val_loss", "val_accuracy", "train_eval_loss", "train_accuracy"}
+    names = [column.name for column in COLUMNS if column.name not in unmeasured]
+    if metric not in names:
+        why = "is not measured while this run trains" if metric in unmeasured else "is no metric"
+        raise ConfigError(
+            f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"
+        )
 
 
 def choose_seq_len(config: RunConfig, row_len: int | None) -> int:

@@ -1,0 +1,220 @@
+"""A sweep as one experiment: when it may be archived, and what the files that speak for all of its runs hold.
+
+All of it is computed from sweep.json and the run directories that it names, so it is the same for the sweep below
+runs/ and for its copy in the archive.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors, file_sha256, read_json
+from gpt2lab.record.metrics import read_metrics
+from gpt2lab.record.provenance import config_hash
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import PLAN, RUNS, Sweep, SweepJob, Word, read_state, read_sweep
+
+_RECORD = ("config.yaml", "metrics.csv", "provenance.json", "status.json")
+_HAD_ITS_TURN = ("finished", "diverged", "failed")
+_MOST_NAMED = 5  # jobs in one line of error
+
+
+def check_sweep(sweep: Sweep, *, allow_unfinished: bool) -> None:
+    """Raise ArchiveError when a sweep cannot be archived, naming the job: one is at work, one has not had its turn
+    (unless `allow_unfinished`), a record is damaged or of another config or source than the plan and the others.
+    """
+    states = {job.number: read_state(sweep.run_dir(job)).word for job in sweep.jobs}
+    running = [job for job in sweep.jobs if states[job.number] == "running"]
+    if running:
+        raise ArchiveError(f"{sweep.path}: running: {_names(running)}; wait for the sweep to end, or stop it first")
+    waiting = [job for job in sweep.jobs if states[job.number] not in _HAD_ITS_TURN]
+    if waiting and not allow_unfinished:
+        said = [f"{word}: {_names(jobs)}" for word, jobs in _by_word(waiting, states)]
+        raise ArchiveError(
+            f"{sweep.path}: {len(waiting)} of its {len(sweep.jobs)} jobs did not come to an end ({'; '.join(said)}): "
+            "continue it by running the same command again, or archive it as it is with --force"
+        )
+    for job in sweep.jobs:
+        _check_job(sweep, job, states[job.number])
+    if not any(has_record(sweep.run_dir(job)) for job in sweep.jobs):
+        raise ArchiveError(
+            f"{sweep.path}: none of its {len(sweep.jobs)} jobs left a record; there is nothing to archive"
+        )
+    _check_source(sweep)
+
+
+def has_record(run_dir: Path) -> bool:
+    """Whether a job got as far as to leave a config, metrics, a provenance and a status."""
+    return all((run_dir / name).is_file() for name in _RECORD)
+
+
+def shared_config(sweep: Sweep) -> dict[str, Any]:
+    """Return what the configs of all runs have in common, nested, under the sweep's own name and hypothesis."""
+    configs = [run.read_config() for run in _runs(sweep) if run.config.is_file()]
+    named = {"name": sweep.name, "hypothesis": sweep.hypothesis}
+    return {**named, **_common(configs), **named}
+
+
+def shared_provenance(sweep: Sweep) -> dict[str, Any]:
+    """Return what the provenances of all runs have in common, nested, under the id and command of the sweep.
+
+    `config_hash` is the SHA-256 of the sorted config hashes of all jobs of the plan, one a line.
+    """
+    provenances = [run.read_provenance() for run in _runs(sweep) if run.provenance.is_file()]
+    hashes = "\n".join(sorted(job.config_hash for job in sweep.jobs))
+    of_the_sweep = {
+        "run_id": sweep.sweep_id,
+        "command": list(sweep.command),
+        "config_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+    }
+    return {**of_the_sweep, **_common(provenances), **of_the_sweep}
+
+
+def sweep_status(sweep: Sweep) -> dict[str, Any]:
+    """Return status.json of a sweep: how many jobs came to which end, first start, last end, seconds of training.
+
+    `step` is a digest that is another one as soon as the state or the rows of any job are: with it the same sweep,
+    continued since, is known to be another result.
+    """
+    counts: dict[str, int] = dict.fromkeys(get_args(Word), 0)
+    digest = hashlib.sha256()
+    statuses = []
+    for job in sweep.jobs:
+        run = RunDir(sweep.run_dir(job))
+        word = read_state(run.path).word
+        counts[word] += 1
+        with disk_errors("read", run.metrics):
+            rows = file_sha256(run.metrics) if run.metrics.is_file() else ""
+        digest.update(f"{job.number} {word} {rows}\n".encode())
+        if run.status.is_file():
+            statuses.append(run.read_status())
+    jobs = {word: count for word, count in counts.items() if count}
+    finished = counts["finished"] == len(sweep.jobs)
+    return {
+        "state": "finished" if finished else "partial",
+        "reason": None if finished else _reason(jobs, len(sweep.jobs)),
+        "started": min((str(s["started"]) for s in statuses if s.get("started")), default=None),
+        "ended": max((str(s["ended"]) for s in statuses if s.get("ended")), default=None),
+        "training_s": sum(s["training_s"] for s in statuses if _is_number(s.get("training_s"))),
+        "jobs": jobs,
+        "step": digest.hexdigest()[:16],
+    }
+
+
+def plan_faults(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield (file, why) of each run config that is not the one the plan of the sweep in `directory` has for its job.
+
+    `names` are the files of the experiment, as its manifest lists them, whose configs may be read. Raises ArchiveError
+    for a plan that cannot be read.
+    """
+    sweep = read_sweep(directory)
+    planned = {job.folder for job in sweep.jobs}
+    listed = set(names)
+    for folder in sorted({"/".join(name.split("/")[:2]) for name in listed if name.startswith(f"{RUNS}/")} - planned):
+        yield folder, f"{PLAN} has no such job"
+    for job in sweep.jobs:
+        name = f"{job.folder}/config.yaml"
+        if name in listed and (why := _why_another(sweep, job)):
+            yield name, why
+
+
+def status_words(summary: dict[str, Any]) -> Any:
+    """Return the status that a list shows: of a sweep how many jobs finished, `15 of 18 finished`."""
+    jobs = summary.get("jobs")
+    if summary.get("kind") != "sweep" or not isinstance(jobs, dict):
+        return summary.get("status")
+    counts = {word: count for word, count in jobs.items() if isinstance(count, int)}
+    return f"{counts.get('finished', 0)} of {sum(counts.values())} finished"
+
+
+def _check_job(sweep: Sweep, job: SweepJob, word: Word) -> None:
+    run = RunDir(sweep.run_dir(job))
+    missing = [name for name in _RECORD if not (run.path / name).is_file()]
+    if missing and word == "finished":
+        raise ArchiveError(f"{run.path}: the record of the run lacks {', '.join(missing)}; it cannot be archived")
+    if run.metrics.is_file():
+        read_metrics(run.metrics)
+    if run.config.is_file() and (why := _why_another(sweep, job)):
+        raise ArchiveError(f"{run.config}: {why}; one experiment holds the runs of one plan")
+
+
+def _why_another(sweep: Sweep, job: SweepJob) -> str | None:
+    """Return why the config in the folder of a job is not the one that was planned for it, or None."""
+    path = sweep.run_dir(job) / "config.yaml"
+    try:
+        found = config_hash(RunDir(path.parent).read_config())
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, ArchiveError):
+            raise
+        raise ArchiveError(f"{path}: damaged, it holds values that no config has") from None
+    if found == job.config_hash:
+        return None
+    other = next((other for other in sweep.jobs if other.config_hash == found), None)
+    whose = f"it is the one of job {other.number}, {other.folder}" if other else f"its hash is {found[:12]}"
+    return f"not the config that {PLAN} has for job {job.number} (hash {str(job.config_hash)[:12]}): {whose}"
+
+
+def _check_source(sweep: Sweep) -> None:
+    """Raise ArchiveError naming two runs that different source made; one source.tar.gz cannot stand for both."""
+    first: tuple[SweepJob, Any] | None = None
+    for job in sweep.jobs:
+        provenance = RunDir(sweep.run_dir(job)).provenance
+        if not provenance.is_file():
+            continue
+        found = read_json(provenance).get("source_hash")
+        if first is None:
+            first = (job, found)
+        elif found != first[1]:
+            raise ArchiveError(
+                f"{sweep.path}: {first[0].folder} and {job.folder} were made by different source "
+                f"({str(first[1])[:12]} and {str(found)[:12]}): run the same command again, it makes those of the "
+                "earlier source anew"
+            )
+
+
+def _runs(sweep: Sweep) -> list[RunDir]:
+    return [RunDir(sweep.run_dir(job)) for job in sweep.jobs]
+
+
+def _common(values: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the keys that all mappings have with the same value, in the order of the first, at any depth."""
+    found: dict[str, Any] = {}
+    for key, value in values[0].items() if values else ():
+        others: list[Any] = [other[key] for other in values[1:] if key in other]
+        if len(others) < len(values) - 1:
+            continue
+        if all(_same(value, other) for other in others):
+            found[key] = value
+        elif all(isinstance(one, dict) for one in (value, *others)) and (part := _common([value, *others])):
+            found[key] = part
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    # As they are written: true is not 1, and nan is nan.
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
+
+
+def _by_word(jobs: list[SweepJob], states: dict[int, Word]) -> Iterator[tuple[Word, list[SweepJob]]]:
+    for word in get_args(Word):
+        found = [job for job in jobs if states[job.number] == word]
+        if found:
+            yield word, found
+
+
+def _names(jobs: list[SweepJob]) -> str:
+    names = ", ".join(job.folder.removeprefix(f"{RUNS}/") for job in jobs[:_MOST_NAMED])
+    more = len(jobs) - _MOST_NAMED
+    return names if more <= 0 else f"{names} and {more} more"
+
+
+def _reason(jobs: dict[str, int], total: int) -> str:
+    others = ", ".join(f"{count} {word}" for word, count in jobs.items() if word != "finished")
+    return f"{jobs.get('finished', 0)} of {total} jobs finished; {others}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,117 @@
+"""What a setting costs: steps, seconds and FLOP to the loss that every run reaches, and the speed of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2lab.report.arms import HARDWARE, Run, differing
+from gpt2lab.report.statistics import Estimate, estimate
+from gpt2lab.report.summary import median_speed
+from gpt2lab.report.trajectories import first_reaching, outside_share, seconds_at
+
+METRIC = "val_loss"
+RULE = (
+    "The target is the lowest validation loss that every finished run reached. A run is there at the first step at "
+    "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are tokens "
+    "times FLOP per token, of all weights or of those that the bands keep. Tokens/s is the median of the logged rows, "
+    "the first tenth of them left out; the overhead is the additional time per token against the baseline."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One cell: means over its finished runs, None where a record does not tell."""
+
+    step: Estimate | None  # to the target
+    seconds: Estimate | None
+    flop: Estimate | None
+    flop_kept: Estimate | None  # without the products that a band makes unnecessary
+    tokens_per_s: Estimate | None
+    outside: Estimate | None  # share of the time from start to end that was not training steps
+    overhead: float | None  # 0.08: 8 % more time per token than the baseline; None there and on other hardware
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """All cells, to one validation loss."""
+
+    target: float | None  # None: there is none
+    reason: str | None  # why there is none
+    rule: str
+    cells: tuple[Cost | None, ...]  # None: no finished run
+
+
+def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
+    """Return what each cell costs, held to cell `baseline`."""
+    target, reason = _target([run for cell in cells for run in cell])
+    return Costs(
+        target=target,
+        reason=reason,
+        rule=RULE,
+        cells=tuple(_cost(cell, cells[baseline], target, index == baseline) for index, cell in enumerate(cells)),
+    )
+
+
+def _target(runs: Sequence[Run]) -> tuple[float | None, str | None]:
+    if not runs:
+        return None, "no run finished"
+    for run in runs:
+        if not len(run.inputs.curve(METRIC)):
+            return None, f"{run.name} has no {METRIC}"
+    target = max(run.inputs.curve(METRIC).best()[1] for run in runs)
+    for run in runs:
+        if run.inputs.curve(METRIC).values[0] <= target:  # it began there: no cost of getting there to speak of
+            return None, f"no loss that every run comes down to: {run.name} began at or below the best of another"
+    return target, None
+
+
+def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, own: bool) -> Cost | None:
+    if not cell:
+        return None
+    speed = _mean(cell, _tokens_per_s)
+    return Cost(
+        step=_mean(cell, lambda run: _step(run, target)),
+        seconds=_mean(cell, lambda run: _seconds(run, target)),
+        flop=_mean(cell, lambda run: _flop(run, target, "flop_per_token")),
+        flop_kept=_mean(cell, lambda run: _flop(run, target, "flop_per_token_kept")),
+        tokens_per_s=speed,
+        outside=_mean(cell, lambda run: outside_share(run.inputs)),
+        overhead=None if own else _overhead(cell, baseline, speed),
+    )
+
+
+def _overhead(cell: Sequence[Run], baseline: Sequence[Run], speed: Estimate | None) -> float | None:
+    reference = _mean(baseline, _tokens_per_s)
+    runs = [*baseline, *cell]
+    if speed is None or reference is None or not speed.mean or any(differing(runs[0], run, HARDWARE) for run in runs):
+        return None
+    return reference.mean / speed.mean - 1
+
+
+def _mean(cell: Iterable[Run], measure: Callable[[Run], float | None]) -> Estimate | None:
+    """Return the estimate over all runs of a cell; None where one of them does not tell, so that n is the cell's."""
+    values = [measure(run) for run in cell]
+    told = [value for value in values if value is not None and np.isfinite(value)]
+    return estimate(np.array(told)) if told and len(told) == len(values) else None
+
+
+def _tokens_per_s(run: Run) -> float | None:
+    return median_speed(run.inputs.curve("tokens_per_s"))
+
+
+def _step(run: Run, target: float | None) -> float | None:
+    return None if target is None else first_reaching(run.inputs.curve(METRIC), target)
+
+
+def _seconds(run: Run, target: float | None) -> float | None:
+    step = _step(run, target)
+    return None if step is None else seconds_at(run.inputs, step)
+
+
+def _flop(run: Run, target: float | None, count: str) -> float | None:
+    step = _step(run, target)
+    factors = [run.inputs.fact(f"provenance.model.{key}") for key in ("tokens_per_step", count)]
+    if step is None or any(isinstance(factor, bool) or not isinstance(factor, int) for factor in factors):
+        return None
+    return step * factors[0] * factors[1]

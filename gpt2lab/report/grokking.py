@@ -1,0 +1,205 @@
+"""Grokking: when each run fits what it is shown, when it answers what it is not, and what a setting makes of that.
+
+A run that never got there by its last step N took "> N" steps, not N and not nothing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from gpt2lab.report import numbers
+from gpt2lab.report.analysis import ACCURACY_REACHED, DELAY_FACTOR, reached
+from gpt2lab.report.inputs import Curve, Inputs
+from gpt2lab.report.statistics import Censored, Interval, censored_median, wilson_interval
+from gpt2lab.report.summary import counts_every_position
+
+LOST_BELOW = 0.9  # a validation accuracy that fell under it after it was reached has been lost
+SETTLED = ("finished", "diverged")  # states after which a run has had its chance
+
+Phase = Literal["memorised", "generalised at once", "delayed", "oscillating", "diverged", "not learned"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+RULE = (
+    f"An accuracy counts as reached at the first evaluation of {ACCURACY_REACHED:g} or more. Memorised: training "
+    f"reached it, validation never. Generalised at once: validation reached it in fewer than {DELAY_FACTOR:g} times "
+    f"the steps training took, or without training reaching it. Delayed: {DELAY_FACTOR:g} times the steps or more. "
+    f"Oscillating: validation reached it and a later evaluation was below {LOST_BELOW:g}, come back or not. "
+    "Diverged: a loss was not finite. Not learned: neither reached it. A run that never got there by its last step N "
+    "took > N steps, one that diverged never will; medians count them so (Kaplan and Meier)."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrokkingRun:
+    """One run. A step is None where the accuracy was not reached by `last_step`."""
+
+    name: str
+    seed: int
+    state: str
+    last_step: int  # of the last evaluation
+    train_step: int | None
+    val_step: int | None
+    held: bool  # reached by validation, and still there at the last evaluation
+    phase: Phase | None  # None: it did not end by itself, so what it would have become is open
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run had its chance."""
+        return self.state in SETTLED
+
+    @property
+    def delay(self) -> int | None:
+        """Steps from fitting to generalising; None unless it did both."""
+        return None if self.train_step is None or self.val_step is None else self.val_step - self.train_step
+
+    @property
+    def ratio(self) -> float | None:
+        """Steps to generalise over steps to fit; None unless it did both, the latter after step 0."""
+        return self.val_step / self.train_step if self.val_step is not None and self.train_step else None
+
+    @property
+    def train_text(self) -> str:
+        """Steps to fit, `1,250` or `> 2,000`."""
+        return self._text(self.train_step)
+
+    @property
+    def val_text(self) -> str:
+        """Steps to generalise, `1,250` or `> 2,000`."""
+        return self._text(self.val_step)
+
+    def _text(self, step: int | None) -> str:
+        return f"> {numbers.count(self.last_step)}" if step is None else numbers.count(step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrokkingCell:
+    """One setting; what needs a run that it does not have is None."""
+
+    runs: tuple[GrokkingRun, ...]
+    settled: int  # runs that finished or diverged
+    success: int  # of those, validation accuracy reached
+    held: int  # of those, still there at the end
+    success_interval: Interval | None
+    train: Censored | None  # steps
+    val: Censored | None
+    delay: Censored | None  # of runs that fitted
+    ratio: Censored | None
+    phases: dict[Phase, int]  # of settled runs
+
+    @property
+    def success_fraction(self) -> float | None:
+        """The share of settled runs whose validation accuracy got there; None without any."""
+        return self.success / self.settled if self.settled else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grokking:
+    """All settings of a sweep, by one rule."""
+
+    threshold: float
+    rule: str
+    bounds: tuple[tuple[str, float], ...]  # losses known without a model (nats), lowest first
+    cells: tuple[GrokkingCell, ...]
+
+
+def has_answers(inputs: Inputs) -> bool:
+    """Whether an accuracy is the share of questions answered: only some positions count, or the data are rows."""
+    answers = not counts_every_position(inputs) or bool(inputs.fact("provenance.data.row_len"))
+    return answers and bool(len(inputs.curve("val_accuracy")))
+
+
+def classify(train: Curve, val: Curve, *, diverged: bool = False) -> Phase:
+    """Return what became of a run with these accuracies, by RULE."""
+    if diverged:
+        return "diverged"
+    fitted, generalised = reached(train), reached(val)
+    if generalised is None:
+        return "not learned" if fitted is None else "memorised"
+    if (val.since(generalised).values < LOST_BELOW).any():
+        return "oscillating"
+    return "delayed" if fitted is not None and generalised >= DELAY_FACTOR * max(fitted, 1) else "generalised at once"
+
+
+def read_grokking(name: str, seed: int, inputs: Inputs, state: str) -> GrokkingRun:
+    """Return when the run recorded in `inputs` got where, and what became of it; `state` is the word of its job."""
+    train, val = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
+    val_step = reached(val)
+    steps = [curve.last[0] for curve in (train, val) if len(curve)]
+    return GrokkingRun(
+        name=name,
+        seed=seed,
+        state=state,
+        last_step=max(steps, default=0),
+        train_step=reached(train),
+        val_step=val_step,
+        held=val_step is not None and val.last[1] >= ACCURACY_REACHED,
+        phase=classify(train, val, diverged=state == "diverged") if state in SETTLED else None,
+    )
+
+
+def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
+    """Return what a setting makes of its runs, of which those that did not end are bounds and no more."""
+    settled = [run for run in runs if run.settled]
+    success = sum(run.val_step is not None for run in settled)
+    fitted = [run for run in runs if run.train_step is not None]
+    phases = Counter(run.phase for run in settled)
+    return GrokkingCell(
+        runs=tuple(runs),
+        settled=len(settled),
+        success=success,
+        held=sum(run.held for run in settled),
+        success_interval=wilson_interval(success, len(settled)) if settled else None,
+        train=_censored([(run.train_step, _bound(run)) for run in runs]),
+        val=_censored([(run.val_step, _bound(run)) for run in runs]),
+        delay=_censored([(run.delay, _bound(run) - (run.train_step or 0)) for run in fitted]),
+        ratio=_censored([(run.ratio, _bound(run) / run.train_step) for run in fitted if run.train_step]),
+        phases={phase: phases[phase] for phase in PHASES if phases[phase]},
+    )
+
+
+def _bound(run: GrokkingRun) -> float:
+    """Return what a time that was not reached is known to exceed."""
+    return math.inf if run.state == "diverged" else run.last_step
+
+
+def _censored(times: Sequence[tuple[float | None, float]]) -> Censored | None:
+    """Return the median of (time or None, bound)."""
+    if not times:
+        return None
+    values = [bound if time is None else time for time, bound in times]
+    return censored_median(np.array(values), np.array([time is not None for time, _ in times]))
+
+
+def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
+    """Return the validation losses that are known without a model (nats), lowest first, those that the record has."""
+    found: list[tuple[str, Any]] = [
+        ("best reachable loss", inputs.fact("provenance.model.best_val_loss")),
+        ("random guess over the vocabulary", inputs.fact("provenance.model.random_guess_loss")),
+    ]
+    prime = inputs.fact("config.data.prime")
+    # Where more than the answer counts, a guess among the answers is not what the loss is held to.
+    modular = inputs.fact("provenance.data.name") == "modular" and not counts_every_position(inputs)
+    if modular and isinstance(prime, int) and not isinstance(prime, bool) and prime > 1:
+        found.append((f"ln {prime}, a uniform guess among the answers", math.log(prime)))
+    told = [(name, float(loss)) for name, loss in found if isinstance(loss, int | float) and math.isfinite(loss)]
+    return tuple(sorted(told, key=lambda bound: bound[1]))
+
+
+def grokking(cells: Sequence[Sequence[tuple[str, int, Inputs, str]]]) -> Grokking | None:
+    """Return what (name, seed, inputs, state) of the runs of each cell say; None where they answer no questions.
+
+    A bound is named where all runs have the same.
+    """
+    inputs = [run[2] for cell in cells for run in cell]
+    if not any(has_answers(each) for each in inputs):
+        return None
+    bounds = [known_bounds(each) for each in inputs]
+    return Grokking(
+        threshold=ACCURACY_REACHED,
+        rule=RULE,
+        bounds=tuple(bound for bound in bounds[0] if all(bound in others for others in bounds)),
+        cells=tuple(grokking_cell([read_grokking(*run) for run in cell]) for cell in cells),
+    )

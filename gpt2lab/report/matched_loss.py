@@ -1,0 +1,125 @@
+"""Validation loss where the training loss is the same: settings that fit at different speeds, compared at equal fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2lab.report.arms import Run
+from gpt2lab.report.inputs import Curve
+from gpt2lab.report.statistics import Difference, Estimate, estimate, paired_difference
+from gpt2lab.report.trajectories import SMOOTHING_WINDOW, first_reaching, running_minimum, smoothed, value_at
+
+TARGET_SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 0.0)  # of the way from the lowest common training loss to the highest
+FEWEST = 3  # measurements of a training curve that is interpolated
+VAL_METRIC = "val_loss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedPoint:
+    """One cell at one training loss."""
+
+    step: Estimate  # at which its runs get there, interpolated
+    val: Estimate
+    difference: Difference | None  # of val to the baseline's, by seed; None in the baseline or without a common seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedLoss:
+    """Cells at several training losses that all of their runs pass."""
+
+    train_metric: str
+    targets: tuple[float, ...]  # falling; empty when there is none that all runs pass
+    reason: str | None  # why there is none
+    rule: str
+    points: tuple[tuple[MatchedPoint | None, ...], ...]  # per cell, per target; None: a cell without a finished run
+
+
+def matched_loss(cells: Sequence[Sequence[Run]], baseline: int) -> MatchedLoss:
+    """Compare the runs of each cell with those of cell `baseline` where their training losses are equal.
+
+    Curves that do not overlap are a result too: no targets, and the reason.
+    """
+    runs = [run for cell in cells for run in cell]
+    metric = _train_metric(runs)
+    curves = {run.name: running_minimum(smoothed(run.inputs.curve(metric))) for run in runs}
+    targets, reason = _targets(runs, curves, metric)
+    at = {
+        run.name: [(first_reaching(curves[run.name], target)) for target in targets]
+        for run in (runs if targets else [])
+    }
+    found = [[_by_seed(cell, at, index) for index in range(len(targets))] for cell in cells]
+    return MatchedLoss(
+        train_metric=metric,
+        targets=targets,
+        reason=reason,
+        rule=_rule(metric),
+        points=tuple(
+            tuple(_point(values, found[baseline][index], own=c == baseline) for index, values in enumerate(row))
+            for c, row in enumerate(found)
+        ),
+    )
+
+
+def _train_metric(runs: Sequence[Run]) -> str:
+    evaluated = all(len(run.inputs.curve("train_eval_loss")) >= FEWEST for run in runs)
+    return "train_eval_loss" if runs and evaluated else "train_loss"
+
+
+def _rule(metric: str) -> str:
+    return (
+        f"Each run is read at the first step at which its {metric}, smoothed by a centred median of "
+        f"{SMOOTHING_WINDOW} measurements and made falling by its running minimum, is down to the target; values "
+        "between measurements are interpolated. The targets are the lowest training loss that every run reached, and "
+        "1/16, 1/8, 1/4 and 1/2 of the way from it up to the highest that all of them passed."
+    )
+
+
+def _targets(runs: Sequence[Run], curves: dict[str, Curve], metric: str) -> tuple[tuple[float, ...], str | None]:
+    if not runs:
+        return (), "no run finished"
+    for run in runs:
+        if len(curves[run.name]) < FEWEST:
+            return (), f"{run.name} has fewer than {FEWEST} measurements of {metric}"
+        if not len(run.inputs.curve(VAL_METRIC)):
+            return (), f"{run.name} has no {VAL_METRIC}"
+    # A target counts only where validation loss was measured around it.
+    spans = [_span(curves[run.name], run.inputs.curve(VAL_METRIC)) for run in runs]
+    if any(span is None for span in spans):
+        return (), f"{metric} and {VAL_METRIC} were not measured over the same steps"
+    low = max(span[0] for span in spans if span is not None)
+    high = min(span[1] for span in spans if span is not None)
+    if low >= high:
+        return (), f"no overlap: the training losses of all {len(runs)} runs have no value in common"
+    return tuple(dict.fromkeys(low + share * (high - low) for share in TARGET_SHARES)), None
+
+
+def _span(train: Curve, val: Curve) -> tuple[float, float] | None:
+    """Return the lowest and the highest training loss measured where validation loss was, too."""
+    inside = train.values[(train.steps >= val.steps[0]) & (train.steps <= val.steps[-1])]
+    return (float(inside.min()), float(inside.max())) if len(inside) else None
+
+
+def _by_seed(cell: Sequence[Run], at: dict[str, list[float | None]], index: int) -> dict[int, tuple[float, float]]:
+    """Return {seed: (step, validation loss)} of a cell at a target."""
+    found = {}
+    for run in cell:
+        step = at[run.name][index]
+        val = None if step is None else value_at(run.inputs.curve(VAL_METRIC), step)
+        if step is not None and val is not None:
+            found[run.seed] = (step, val)
+    return found
+
+
+def _point(
+    values: dict[int, tuple[float, float]], baseline: dict[int, tuple[float, float]], *, own: bool
+) -> MatchedPoint | None:
+    if not values:
+        return None
+    seeds = [] if own else sorted(values.keys() & baseline.keys())
+    pairs = np.array([(values[seed][1], baseline[seed][1]) for seed in seeds])
+    return MatchedPoint(
+        step=estimate(np.array([step for step, _ in values.values()])),
+        val=estimate(np.array([val for _, val in values.values()])),
+        difference=paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None,
+    )

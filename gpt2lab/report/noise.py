@@ -1,0 +1,118 @@
+"""The noise floor: how far runs lie apart that differ in nothing but their seed, those of the archive among them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import read_json
+from gpt2lab.record.sweep import is_sweep, read_sweep
+from gpt2lab.report.arms import FACTS, Run, differing, read_run, values
+from gpt2lab.report.statistics import NoiseFloor, noise_floor
+
+MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
+ALIKE = tuple(fact for fact in FACTS if fact.name in ("data", "steps", "evaluation", "model"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archived:
+    """What the archive adds to a comparison: runs like its own, and what could not be read."""
+
+    runs: tuple[Run, ...]
+    unreadable: tuple[str, ...]  # why, one line each
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the noise floor has to know, in sentences."""
+        found = []
+        if self.runs:
+            more = "1 more run" if len(self.runs) == 1 else f"{len(self.runs)} more runs"
+            found.append(
+                f"the noise floor looks at {more} of the archive: same data, steps, evaluation and model; "
+                f"the latest {MOST_FOR_NOISE} at most"
+            )
+        if self.unreadable:
+            what = "1 archived record" if len(self.unreadable) == 1 else f"{len(self.unreadable)} archived records"
+            found.append(
+                f"the noise floor leaves out {what} that cannot be read ({self.unreadable[0]}): run gpt2lab verify"
+            )
+        return found
+
+
+def floor_of(runs: Iterable[Run], metric: str, step: int) -> NoiseFloor | None:
+    """Return the noise floor of the values of `runs` at `step`; a seed that was run twice counts once."""
+    groups: dict[str, dict[int, float]] = {}
+    for run in runs:
+        value = run.inputs.curve(metric).at(step)
+        if value is not None:
+            groups.setdefault(_same(run), {}).setdefault(run.seed, value)
+    return noise_floor(np.array(list(group.values())) for group in groups.values())
+
+
+def like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: Sequence[Run]) -> Archived:
+    """Return the finished runs of the archive that train the same model on the same data for as long as `baseline`.
+
+    `archive` yields (directory, provenance) of experiments; of a sweep its runs are looked at. Runs of the same config
+    and seed as one of `named` are those again, and not among them. What cannot be read is told, not raised.
+    """
+    unreadable: list[str] = []
+    known = {(_same(run), run.seed) for run in named}
+    paths = [path for fact in ALIKE for path in fact.recorded if path.startswith("provenance.")]
+    candidates = [
+        directory
+        for directory, provenance in _directories(archive, unreadable)
+        if all(_look_up(provenance, path) == baseline.inputs.fact(path) for path in paths)
+    ][-MOST_FOR_NOISE:]
+    runs = []
+    for directory in candidates:
+        try:
+            run = read_run(directory)
+        except ArchiveError as error:
+            unreadable.append(_line(error))
+            continue
+        finished = run.inputs.fact("status.state") == "finished"
+        if finished and (_same(run), run.seed) not in known and not any(differing(baseline, run, f) for f in ALIKE):
+            runs.append(run)
+    return Archived(runs=tuple(runs), unreadable=tuple(unreadable))
+
+
+def _line(error: ArchiveError) -> str:
+    """Return why something cannot be read, as one printable line."""
+    return "".join(char if char.isprintable() else " " for char in str(error))
+
+
+def _directories(
+    archive: Iterable[tuple[Path, dict[str, Any]]], unreadable: list[str]
+) -> Iterable[tuple[Path, dict[str, Any]]]:
+    """Yield (directory, provenance) of every archived run, those of sweeps among them."""
+    for directory, provenance in archive:
+        if not is_sweep(directory):
+            yield directory, provenance
+            continue
+        try:
+            sweep = read_sweep(directory)
+        except ArchiveError as error:
+            unreadable.append(_line(error))
+            continue
+        for job in sweep.jobs:
+            record = sweep.run_dir(job) / "provenance.json"
+            if record.is_file():  # else the job did not begin
+                try:
+                    yield record.parent, read_json(record)
+                except ArchiveError as error:
+                    unreadable.append(_line(error))
+
+
+def _look_up(provenance: dict[str, Any], path: str) -> Any:
+    value: Any = provenance
+    for key in path.split(".")[1:]:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _same(run: Run) -> str:
+    """Return what is equal for runs that differ in nothing but their seed."""
+    return repr((run.key, *(values(run, fact) for fact in FACTS)))

@@ -1,0 +1,183 @@
+"""The numbers of a sweep: what became of its jobs, and what those that finished say about what it varies.
+
+Put together from sweep.json and runs/ alone, of a sweep that runs, that died, or that is archived.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.sweep import Sweep, Word, read_sweep
+from gpt2lab.report.arms import Run, differing_keys, show
+from gpt2lab.report.compare import METRICS, Comparison, Row, compare_runs, unusable
+from gpt2lab.report.costs import Costs, costs
+from gpt2lab.report.grokking import Grokking, grokking
+from gpt2lab.report.matched_loss import MatchedLoss, matched_loss
+from gpt2lab.report.sweep_cells import SEED, Cell, Member, read_cells
+from gpt2lab.report.trajectories import CurveBand, band, common_steps, gap
+
+WORDS: tuple[Word, ...] = get_args(Word)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResults:
+    """A sweep read from disk. Tuples "per cell" have one entry for each of `cells`, in their order."""
+
+    sweep: Sweep
+    cells: tuple[Cell, ...]
+    baseline: int  # index of the cell that the others are held to
+    metric: str
+    comparison: Comparison | None
+    no_comparison: str | None  # why there is none
+    notes: tuple[str, ...]  # about the sweep; those about the runs compared are in the comparison
+    matched: MatchedLoss
+    costs: Costs
+    gaps: tuple[CurveBand | None, ...]  # per cell: validation minus training loss
+    grokking: Grokking | None  # None: the data ask no questions
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every job, cell by cell."""
+        return tuple(member for cell in self.cells for member in cell.members)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The finished runs, cell by cell."""
+        return tuple(run for cell in self.cells for run in cell.finished)
+
+    @property
+    def unfinished(self) -> tuple[Member, ...]:
+        """Every job that is not finished, in the order of the plan."""
+        return tuple(sorted((m for m in self.members if not m.finished), key=lambda member: member.job.number))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in which state, finished first; only states that occur."""
+        found = Counter(member.state.word for member in self.members)
+        return {word: found[word] for word in WORDS if found[word]}
+
+    @property
+    def reason(self) -> str | None:
+        """Why the sweep is partial, as `15 of 18 jobs finished; 1 diverged, 2 not started`; None when it is whole."""
+        done = self.counts.get("finished", 0)
+        others = ", ".join(f"{number} {word}" for word, number in self.counts.items() if word != "finished")
+        return f"{done} of {len(self.members)} jobs finished; {others}" if others else None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way the metric is better."""
+        return METRICS.get(self.metric, False)
+
+    @property
+    def rows(self) -> tuple[Row | None, ...]:
+        """Per cell: its row of the comparison; None without a run to compare, or where it stands apart."""
+        by_run = {name: row for row in (self.comparison.rows if self.comparison else ()) for name in row.experiments}
+        return tuple(next((by_run[m.name] for m in cell.members if m.name in by_run), None) for cell in self.cells)
+
+    def bands(self, column: str) -> tuple[CurveBand | None, ...]:
+        """Per cell: a column of metrics.csv over the finished runs."""
+        return tuple(band([run.inputs.curve(column) for run in cell.finished]) for cell in self.cells)
+
+
+def read_sweep_results(
+    directory: Path,
+    *,
+    metric: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+) -> SweepResults:
+    """Read the sweep in `directory`; `metric` and `baseline` (values of a cell) are those of its plan unless given.
+
+    Raises ArchiveError for a damaged file, runs that are not what the plan says, and a baseline that no cell is.
+    """
+    sweep = read_sweep(directory)
+    cells = read_cells(sweep)
+    metric = metric or sweep.metric
+    base = _baseline(sweep, cells, sweep.baseline if baseline is None else baseline)
+    finished = [cell.finished for cell in cells]
+    no_comparison = _why_not(cells, base, metric)
+    comparison = None
+    if no_comparison is None:
+        comparison = _compare(cells, base, metric, archive)
+    gaps = (
+        [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
+    )
+    answers = [
+        [(m.name, m.run.seed, m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells
+    ]
+    return SweepResults(
+        sweep=sweep,
+        cells=cells,
+        baseline=base,
+        metric=metric,
+        comparison=comparison,
+        no_comparison=no_comparison,
+        notes=tuple(_notes(cells, comparison)),
+        matched=matched_loss(finished, base),
+        costs=costs(finished, base),
+        gaps=tuple(band(curves) for curves in gaps),
+        grokking=grokking(answers),
+    )
+
+
+def _baseline(sweep: Sweep, cells: Sequence[Cell], chosen: Mapping[str, Any]) -> int:
+    """Return the first cell that has all the values of `chosen`, where a value given as text may be a number's."""
+    wanted = {key: value for key, value in chosen.items() if key != SEED}
+    for index, cell in enumerate(cells):
+        if all(key in cell.values and show(cell.values[key]) == show(value) for key, value in wanted.items()):
+            return index
+    asked = ", ".join(f"{show(key)}={show(value)}" for key, value in wanted.items())
+    labels = "; ".join(cell.label for cell in cells[:4]) + ("; …" if len(cells) > 4 else "")
+    raise ArchiveError(f"{sweep.path}: no cell of this sweep is the baseline {asked}; there are {labels}")
+
+
+def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
+    """Return why the cells cannot be compared, or None."""
+    runs = [run for cell in cells for run in cell.finished]
+    if metric not in METRICS:
+        return f"{show(metric)} is not a result; expected one of {', '.join(METRICS)}"
+    if not runs:
+        return "no job finished with a record, so there is nothing to compare"
+    if all(unusable(run, metric) for run in runs):
+        return f"no finished run has a finite {metric}"
+    base = cells[baseline]
+    if all(unusable(run, metric) for run in base.finished):
+        return f"the baseline ({base.label}) has no finished run with {metric}: run its jobs, or choose another"
+    usable = [run for run in runs if not unusable(run, metric)]
+    if not len(common_steps([run.inputs.curve(metric) for run in usable])):
+        return f"{metric} was measured at no step that all finished runs have in common"
+    return None
+
+
+def _compare(
+    cells: Sequence[Cell], baseline: int, metric: str, archive: Iterable[tuple[Path, dict[str, Any]]]
+) -> Comparison:
+    runs = [run for cell in cells for run in cell.runs]
+    first = next(run for run in cells[baseline].finished if not unusable(run, metric))
+    # All that differs between the configs was asked for: a group of the config may stand for many of its keys.
+    vary = sorted({key for run in runs for key in differing_keys(first, run)})
+    return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, archive=archive)
+
+
+def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str]:
+    runs = [run for cell in cells for run in cell.finished]
+    rules = sorted({str(rule) for run in runs if (rule := run.inputs.fact("config.train.stop_when")) is not None})
+    lasts = [run.inputs.rows[-1]["step"] for run in runs if run.inputs.rows]
+    if rules and lasts and min(lasts) < max(lasts):
+        yield f"runs stop when {show(' or '.join(rules))}: they ended between steps {min(lasts):,} and {max(lasts):,}"
+        if comparison is not None:
+            yield (
+                f"the comparison is at step {comparison.step:,}, when none of them had stopped: which one gets there "
+                "first is told by the steps to get there, not by these values"
+            )
+    for cell in cells:
+        diverged = [member.name for member in cell.members if member.state.word == "diverged"]
+        if diverged:
+            left = "which has no mean" if not cell.finished else "whose mean is of the runs that did not"
+            yield f"{cell.label}: {', '.join(diverged)} diverged, {left}"
+        if not cell.finished:
+            jobs = "its job is not" if len(cell.members) == 1 else f"none of its {len(cell.members)} jobs is"
+            yield f"{cell.label}: missing, {jobs} finished"

@@ -1,0 +1,105 @@
+"""What a person sees of a sweep: a line when a job starts and when it ends, with what is done and what is left.
+
+Everything is read from the directories of the jobs, so it is the same whoever runs them.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.metrics import read_metrics
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import JobState, Sweep, SweepJob, read_state
+
+POLL_S = 1.0  # between two looks at the jobs of other processes
+WORDS = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")
+HAD_THEIR_TURN = ("finished", "diverged", "failed")
+
+
+class Board:
+    """Says what becomes of the jobs `pending` (their numbers) since `started` (ISO 8601)."""
+
+    def __init__(self, sweep: Sweep, pending: Iterable[int], started: str, console: Console) -> None:
+        self._sweep, self._started, self._console = sweep, started, console
+        numbers = set(pending)
+        self._pending = [job for job in sweep.jobs if job.number in numbers]
+
+    def say_plan(self) -> None:
+        """Say what is going to be done."""
+        jobs, pending = len(self._sweep.jobs), len(self._pending)
+        kept = f", {jobs - pending} of them as they are" if pending < jobs else ""
+        self._print(f"sweep    {self._sweep.path}: {_count(jobs)}{kept}")
+
+    def say_started(self, job: SweepJob) -> None:
+        """Say that a job starts."""
+        self._print(f"job {job.number}  {job.label}  ({self._progress()})")
+
+    def say_ended(self, job: SweepJob) -> None:
+        """Say what became of a job."""
+        state = read_state(self._sweep.run_dir(job))
+        told = self._result(job) if state.word == "finished" else state.reason
+        self._print(f"job {job.number} {state.word}{f': {told}' if told else ''}")
+
+    def watch(self, done: threading.Event) -> None:
+        """Say what becomes of jobs that other processes run, until `done` is set, and look a last time after it."""
+        last_words = {job.number: read_state(self._sweep.run_dir(job)).word for job in self._pending}
+        is_over = False
+        while not is_over:
+            is_over = done.wait(POLL_S)
+            for job in self._pending:
+                word = read_state(self._sweep.run_dir(job)).word
+                if word == last_words[job.number]:
+                    continue
+                last_words[job.number] = word
+                if word == "running":
+                    self.say_started(job)
+                else:
+                    self.say_ended(job)
+
+    def say_end(self) -> None:
+        """Say what the sweep came to, and name the jobs that have no result."""
+        states = [(job, read_state(self._sweep.run_dir(job))) for job in self._sweep.jobs]
+        self._print(f"\nsweep    {self._sweep.path}: {_count(len(states))}, {tally(state for _, state in states)}")
+        for job, state in states:
+            if state.word != "finished":
+                self._print(
+                    f"  job {job.number}  {job.label}  {state.word}{f': {state.reason}' if state.reason else ''}"
+                )
+
+    def _result(self, job: SweepJob) -> str:
+        metric = self._sweep.metric
+        try:
+            rows = read_metrics(RunDir(self._sweep.run_dir(job)).metrics)
+        except ArchiveError:
+            return ""
+        measured = [row for row in rows if row.get(metric) is not None]
+        return f"{metric} {measured[-1][metric]:.4f} at step {measured[-1]['step']:,}" if measured else ""
+
+    def _progress(self) -> str:
+        """Return how many jobs are done, and how long the rest will take if it goes on as it did."""
+        words = {job.number: read_state(self._sweep.run_dir(job)).word for job in self._sweep.jobs}
+        done = sum(word in HAD_THEIR_TURN for word in words.values())
+        now_done = sum(words[job.number] in HAD_THEIR_TURN for job in self._pending)
+        left = len(self._pending) - now_done
+        text = f"{done} of {len(words)} done"
+        if not now_done:
+            return text
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds() / now_done * left
+        return f"{text}, about {seconds / 60:.0f} min left" if seconds >= 90 else f"{text}, about {seconds:.0f} s left"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def tally(states: Iterable[JobState]) -> str:
+    """Count states in words: 16 finished, 1 diverged, 1 failed."""
+    counts = Counter(state.word for state in states)
+    return ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])  # type: ignore[index]
+
+
+def _count(jobs: int) -> str:
+    return "1 job" if jobs == 1 else f"{jobs} jobs"

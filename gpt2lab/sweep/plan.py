@@ -1,0 +1,200 @@
+"""Which jobs of a grid run, and where: new ones, those that were not finished, and none a second time.
+
+A job is known again by the hash of its resolved config; what it measured counts as long as the source and the data
+are those it was measured with.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from gpt2lab.compose import Grid, GridJob
+from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
+from gpt2lab.record.rundir import RunDir, create_unique, now_utc
+from gpt2lab.record.sweep import PLAN, RUNS, JobState, Sweep, SweepJob, describe, is_sweep, read_state, read_sweep
+from gpt2lab.schema import RunConfig, SweepMode
+
+_MAX_FOLDER = 100  # characters
+_FAILED = ("failed", "diverged")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a job computes: equal for two that give the same numbers, the source given."""
+
+    config_hash: str
+    data_files: dict[str, str]  # name -> sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agenda:
+    """A sweep and what is to be done for it now."""
+
+    sweep: Sweep
+    pending: tuple[SweepJob, ...]  # in the order of the grid
+    kept: dict[int, JobState]  # of the jobs that are not run
+    notes: tuple[str, ...]  # what a person should know before it starts
+
+
+def identify_jobs(grid: Grid, identify: Callable[[RunConfig], Identity]) -> list[Identity]:
+    """Identify each job. Raises ConfigError or DataError that names the first one which cannot run."""
+    identities = []
+    for place, job in enumerate(grid.jobs):
+        try:
+            identities.append(identify(job.config))
+        except Gpt2labError as error:
+            raise type(error)(f"job {place} of the grid ({describe(job.values)}): {error}") from error
+    return identities
+
+
+def find_earlier(root: Path, name: str, identities: Sequence[Identity]) -> Path | None:
+    """Return the latest sweep below `root` of this name and with just these jobs, or None."""
+    wanted = sorted(identity.config_hash for identity in identities)
+    for plan in sorted(root.glob(f"*/*/{PLAN}"), reverse=True):
+        try:
+            sweep = read_sweep(plan.parent)
+        except ArchiveError:
+            continue  # not one that could be continued
+        if sweep.name == name and sorted(job.config_hash for job in sweep.jobs) == wanted:
+            return plan.parent
+    return None
+
+
+def new_directory(root: Path, name: str) -> Path:
+    """Make and return the directory of a new sweep below `root`: DATE/TIME-NAME."""
+    moment = re.sub(r"[^0-9T-]", "-", now_utc()[:19])
+    date, _, time = moment.partition("T")
+    return create_unique(root / date, f"{time}-{_slug(name) or 'sweep'}")
+
+
+def plan_sweep(
+    directory: Path, grid: Grid, identities: Sequence[Identity], *, source_hash: str, command: Sequence[str]
+) -> Agenda:
+    """Return what is to be done for `grid` in `directory`, given what an earlier start left there.
+
+    Raises ConfigError for settings of the sweep that fit none of its jobs.
+    """
+    config = grid.jobs[0].config
+    earlier = read_sweep(directory) if is_sweep(directory) else None
+    known = {job.config_hash: job for job in earlier.jobs} if earlier else {}
+    jobs, pending, notes = [], [], []
+    kept: dict[int, JobState] = {}
+    number = max((job.number for job in known.values()), default=-1) + 1
+    for asked, identity in zip(grid.jobs, identities, strict=True):
+        job = known.get(identity.config_hash)
+        if job is None:
+            job = _job(number, asked, identity)
+            number += 1
+            pending.append(job)
+        else:
+            state = read_state(directory / job.folder)
+            again = _why_again(directory / job.folder, state, identity, source_hash, config.sweep.mode)
+            if again is None:
+                kept[job.number] = state
+            else:
+                if again and state.word != "not started":
+                    job = _moved(directory, job)
+                    notes.append(f"job {job.number} ({job.label}) runs again: {again}")
+                pending.append(job)
+        jobs.append(job)
+    dropped = [job for hash_, job in known.items() if hash_ not in {identity.config_hash for identity in identities}]
+    notes += [f"{directory / job.folder} is no job of this grid: left there, not counted" for job in dropped]
+    sweep = Sweep(
+        path=directory,
+        sweep_id=earlier.sweep_id if earlier else uuid4().hex,
+        name=config.name or "sweep",
+        hypothesis=config.hypothesis,
+        tags=tuple(config.tags),
+        command=tuple(command),
+        overrides=grid.overrides,
+        varies=grid.varies,
+        baseline=read_baseline(config.sweep.baseline, grid),
+        metric=config.sweep.metric,
+        created=earlier.created if earlier else now_utc(),
+        jobs=tuple(jobs),
+    )
+    return Agenda(sweep=sweep, pending=tuple(pending), kept=kept, notes=tuple(notes))
+
+
+def can_continue(run_dir: Path) -> bool:
+    """Whether a run that was stopped left a checkpoint to go on from."""
+    run = RunDir(run_dir)
+    return run.status.is_file() and run.state.is_file() and run.model.is_file()
+
+
+def read_baseline(words: str | None, grid: Grid) -> dict[str, Any]:
+    """Return the values that `sweep.baseline` names. Raises ConfigError when no job has them."""
+    if words is None:
+        return {}
+    asked = dict(word.partition("=")[::2] for word in words.split())
+    for job in grid.jobs:
+        given = {*job.overrides, *(f"{key}={value}" for key, value in job.values.items())}
+        if all(f"{key}={value}" in given for key, value in asked.items()):
+            return {key: job.values[key] for key in asked if key in job.values}
+    raise ConfigError(
+        f"sweep.baseline={words}: no job of the grid has these values; expected KEY=VALUE words, separated by spaces, "
+        f"of {', '.join(key for key in grid.varies if key != 'seed') or 'a key that varies'}"
+    )
+
+
+def _why_again(run_dir: Path, state: JobState, identity: Identity, source_hash: str, mode: SweepMode) -> str | None:
+    """Say why a job of an earlier start runs from its beginning; "" to go on in its folder, None to keep it."""
+    if state.word == "running":
+        raise ArchiveError(f"{run_dir}: a process is at work in it; wait for it, or stop it first")
+    if state.word == "not started":
+        return ""
+    if mode is SweepMode.force:
+        return "sweep.mode=force"
+    changed = _changed(RunDir(run_dir), identity, source_hash)
+    if changed:
+        return changed
+    if state.word == "finished":
+        return None
+    if state.word in _FAILED:
+        return f"it {state.word}" if mode is SweepMode.retry_failed else None
+    return "" if can_continue(run_dir) else f"it was {state.word} before its first checkpoint"
+
+
+def _changed(run: RunDir, identity: Identity, source_hash: str) -> str | None:
+    if not run.provenance.is_file():
+        return None
+    recorded = run.read_provenance()
+    if recorded.get("source_hash") != source_hash:
+        return "the source has changed since"
+    data = recorded.get("data")
+    if not isinstance(data, dict) or data.get("files") != identity.data_files:
+        return "its data has changed since"
+    return None
+
+
+def _job(number: int, asked: GridJob, identity: Identity) -> SweepJob:
+    what = _slug(describe({key.rpartition(".")[2]: value for key, value in asked.values.items()}))
+    return SweepJob(
+        number=number,
+        folder=f"{RUNS}/{number}-{what or 'run'}",
+        overrides=asked.overrides,
+        values=asked.values,
+        config_hash=identity.config_hash,
+    )
+
+
+def _moved(directory: Path, job: SweepJob) -> SweepJob:
+    """The job with a folder of its own for another attempt; the earlier one stays as it is."""
+    stem = re.sub(r"\+\d+$", "", job.folder)
+    attempt = 2
+    while (directory / f"{stem}+{attempt}").exists():
+        attempt += 1
+    return SweepJob(
+        number=job.number,
+        folder=f"{stem}+{attempt}",
+        overrides=job.overrides,
+        values=job.values,
+        config_hash=job.config_hash,
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-.")[:_MAX_FOLDER].rstrip("-.")

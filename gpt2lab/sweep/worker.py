@@ -1,0 +1,88 @@
+"""One job of a sweep, in whatever process a launcher runs it. It knows the sweep by its directory alone."""
+
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from gpt2lab.compose import Job, error_line
+from gpt2lab.errors import Gpt2labError
+from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import Sweep, read_state, read_sweep
+from gpt2lab.sweep.board import Board
+from gpt2lab.sweep.plan import can_continue
+
+LOG = "output.txt"  # what a job prints that has no terminal to itself
+
+Execute = Callable[[Job, Console], int]  # trains, and returns the exit code
+
+_stopped: str | None = None  # start of the sweep that Ctrl-C stopped in this process: it begins no other job of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """The task of a launcher: trains a job of the sweep in `directory`. A plain object, so that it can be sent."""
+
+    execute: Execute
+    directory: Path
+    pending: tuple[int, ...]  # numbers of the jobs of this start
+    started: str  # its moment, ISO 8601
+    fail_fast: bool
+    parallel: bool  # other jobs are at work beside this one
+
+    def __call__(self, job: Job) -> int:
+        """Run the job unless the sweep is to stop; return its exit code. What became of it stands in its directory."""
+        sweep = read_sweep(self.directory)
+        if _stopped == self.started or (self.fail_fast and self._has_failed(sweep)):
+            return 0
+        job.config.tracker.group = job.config.tracker.group or self.directory.name
+        if can_continue(job.run_dir):
+            job.config.resume = str(job.run_dir)
+        if self.parallel:
+            with (job.run_dir / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
+                return self._run(job, Console(file=log, width=120))
+        board = Board(sweep, self.pending, self.started, Console())
+        planned = next(one for one in sweep.jobs if Path(one.folder).name == job.run_dir.name)
+        print()
+        board.say_started(planned)
+        code = self._run(job, Console(highlight=False, markup=False, soft_wrap=True))
+        board.say_ended(planned)
+        if code == 130:
+            raise KeyboardInterrupt  # the person wants the rest to stop too
+        return code
+
+    def _run(self, job: Job, console: Console) -> int:
+        global _stopped
+        codes: list[int] = []
+        try:
+            with error_line(codes):
+                try:
+                    codes.append(self.execute(job, console))
+                except Exception as error:
+                    _record_failure(job.run_dir, error)
+                    raise
+        except Exception:  # a mistake of ours in one job is no reason to lose the others
+            traceback.print_exc()
+            codes.append(1)
+        if codes[-1] == 130:
+            _stopped = self.started
+        return codes[-1]
+
+    def _has_failed(self, sweep: Sweep) -> bool:
+        for one in sweep.jobs:
+            run = RunDir(sweep.run_dir(one))
+            if read_state(run.path).word in ("failed", "diverged") and str(run.read_status()["ended"]) >= self.started:
+                return True
+        return False
+
+
+def _record_failure(run_dir: Path, error: Exception) -> None:
+    """Write down why a job failed before it had a record of its own."""
+    if RunDir(run_dir).status.is_file():
+        return
+    reason, code = (str(error), error.exit_code) if isinstance(error, Gpt2labError) else (repr(error), 1)
+    with suppress(Gpt2labError), RunDir.claim(run_dir) as run:
+        run.write_status("failed", reason=reason, exit_code=code)
