@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.archive.gc import DELETED, Finding, delete, find_garbage
-from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.staging import PREFIX, staging_folder
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
-from tests.sweep_records import SWEEP_ID, write_banded_sweep
+from tests.sweep_records import write_banded_sweep
 from tests.test_store import archive, make_run
 from tests.test_store_processes import FORK
 
@@ -43,17 +42,6 @@ def file_names(folder: str) -> list[str]:
 def make_old(path: Path) -> Path:
     os.utime(path, (time.time() - 3600,) * 2)
     return path
-
-
-def archive_sweep(sweep: Path, path: Path) -> None:
-    """Archive a sweep as the archive does: the plan, each run without its source, the source once."""
-    path.mkdir(parents=True)
-    shutil.copyfile(sweep / "sweep.json", path / "sweep.json")
-    for run in sorted((sweep / "runs").iterdir()):
-        shutil.copytree(run, path / "runs" / run.name, ignore=shutil.ignore_patterns("source.tar.gz", ".lock"))
-        shutil.copyfile(run / "source.tar.gz", path / "source.tar.gz")
-    (path / "provenance.json").write_text(json.dumps({"run_id": SWEEP_ID}))
-    write_manifest(path)
 
 
 def test_a_run_that_an_experiment_holds_whole_can_go_and_nothing_else_is_touched(archived):
@@ -165,7 +153,7 @@ def test_what_an_interrupted_deletion_left_can_go(archived):
 def test_a_sweep_can_go_when_the_archive_has_every_run_of_it(archived):
     sweep = write_banded_sweep(Path("runs/sweeps/day/banded"), widths=(128,))
     assert found()["banded"].why == "not archived"
-    archive_sweep(sweep, Path("experiments/00002-banded"))
+    archive(sweep, Path("experiments"), name="banded")
     assert found()["banded"].kind == "sweep" and found()["banded"].why == "archived as 00002-banded"
     later = sweep / "runs" / "0-later"
     make_run(later)
