@@ -26,7 +26,7 @@ REFS = {
         ("7", "'7' names no experiment of experiments; there are 00001-seed-1, 00002-seed-2"),
         ("seed", "'seed' names no experiment"),
         ("../experiments", "names no experiment"),
-        ("00001-seed-1/samples", "names no experiment"),
+        ("00007-seed/samples", "names no experiment"),
         ("", "names no experiment"),
     ],
 )
