@@ -2,6 +2,8 @@
 which key or file, what was found, what was expected, and what to do.
 """
 
+TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
+
 
 class Gpt2labError(ValueError):
     """Base of all errors shown to a user as one line, without a traceback."""

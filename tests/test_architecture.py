@@ -50,7 +50,7 @@ LIBRARIES = {
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
     "scipy": ["report/statistics.py"],
-    "yaml": ["compose/*", "record/rundir.py", "report/inputs.py"],
+    "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
     "click": ["cli/*"],
     "rich": [
         "run.py",
@@ -225,6 +225,11 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize("module", ["gpt2lab.report", "gpt2lab.archive", "gpt2lab.record"])
 def test_an_old_experiment_can_be_read_without_torch_hydra_or_wandb(module: str) -> None:
     assert loaded_by(module) & {"torch", "hydra", "omegaconf", "wandb", "cupy", "transformers"} == set()
+
+
+def test_a_command_on_the_archive_starts_without_what_takes_longer_than_it() -> None:
+    slow = {"torch", "hydra", "omegaconf", "wandb", "matplotlib", "scipy", "jinja2", "tiktoken", "requests"}
+    assert loaded_by("gpt2lab.cli.main") & slow == set()
 
 
 def test_the_engine_interface_needs_nothing_but_numpy() -> None:

@@ -160,3 +160,13 @@ def test_characters_that_reorder_or_hide_text_are_dropped(text: str) -> None:
 def test_control_characters_are_shown_as_pictures() -> None:
     assert markdown.escape("a\x1b[31mb\x00") == "a␛\\[31mb␀"
     assert "\x1b" not in markdown.fence("\x1b[31m")
+
+
+def test_a_comment_that_is_never_closed_stays_and_closed_ones_go():
+    assert markdown.notes("a<!-- b --> c <!----> d <!-- e --> -->\n<!-- open") == "a c  d  -->\n&lt;!-- open"
+
+
+def test_a_fence_far_below_the_beginning_of_its_item_is_moved_to_the_edge():
+    for lines, indent in ((50, "  "), (200, "")):
+        text = markdown.notes("- item\n" + "  more\n" * lines + "  ```\n  <b>\n  ```\n")
+        assert f"\n{indent}```\n" in text

@@ -1,6 +1,7 @@
 """Timed checks: what a step, the tracking around it and a start cost on this machine.
 
-python tools/bench.py [tracking] [startup]   all of them by default; JSON into tools/benchmarks/
+python tools/bench.py [tracking] [startup] [archive]   all of them by default
+python tools/bench.py --commit ...                     and write them as JSON into tools/benchmarks/
 
 Ratios are of medians measured in turns within one process: single times on a shared machine mean little.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_archive import bench_archive
 from rich.console import Console
 
 from gpt2lab.compose import compose
@@ -135,14 +137,16 @@ def _ratio(ratios: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "ratio_q1": quartiles[0], "ratio_q3": quartiles[2]}
 
 
-CASES = {"tracking": bench_tracking, "startup": bench_startup}
+CASES = {"tracking": bench_tracking, "startup": bench_startup, "archive": bench_archive}
 
 
 def main() -> None:
-    """Run the chosen cases, print them and write them to tools/benchmarks/."""
+    """Run the chosen cases and print them; with --commit, write them to tools/benchmarks/ too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help=", ".join(CASES))
-    chosen = parser.parse_args().cases or list(CASES)
+    parser.add_argument("--commit", action="store_true", help="write the figures into tools/benchmarks/")
+    arguments = parser.parse_args()
+    chosen = arguments.cases or list(CASES)
     if unknown := set(chosen) - set(CASES):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(CASES)}")
     results = {name: CASES[name]() for name in chosen}
@@ -156,6 +160,8 @@ def main() -> None:
         "results": results,
     }
     print(json.dumps(record, indent=2))
+    if not arguments.commit:
+        return
     slug = "-".join(device.lower().split())
     BENCHMARKS.mkdir(exist_ok=True)
     path = BENCHMARKS / f"{slug}-{now:%Y-%m-%d}-{'-'.join(chosen)}.json"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gpt2lab.record.disk import read_json
 from gpt2lab.record.sweep import RUNS, is_sweep
 
 _NUMBERED = re.compile(r"(\d{5,})-([a-z0-9-]+)")
+PARTS = ("summary", "provenance", "status")
 _SUMMARY_VERSION = 1  # a summary that names none is of this one
 
 
@@ -26,7 +28,9 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed(Experiment):
-    """An experiment and what a list says about it; a file that cannot be read is empty here, named in `damage`."""
+    """An experiment and what a list says about it; a file that was not asked for is empty here, and so is one that
+    cannot be read, named in `damage`.
+    """
 
     summary: dict[str, Any]
     provenance: dict[str, Any]
@@ -42,32 +46,33 @@ def find_experiments(root: Path) -> list[Experiment]:
     with os.scandir(root) as entries:  # tells folders from files without asking for each
         for entry in entries:
             match = _NUMBERED.fullmatch(entry.name)
-            if match and entry.is_dir():
+            if match and entry.is_dir(follow_symlinks=False):
                 found.append(Experiment(number=int(match[1]), slug=match[2], path=root / entry.name))
     return sorted(found, key=lambda experiment: (experiment.number, experiment.slug))
 
 
-def list_experiments(root: Path) -> list[Listed]:
-    """Return the experiments below `root` by number, with what their files say. A damaged one does not hide others."""
+def list_experiments(root: Path, parts: Iterable[str] = PARTS) -> list[Listed]:
+    """Return the experiments below `root` by number, with what their files say. A damaged one does not hide others.
+
+    Only the files of `parts` are read: of thousands, each takes its time.
+    """
+    asked = tuple(parts)
     listed = []
     for experiment in find_experiments(root):
-        parts: dict[str, dict[str, Any]] = {}
+        contents: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
         damage = []
-        for part in ("summary", "provenance", "status"):
+        for part in asked:
             try:
                 path = experiment.path
-                parts[part] = read_summary(path) if part == "summary" else read_json(path / f"{part}.json")
+                contents[part] = read_summary(path) if part == "summary" else read_json(path / f"{part}.json")
             except ArchiveError as error:
-                parts[part] = {}
                 damage.append(str(error))
         listed.append(
             Listed(
                 number=experiment.number,
                 slug=experiment.slug,
                 path=experiment.path,
-                summary=parts["summary"],
-                provenance=parts["provenance"],
-                status=parts["status"],
+                **contents,
                 damage=tuple(damage),
             )
         )

@@ -17,6 +17,7 @@ from typing import Any
 from gpt2lab.archive.agreement import Agreement, compare_rows
 from gpt2lab.archive.manifest import read_manifest
 from gpt2lab.archive.unpack import unpack_source
+from gpt2lab.archive.verify import refuse_links
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.metrics import read_metrics
@@ -76,6 +77,7 @@ def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None)
     `steps` ends it after that many updates, with the learning rates of the whole run. Raises ArchiveError for a file
     that is missing or not what the manifest says, and ConfigError when the run is shorter than `steps`.
     """
+    refuse_links(experiment)
     _check_files(experiment)
     record = RunDir(experiment)
     config, provenance, status = record.read_config(), record.read_provenance(), record.read_status()
@@ -147,11 +149,12 @@ def _check_files(experiment: Path) -> None:
             lacks = "the manifest does not list it" if path.is_file() else "missing"
             raise ArchiveError(f"{path}: {lacks}; without it the run cannot be made again")
         with disk_errors("read", path):
-            found = file_sha256(path)
+            size = path.stat().st_size
+            found = file_sha256(path) if size == entry.get("bytes") else f"of {size:,} bytes"  # not hashed for nothing
         listed = str(entry.get("sha256"))
         if found != listed:
             raise ArchiveError(
-                f"{path}: changed since it was archived (SHA-256 {found[:12]}, manifest {listed[:12]}): "
+                f"{path}: changed since it was archived (SHA-256 {found[:20]}, manifest {listed[:12]}): "
                 "nothing was executed; restore the file, from git for example"
             )
 

@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.archive.experiments import find_experiments, read_run_id
 from gpt2lab.archive.manifest import write_manifest
+from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, read_json, write_atomic
@@ -69,22 +69,18 @@ def create(
     check, identify, copy = (_check_sweep, _identify_sweep, _copy_sweep) if of_sweep else (_check, _identify, _copy_run)
     check(run_dir, force or allow_unfinished)
     run_id, step = identify(run_dir)
-    staging = root / f".staging-{uuid.uuid4().hex}"
     with disk_errors("create experiment", root):
         root.mkdir(parents=True, exist_ok=True)
     _refuse_twice(root, run_id, step, force)
-    try:
-        with disk_errors(f"copy the {'sweep' if of_sweep else 'run'} into", staging):
-            staging.mkdir()
+    action = f"copy the {'sweep' if of_sweep else 'run'} into"
+    with staging_folder(root, action) as staging:
+        with disk_errors(action, staging), unchanged(run_dir):
             copy(run_dir, staging)
         _rename_run(staging, name, hypothesis)
-        write_report(staging, name)
+        with disk_errors("write the report into", staging):
+            write_report(staging, name)
         write_manifest(staging)
-        path = claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return path
+        return claim_number(staging, root, slug(name), run_id=run_id, step=step, force=force)
 
 
 def archived_as(directory: Path, root: Path) -> Path | None:
@@ -104,11 +100,16 @@ def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: 
     with lock(root), disk_errors("create experiment", root):
         _sync(staging)
         _refuse_twice(root, run_id, step, force)
-        number = max((experiment.number for experiment in find_experiments(root)), default=0) + 1
-        path = root / f"{number:05d}-{name}"
+        path = root / f"{_highest_number(root) + 1:05d}-{name}"
         staging.rename(path)
         fsync_directory(root)
     return path
+
+
+def _highest_number(root: Path) -> int:
+    """Return the highest number that any name in the archive begins with: a file or a link takes one as well."""
+    numbers = (re.match(r"(\d{5,12})-", path.name) for path in root.iterdir())
+    return max((int(match[1]) for match in numbers if match), default=0)
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ headers to follow, and nothing is written outside the staging folder or beyond t
 
 import hashlib
 import re
-import shutil
 import tarfile
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2lab.archive.manifest import MANIFEST, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.staging import staging_folder
 from gpt2lab.archive.store import claim_number
 from gpt2lab.archive.verify import verify
 from gpt2lab.errors import ArchiveError
@@ -64,7 +64,6 @@ def import_experiment(file: Path, root: Path, *, force: bool = False) -> Path:
     `force` takes a run that is there already once more. Raises ArchiveError, and leaves the archive as it was, when
     anything in the tar is not as its manifest says, or is no plain file, or is larger than the limits of this module.
     """
-    staging = root / f".staging-{uuid.uuid4().hex}"
     with disk_errors("read", file):
         source = file.open("rb")
     with source:
@@ -76,21 +75,19 @@ def import_experiment(file: Path, root: Path, *, force: bool = False) -> Path:
             raise ArchiveError(f"{file}: {MANIFEST} has {size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read")
         with disk_errors("import into", root):
             root.mkdir(parents=True, exist_ok=True)
-        try:
-            with disk_errors("import into", staging):
-                staging.mkdir()
-                _copy_entry(source, file, staging / MANIFEST, size)
-                manifest = _read_manifest(file, staging)
-                _copy_entries(source, file, staging, f"{match[0]}/", manifest)
-            # Not only of the right bytes: the list reads these.
-            facts = {name: read_json(staging / name) for name in ("provenance.json", "status.json") if name in manifest}
-            run_id, step = facts.get("provenance.json", {}).get("run_id"), facts.get("status.json", {}).get("step")
-            return claim_number(staging, root, match[1], run_id=run_id, step=step, force=force)
-        except BaseException as error:
-            shutil.rmtree(staging, ignore_errors=True)
-            if isinstance(error, ArchiveError):
+        with staging_folder(root, "import into") as staging:
+            try:
+                with disk_errors("import into", staging):
+                    _copy_entry(source, file, staging / MANIFEST, size)
+                    manifest = _read_manifest(file, staging)
+                    _copy_entries(source, file, staging, f"{match[0]}/", manifest)
+                # Not only of the right bytes: the list reads these.
+                read = [name for name in ("provenance.json", "status.json") if name in manifest]
+                facts = {name: read_json(staging / name) for name in read}
+                run_id, step = facts.get("provenance.json", {}).get("run_id"), facts.get("status.json", {}).get("step")
+                return claim_number(staging, root, match[1], run_id=run_id, step=step, force=force)
+            except ArchiveError as error:
                 raise ArchiveError(str(error).replace(f"{staging}/", f"{file}, ")) from None
-            raise
 
 
 def _read_manifest(file: Path, staging: Path) -> dict[str, dict[str, Any]]:

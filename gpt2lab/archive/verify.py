@@ -109,6 +109,12 @@ def _check_tree(directory: Path) -> Iterator[Fault]:
                 yield Fault(file=name, kind="refused", why=f"it is {what}; an experiment holds plain files only")
 
 
+def refuse_links(directory: Path) -> None:
+    """Raise ArchiveError for the first link, pipe or device of an experiment."""
+    for fault in _check_tree(directory):
+        raise ArchiveError(f"{directory / fault.file}: {fault.why}")
+
+
 def _check_files(
     directory: Path, manifest: dict[str, dict[str, Any]], weights: bool
 ) -> tuple[list[Fault], tuple[str, ...], bool]:

@@ -5,9 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
 
 from gpt2lab.archive import (
     create,
@@ -18,10 +15,16 @@ from gpt2lab.archive import (
     status_words,
     write_index,
 )
+from gpt2lab.archive.verify import refuse_links
 from gpt2lab.archive.where import select, sort
+from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import read_plain_file
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
+
+_LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
+_LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
 
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
@@ -88,7 +91,7 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
 
     EXPR compares results and config keys with numbers and words (==, !=, <, <=, >, >=), joined by and, or, not.
     """
-    everything = experiments = list_experiments(root)
+    everything = experiments = list_experiments(root, parts=("summary",))
     if where is not None:
         experiments = select(experiments, where)
     if sort_key is not None:
@@ -101,18 +104,11 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
         none_chosen = f"{root}: of none of its {len(everything)} experiments is it true that {where}"
         click.echo(none_chosen if everything else f"{root}: there are no experiments in it yet")
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width to fit into
-    table = Table(box=None, pad_edge=False)
-    for title, justify in (("no.", "right"), ("name", "left"), ("status", "left"), ("data", "left")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for title in ("parameters", "tokens", "val loss", "val acc"):
-        table.add_column(title, justify="right")
-    table.add_column("date")
-    for experiment in experiments:
-        table.add_row(f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"}))
-    console.print(table)
+    titles = ("no.", "name", "status", "data", "parameters", "tokens", "val loss", "val acc", "date")
+    rows = [
+        (f"{experiment.number:05d}", *_cells(experiment.summary or {"status": "damaged"})) for experiment in experiments
+    ]
+    click.echo("\n".join(table(titles, rows, "rlllrrrrl")))
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
@@ -137,14 +133,21 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 @root_option
 def show(experiment: str, as_json: bool, root: Path) -> None:
     """Show the report of EXPERIMENT: a number, a folder name, or a name that only one has."""
+    from rich.console import Console  # a list does without
+    from rich.markdown import Markdown
+
     path = resolve_experiment(root, experiment)
     if as_json:
         click.echo(json.dumps(read_summary(path), indent=2))
         return
     readme = path / "README.md"
-    if not readme.is_file():
+    if not readme.exists():
         raise ArchiveError(f"{readme}: missing; write it again with gpt2lab report {experiment}")
-    Console().print(Markdown(readme.read_text(encoding="utf-8")))
+    page = read_plain_file(readme, _LONGEST_PAGE).decode("utf-8", errors="replace")
+    if len(page) > _LONGEST_RENDERED:
+        click.echo(printable(page))
+    else:
+        Console().print(Markdown(printable(page)))
     click.echo(str(path))
 
 
@@ -156,6 +159,7 @@ def report(experiment: str, root: Path) -> None:
     from gpt2lab.report import write_report
 
     path = resolve_experiment(root, experiment)
+    refuse_links(path)  # nothing is written through one
     try:
         title = str(read_summary(path)["name"])
     except (ArchiveError, KeyError):  # the report writes it anew

@@ -47,7 +47,7 @@ def compare(
         metric=metric,
         baseline=None if baseline is None else resolve_run(root, baseline),
         vary=vary,
-        archive=((listed.path, listed.provenance) for listed in list_experiments(root)),
+        archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
     )
     if report is not None:
         from gpt2lab.report.comparison.experiments import write_comparison  # brings matplotlib

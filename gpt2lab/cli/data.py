@@ -2,8 +2,6 @@
 
 import click
 
-from gpt2lab.compose import compose
-from gpt2lab.data import read_source
 from gpt2lab.schema import DataSource
 
 
@@ -17,6 +15,8 @@ def data() -> None:
 @click.argument("overrides", nargs=-1)
 def prepare(name: str, overrides: tuple[str, ...]) -> None:
     """Make the data source NAME ready, with OVERRIDES such as data.tokenizer=gpt2 or data.path=FILE."""
+    from gpt2lab.compose import compose  # each of these takes longer than a list of the archive does
+    from gpt2lab.data import read_source
     from gpt2lab.train.progress import Transfer
 
     config = compose([f"data={name}", *overrides])

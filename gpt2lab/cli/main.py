@@ -6,9 +6,9 @@ import sys
 import click
 
 from gpt2lab import __version__
-from gpt2lab.cli import archive, compare, data, doctor, evaluate, model, reproduce, trust
-from gpt2lab.compose import TRACEBACK_VARIABLE
-from gpt2lab.errors import Gpt2labError
+from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, trust
+from gpt2lab.cli.terminal import printable
+from gpt2lab.errors import TRACEBACK_VARIABLE, Gpt2labError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +29,7 @@ def run(overrides: tuple[str, ...]) -> None:
     sys.exit(run_main(list(overrides)))
 
 
-FILES = (archive, compare, data, doctor, evaluate, model, reproduce, trust)
+FILES = (archive, compare, data, doctor, evaluate, gc, model, reproduce, trust)
 for command in (command for file in FILES for command in file.COMMANDS):
     group.add_command(command)
 
@@ -59,12 +59,12 @@ def main() -> None:
         error.show()
         sys.exit(0)
     except click.ClickException as error:
-        print(f"gpt2lab: {error.format_message()}", file=sys.stderr)
+        print(f"gpt2lab: {printable(error.format_message())}", file=sys.stderr)
         sys.exit(2)
     except Gpt2labError as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"gpt2lab: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gpt2lab: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from gpt2lab.archive import resolve_run
 from gpt2lab.cli.archive import root_option
-from gpt2lab.compose import compose, to_run_config
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig, TokenizerName
@@ -26,6 +23,7 @@ precision_option = click.option(
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def plan(overrides: tuple[str, ...]) -> None:
     """Say what a run would need, before anything is allocated: parameters, FLOPs, memory."""
+    from gpt2lab.compose import compose  # Hydra is needed by few commands
     from gpt2lab.train.plan import describe, make_plan
 
     for what, value in describe(make_plan(compose(list(overrides)))):
@@ -89,6 +87,8 @@ def sample(
 
 def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
     """Return the checkpoint that `ref` names and the config it was trained with, where there is one."""
+    from gpt2lab.compose import to_run_config
+
     if ref.startswith("hf:") or Path(ref).is_file():
         return ref, None
     directory = Path(ref) if Path(ref).is_dir() else resolve_run(root, ref)
@@ -110,6 +110,9 @@ def parity(model: Path, debug_state: Path, engine: str, device: str, precision: 
 
     MODEL is an llm.c checkpoint, DEBUG_STATE the state file written beside it.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     from gpt2lab.train.parity import compare_with_llmc
 
     settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])

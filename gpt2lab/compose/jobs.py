@@ -13,7 +13,7 @@ from gpt2lab.compose.grid import Grid, expand
 from gpt2lab.compose.launch import ForHydra, Task
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import ArchiveError, Gpt2labError
+from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
 
 # Flags that print and run nothing.
 INFORMATION = {
@@ -29,7 +29,6 @@ INFORMATION = {
     "-sc",
     "--shell-completion",
 }
-TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
 
 
 def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.disk import disk_errors, read_plain_file, write_atomic
+
+MAX_BYTES = 256 << 20  # two million rows
 
 Row = dict[str, float | int | None]
 
@@ -150,9 +152,7 @@ def read_metrics(path: Path) -> list[Row]:
     A torn last line is dropped; a file that an older version wrote lacks columns, which read as None.
     Raises ArchiveError naming file and line for a damaged row, and for a missing file.
     """
-    with disk_errors("read", path):
-        content = path.read_bytes()
-    return _parse(path, _whole_lines(content))
+    return _parse(path, _whole_lines(read_plain_file(path, MAX_BYTES)))
 
 
 def drop_rows_after(path: Path, step: int) -> None:

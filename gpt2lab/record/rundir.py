@@ -16,6 +16,7 @@ import yaml
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import acquire
+from gpt2lab.record.plain_yaml import read_yaml
 
 STATES = ("running", "finished", "interrupted", "failed")
 
@@ -168,7 +169,8 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """Return config.yaml. Raises ArchiveError when it is missing or damaged."""
-        return _read_yaml(self.config, dict)
+        content: dict[str, Any] = read_yaml(self.config, dict)
+        return content
 
     def write_overrides(self, overrides: list[str]) -> None:
         """Write the overrides of the command line, in their order."""
@@ -176,7 +178,8 @@ class RunDir:
 
     def read_overrides(self) -> list[str]:
         """Return overrides.yaml. Raises ArchiveError when it is missing or damaged."""
-        return _read_yaml(self.overrides, list)
+        content: list[str] = read_yaml(self.overrides, list)
+        return content
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
         """Write provenance.json, keys in the order given; values are finite JSON values."""
@@ -202,15 +205,3 @@ def _walk_runs(directory: Path) -> Iterator[Path]:
 
 def _yaml(value: object) -> bytes:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000).encode()
-
-
-def _read_yaml(path: Path, kind: type) -> Any:
-    with disk_errors("read", path):
-        content = path.read_bytes()
-    try:
-        value = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 99 is a ValueError
-        raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(value, kind):
-        raise ArchiveError(f"{path}: damaged, expected a {'mapping' if kind is dict else 'list'}")
-    return value

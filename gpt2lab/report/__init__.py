@@ -1,6 +1,14 @@
 """Reports computed from the record of a run; nothing here needs torch, the data or the engine."""
 
-from gpt2lab.report.readme import write_report
+from pathlib import Path
+
 from gpt2lab.report.summary import summarise
 
 __all__ = ["summarise", "write_report"]
+
+
+def write_report(directory: Path, title: str) -> None:
+    """Write summary.json, figures/ and README.md of the record in `directory`. Raises ArchiveError."""
+    from gpt2lab.report.readme import write_report as write  # matplotlib, which a comparison does without
+
+    write(directory, title)

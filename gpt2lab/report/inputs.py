@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, read_json
+from gpt2lab.record.disk import disk_errors, read_json, read_plain_file
 from gpt2lab.record.metrics import read_metrics
+from gpt2lab.record.plain_yaml import read_yaml
 
-# The safe loader, ten times as fast where PyYAML was built with libyaml.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_NOTES_BYTES = 1 << 20
+MAX_SAMPLE_BYTES = 1 << 20
+MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,47 +89,41 @@ def _is_not_finite(value: Any) -> bool:
     return value is not None and not math.isfinite(value)
 
 
-def _read_yaml(path: Path) -> Any:
-    with disk_errors("read", path):
-        content = path.read_bytes()
-    try:
-        return yaml.load(content, _LOADER)
-    except yaml.YAMLError as error:
-        raise ArchiveError(f"{path}: damaged, it is not YAML ({' '.join(str(error).split())})") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    value = _read_yaml(path)
-    if not isinstance(value, dict):
-        raise ArchiveError(f"{path}: damaged, expected a mapping, got {type(value).__name__}")
-    return value
-
-
 def _read_overrides(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    value = _read_yaml(path) or []
-    if not isinstance(value, list):
-        raise ArchiveError(f"{path}: damaged, expected a list of overrides, got {type(value).__name__}")
-    return [str(item) for item in value]
+    return [str(item) for item in read_yaml(path, list, empty=True)] if path.exists() else []
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, limit: int) -> str:
     # Samples and notes are shown, not computed with: a stray byte must not cost the report.
-    with disk_errors("read", path):
-        return path.read_text(encoding="utf-8", errors="replace")
+    return read_plain_file(path, limit).decode("utf-8", errors="replace")
+
+
+def _refuse_links(directory: Path) -> None:
+    """Raise ArchiveError for a folder of a record that stands somewhere else; of files, the reader says so."""
+    for folder in (directory, directory / "samples", directory / "figures"):
+        if folder.is_symlink():
+            raise ArchiveError(f"{folder}: is a link; expected a folder")
+
+
+def _samples(directory: Path) -> list[Path]:
+    with disk_errors("read", directory):
+        found = sorted(directory.glob("samples/*.txt"))
+    if len(found) > MAX_SAMPLES:
+        raise ArchiveError(f"{directory / 'samples'}: holds {len(found):,} samples, at most {MAX_SAMPLES:,} are read")
+    return found
 
 
 def read_inputs(directory: Path) -> Inputs:
-    """Read the record of a run. Raises ArchiveError naming the file that is missing or damaged."""
+    """Read the record of a run. Raises ArchiveError naming the file that is missing, damaged, a link or too large."""
+    _refuse_links(directory)
     metrics = directory / "metrics.csv"
     notes = directory / "notes.md"
     return Inputs(
-        config=_read_config(directory / "config.yaml"),
+        config=read_yaml(directory / "config.yaml", dict),
         overrides=_read_overrides(directory / "overrides.yaml"),
         provenance=read_json(directory / "provenance.json"),
         status=read_json(directory / "status.json"),
         rows=list(read_metrics(metrics)) if metrics.exists() else [],
-        notes=_read_text(notes) if notes.exists() else "",
-        samples={path.name: _read_text(path) for path in sorted(directory.glob("samples/*.txt"))},
+        notes=_read_text(notes, MAX_NOTES_BYTES) if notes.exists() else "",
+        samples={path.name: _read_text(path, MAX_SAMPLE_BYTES) for path in _samples(directory)},
     )

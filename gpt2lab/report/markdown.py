@@ -30,7 +30,7 @@ _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)]) {1,4}(?=[^ \t])")
 _RULE = re.compile(r"([-*])[ \t]*(?:\1[ \t]*){2,}$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_LONGEST_ITEM = 100  # lines in which the beginning of a list item is looked for
 
 
 def _visible(text: str) -> str:
@@ -103,7 +103,7 @@ def notes(text: str, level: int = 3) -> Markdown:
     Comments and headings with nothing below them are left out; a file with nothing else gives nothing. The highest
     heading becomes `level`. A code block that was left open is closed.
     """
-    lines = _COMMENT.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    lines = _without_comments(text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
     blocks = [
         (block if is_code else _escape_html(_atx_headings(block)), is_code)
         for block, is_code in _split_fences([_CONTROL.sub("", line) for line in lines])
@@ -127,6 +127,15 @@ def notes(text: str, level: int = 3) -> Markdown:
     if open_headings:
         del result[open_headings[0][1] :]
     return Markdown(re.sub(r"\n{3,}", "\n\n", "\n".join(result)).strip("\n"))
+
+
+def _without_comments(text: str) -> str:
+    """Leave out what stands between <!-- and -->; looked for once, so that many open ones take no longer."""
+    kept, at = [], 0
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        kept.append(text[at:start])
+        at = end + 3
+    return "".join(kept) + text[at:]
 
 
 def _split_fences(lines: list[str]) -> list[tuple[list[str], bool]]:
@@ -165,11 +174,14 @@ def _in_item(before: list[str], line: str) -> bool:
     """Whether an indented line stands, beyond doubt, inside the list item that the prose `before` it ends with."""
     indent = len(line) - len(line.lstrip(" "))
     paragraph: list[str] = []
-    for earlier in reversed(before):
+    for earlier in reversed(before[-_LONGEST_ITEM:]):
         if _is_blank(earlier) and paragraph and paragraph[-1][0] != " ":
             break
         if not _is_blank(earlier):
             paragraph.append(earlier)
+    else:
+        if len(before) > _LONGEST_ITEM:
+            return False
     edge = [earlier for earlier in paragraph if earlier[0] != " "]
     items = [_ITEM.match(earlier) for earlier in edge if not _RULE.match(earlier)]
     if not edge or paragraph[-1][0] == " " or len(items) < len(edge) or items[0] is None or not all(items):

@@ -1,0 +1,88 @@
+"""The hidden folder in which an experiment is put together, and whether its maker still lives.
+
+The maker holds a lock on the folder itself for as long as it works, and the system drops it with the process.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors
+
+PREFIX = ".staging-"
+_YOUNG_S = 60.0  # a folder is there a moment before its lock
+_NOT_RECORD = frozenset({"wandb", "state.safetensors"})  # of a run directory: not copied
+
+
+@contextlib.contextmanager
+def staging_folder(root: Path, action: str) -> Iterator[Path]:
+    """Make a new folder below `root`, which exists, for the block to fill and rename; an error removes it.
+
+    Raises ArchiveError, naming `action`, when it cannot be made.
+    """
+    staging = root / f"{PREFIX}{uuid.uuid4().hex}"
+    with disk_errors(action, staging):
+        staging.mkdir()
+    descriptor = None
+    try:
+        with disk_errors("lock", staging):
+            descriptor = os.open(staging, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held_orphan(staging: Path) -> Iterator[bool]:
+    """Say whether no process works in a staging folder any more, and keep it so in the block."""
+    try:
+        descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        young = time.time() - os.fstat(descriptor).st_mtime < _YOUNG_S
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system that does not lock: left alone
+            young = True
+        yield not young
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unchanged(directory: Path) -> Iterator[None]:
+    """Raise ArchiveError when a file of the record in `directory` changed, came or went while the block read it."""
+    with disk_errors("read", directory):
+        before = dict(_states(directory))
+    yield
+    with disk_errors("read", directory):
+        after = dict(_states(directory))
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            raise ArchiveError(
+                f"{path}: changed while it was copied: the run is still at work; wait for its end, or stop it first"
+            )
+
+
+def _states(directory: Path) -> Iterator[tuple[Path, tuple[int, int, int]]]:
+    for folder, subfolders, files in os.walk(directory):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _NOT_RECORD]
+        for name in files:
+            if not name.startswith(".") and name not in _NOT_RECORD:
+                path = Path(folder) / name
+                with contextlib.suppress(FileNotFoundError):  # replaced this moment, which the second look finds
+                    status = path.stat()
+                    yield path, (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,40 @@
+"""Text of any origin on a terminal: no control code gets through, and a table costs no more than its text."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+_LONGEST_CELL = 60  # characters
+
+
+def printable(text: str) -> str:
+    """Return `text` with a ? for every character that a terminal could obey instead of show; lines stay lines."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:
+    """Yield the lines of a table; `right` has an r for each column that is written to the right edge.
+
+    A list of thousands is one of strings, not of rich's objects, which take a millisecond a row.
+    """
+    cells = [[_cell(text) for text in row] for row in (titles, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = []
+        for text, width, side in zip(row, widths, right, strict=True):
+            space = " " * (width - _width(text))
+            padded.append(space + text if side == "r" else text + space)
+        yield "  ".join(padded).rstrip()
+
+
+def _cell(text: str) -> str:
+    if len(text) > _LONGEST_CELL:
+        text = text[: _LONGEST_CELL - 1] + "…"
+    return text if text.isprintable() else " ".join(printable(text).split())
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that `text` takes: East Asian characters two, marks on a letter none."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
