@@ -42,7 +42,7 @@ def train_job(job: Job, console: Console) -> int:
 
 def run_grid(grid: Grid) -> int:
     """Run what is missing of a sweep, and archive it when all its jobs had their turn; return the exit code."""
-    from gpt2lab.report.compare import METRICS
+    from gpt2lab.report.comparison.compare import METRICS
     from gpt2lab.sweep import run_sweep
     from gpt2lab.train import RunChecks
 

@@ -49,7 +49,7 @@ LIBRARIES = {
     "wandb": ["record/tracker.py"],
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
-    "scipy": ["report/statistics.py"],
+    "scipy": ["report/comparison/statistics.py"],
     "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
     "click": ["cli/*"],
     "rich": [

@@ -13,10 +13,10 @@ from run_records import PROVENANCE, text_rows, write_record
 from gpt2lab.cli import main
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
-from gpt2lab.report import arms
-from gpt2lab.report.compare import compare
+from gpt2lab.report.comparison import arms
+from gpt2lab.report.comparison.compare import compare
+from gpt2lab.report.comparison.noise import MOST_FOR_NOISE
 from gpt2lab.report.inputs import read_inputs
-from gpt2lab.report.noise import MOST_FOR_NOISE
 
 PROJECT = Path(__file__).parent.parent
 OTHER_SOURCE = {"source_hash": "51" * 32}

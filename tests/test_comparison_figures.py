@@ -11,11 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from gpt2lab.report.canvas import line_style
-from gpt2lab.report.comparison.curves_figure import MOST_PANELS, draw_curves, draw_gap
-from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
-from gpt2lab.report.comparison.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison.heatmap_figure import Cell, Grid, draw_heatmap
-from gpt2lab.report.comparison.series import Series, band, draw_series, spans_decades
+from gpt2lab.report.comparison_page.curves_figure import MOST_PANELS, draw_curves, draw_gap
+from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
+from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
+from gpt2lab.report.comparison_page.series import Series, band, draw_series, spans_decades
 from gpt2lab.report.inputs import Curve
 
 HOSTILE = "$x^2$ \x1b[31m <script>&amp; " + "long " * 40

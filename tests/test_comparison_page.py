@@ -18,9 +18,9 @@ from run_records import CONFIG, PROVENANCE, STATUS
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import PLAN, Sweep, read_sweep, write_sweep
 from gpt2lab.report import write_report
-from gpt2lab.report.arms import read_run
-from gpt2lab.report.compare import compare_runs
-from gpt2lab.report.comparison.experiments import write_comparison
+from gpt2lab.report.comparison.arms import read_run
+from gpt2lab.report.comparison.compare import compare_runs
+from gpt2lab.report.comparison_page.experiments import write_comparison
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
 SECTIONS = ["Question and hypothesis", "Method", "Results", "Analysis", "Run it again", "Provenance"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpt2lab.report.arms import Run, read_run
-from gpt2lab.report.costs import costs
+from gpt2lab.report.comparison.arms import Run, read_run
+from gpt2lab.report.comparison.costs import costs
 from tests.run_records import Rows, write_record
 
 FLOP = {"tokens_per_step": 100, "flop_per_token": 1000, "flop_per_token_kept": 600}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpt2lab.report.evaluation import (
+from gpt2lab.report.evaluation.matrix import (
     Chain,
     backward_transfer,
     diagonal,

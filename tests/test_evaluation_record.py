@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.report.evaluation_page import chain_rows, check_output, domain_rows, matrix_rows, write_evaluation
-from gpt2lab.report.evaluation_record import record_evaluation
+from gpt2lab.report.evaluation.page import chain_rows, check_output, domain_rows, matrix_rows, write_evaluation
+from gpt2lab.report.evaluation.record import record_evaluation
 
 LOSS = {"first": (1.0, 3.0), "second": (1.5, 2.0), "untrained": (5.0, 5.5)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2lab.report.grokking import (
+from gpt2lab.report.comparison.grokking import (
     LOST_BELOW,
     PHASES,
     RULE,

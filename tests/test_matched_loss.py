@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.report.arms import Run, read_run
-from gpt2lab.report.matched_loss import matched_loss
+from gpt2lab.report.comparison.arms import Run, read_run
+from gpt2lab.report.comparison.matched_loss import matched_loss
 from tests.run_records import Rows, write_record
 
 Line = tuple[float, float]  # value at step 0, change per step

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2lab.report import noise
-from gpt2lab.report.arms import Run, read_run
-from gpt2lab.report.noise import floor_of, like
+from gpt2lab.report.comparison import noise
+from gpt2lab.report.comparison.arms import Run, read_run
+from gpt2lab.report.comparison.noise import floor_of, like
 from tests.run_records import text_rows, write_record
 from tests.sweep_records import write_banded_sweep
 

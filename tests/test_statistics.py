@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gpt2lab.report import statistics
-from gpt2lab.report.statistics import corrected_interval, estimate, holm, judge, noise_floor, paired_difference
+from gpt2lab.report.comparison import statistics
+from gpt2lab.report.comparison.statistics import (
+    corrected_interval,
+    estimate,
+    holm,
+    judge,
+    noise_floor,
+    paired_difference,
+)
 
 values = st.floats(-10, 10).map(lambda value: round(value, 3))
 samples = st.lists(values, min_size=2, max_size=8).map(np.array)

@@ -11,7 +11,7 @@ import yaml
 from gpt2lab.errors import ArchiveError
 from gpt2lab.model import bands
 from gpt2lab.record.sweep import read_sweep
-from gpt2lab.report.sweep_cells import read_cells
+from gpt2lab.report.comparison.sweep_cells import read_cells
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
 
 

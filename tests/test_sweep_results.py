@@ -13,9 +13,9 @@ import yaml
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import MetricsWriter
-from gpt2lab.report.arms import read_run
-from gpt2lab.report.compare import compare, compare_runs
-from gpt2lab.report.sweep_results import read_sweep_results
+from gpt2lab.report.comparison.arms import read_run
+from gpt2lab.report.comparison.compare import compare, compare_runs
+from gpt2lab.report.comparison.sweep_results import read_sweep_results
 from tests.run_records import Rows, grokking_rows
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
 

@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import medfilt
 
-from gpt2lab.report import trajectories
+from gpt2lab.report.comparison import trajectories
+from gpt2lab.report.comparison.trajectories import (
+    band,
+    common_steps,
+    first_reaching,
+    gap,
+    running_minimum,
+    smoothed,
+    value_at,
+)
 from gpt2lab.report.inputs import Curve, read_inputs
-from gpt2lab.report.trajectories import band, common_steps, first_reaching, gap, running_minimum, smoothed, value_at
 from tests.run_records import text_rows, write_record
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from gpt2lab.archive import expand, list_experiments, resolve_run
 from gpt2lab.cli.archive import root_option
 from gpt2lab.report import numbers
-from gpt2lab.report.arms import read_run
-from gpt2lab.report.compare import METRICS, Comparison, Row, show_value
-from gpt2lab.report.compare import compare as compare_runs
+from gpt2lab.report.comparison.arms import read_run
+from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, show_value
+from gpt2lab.report.comparison.compare import compare as compare_runs
 
 MOST_LABEL = 80  # characters of what varies; the sentence below the table has all of it
 
@@ -50,7 +50,7 @@ def compare(
         archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
     )
     if report is not None:
-        from gpt2lab.report.comparison.experiments import write_comparison  # brings matplotlib
+        from gpt2lab.report.comparison_page.experiments import write_comparison  # brings matplotlib
 
         page = write_comparison(found, [read_run(directory) for directory in directories], report)
         click.echo(f"wrote {page}", err=True)

@@ -5,17 +5,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.archive import resolve
+from gpt2lab.archive import resolve_run
 from gpt2lab.cli.archive import root_option
-from gpt2lab.compose import Wanted, compose_task, parse_wanted, to_run_config
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.rundir import RunDir, now_utc
 from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig
+
+if TYPE_CHECKING:
+    from gpt2lab.compose import Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +69,17 @@ def evaluate(
     MODELS are experiments, run directories, checkpoint files or hf:gpt2. OVERRIDES are applied to the config that a
     model was trained with. As many models as data, in order, are the phases of a chain (model.init_from) and its tasks.
     """
+    from gpt2lab.compose import compose_task, parse_wanted  # Hydra, torch and matplotlib are needed by few commands
+    from gpt2lab.report.evaluation.page import check_output, write_evaluation
+    from gpt2lab.report.evaluation.record import record_evaluation
+    from gpt2lab.train.evaluate_models import evaluate_cells, open_candidate, plan_evaluation
+
     wanted = parse_wanted(data)
     settings = _engine(engine, device, precision)
     names = [before, *models] if before is not None else list(models)
     found = {model.name: model for model in (_find_model(ref, root) for ref in names)}
     if len(found) < len(names):
         raise ConfigError(f"{' '.join(names)}: one model is named twice; each is one row")
-
-    from gpt2lab.report.evaluation_page import check_output, write_evaluation
-    from gpt2lab.report.evaluation_record import record_evaluation
-    from gpt2lab.train.evaluate_models import evaluate_cells, open_candidate, plan_evaluation
-
     if output is not None:
         check_output(output)
     candidates = [open_candidate(m.name, m.checkpoint, m.config, settings) for m in found.values()]
@@ -122,10 +124,12 @@ def _engine(name: str | None, device: str | None, precision: str | None) -> Engi
 
 
 def _find_model(ref: str, root: Path) -> _Model:
+    from gpt2lab.compose import to_run_config
+
     if ref.startswith("hf:") or Path(ref).is_file():
         return _Model(name=ref, checkpoint=ref)
     # A folder that happens to have an experiment's name is not a run.
-    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve(root, ref)
+    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve_run(root, ref)
     run, checkpoint = RunDir(directory), directory / "model.bin"
     if not checkpoint.is_file():
         raise ArchiveError(f"{checkpoint}: missing; weights are kept out of git, so a clone does not have them")
@@ -149,7 +153,7 @@ def _describe_model(model: _Model, cell: Any) -> dict[str, Any]:
     }
 
 
-def _describe_task(wanted: Wanted, cell: Any) -> dict[str, Any]:
+def _describe_task(wanted: "Wanted", cell: Any) -> dict[str, Any]:
     source, counted = cell.source, cell.spec.counted
     return {
         "name": wanted.name,
@@ -165,7 +169,7 @@ def _describe_task(wanted: Wanted, cell: Any) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any]) -> None:
-    from gpt2lab.report.evaluation_page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
+    from gpt2lab.report.evaluation.page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
     from gpt2lab.report.markdown import one_line
 
     _print_table(DOMAIN_COLUMNS, domain_rows(record), left=2)

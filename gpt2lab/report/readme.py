@@ -12,7 +12,7 @@ from urllib.parse import quote
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import markdown, numbers
-from gpt2lab.report.comparison.page import write_sweep_report
+from gpt2lab.report.comparison_page.page import write_sweep_report
 from gpt2lab.report.figures import draw_figures
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape

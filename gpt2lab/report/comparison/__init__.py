@@ -1,1 +1,1 @@
-"""The page of a sweep or a comparison: its tables, its figures, its sentences."""
+"""The numbers of a comparison: arms over seeds, their differences, and what the seeds support."""

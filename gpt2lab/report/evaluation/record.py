@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS
-from gpt2lab.report.evaluation import FORMULAS, Chain, domain, measure_chain
+from gpt2lab.report.evaluation.matrix import FORMULAS, Chain, domain, measure_chain
 
 VERSION = 1
 NOTABLE_SHARE = 0.005  # half a percentage point; smaller changes of an accuracy are not called changes

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, label_text, style, write_svg
-from gpt2lab.report.comparison.words import signed, spread
-from gpt2lab.report.statistics import Interval, Verdict
+from gpt2lab.report.comparison.statistics import Interval, Verdict
+from gpt2lab.report.comparison_page.words import signed, spread
 
 MOST_ROWS = 60
 _LABEL_CHARS = 34

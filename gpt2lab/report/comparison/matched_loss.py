@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2lab.report.arms import Run
+from gpt2lab.report.comparison.arms import Run
+from gpt2lab.report.comparison.statistics import Difference, Estimate, estimate, paired_difference
+from gpt2lab.report.comparison.trajectories import SMOOTHING_WINDOW, first_reaching, running_minimum, smoothed, value_at
 from gpt2lab.report.inputs import Curve
-from gpt2lab.report.statistics import Difference, Estimate, estimate, paired_difference
-from gpt2lab.report.trajectories import SMOOTHING_WINDOW, first_reaching, running_minimum, smoothed, value_at
 
 TARGET_SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 0.0)  # of the way from the lowest common training loss to the highest
 FEWEST = 3  # measurements of a training curve that is interpolated

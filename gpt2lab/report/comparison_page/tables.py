@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2lab.report import numbers
-from gpt2lab.report.compare import Row, show_value
-from gpt2lab.report.comparison.words import (
+from gpt2lab.report.comparison.compare import Row, show_value
+from gpt2lab.report.comparison.costs import Cost
+from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
+from gpt2lab.report.comparison.matched_loss import MatchedPoint
+from gpt2lab.report.comparison.statistics import Censored, Estimate
+from gpt2lab.report.comparison.sweep_cells import Cell
+from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison_page.words import (
     NO_BREAK,
     mean_std,
     metric_name,
@@ -18,13 +24,7 @@ from gpt2lab.report.comparison.words import (
     signed_interval,
     unbroken,
 )
-from gpt2lab.report.costs import Cost
-from gpt2lab.report.grokking import PHASES, GrokkingCell
 from gpt2lab.report.markdown import Markdown, code, escape
-from gpt2lab.report.matched_loss import MatchedPoint
-from gpt2lab.report.statistics import Censored, Estimate
-from gpt2lab.report.sweep_cells import Cell
-from gpt2lab.report.sweep_results import SweepResults
 
 MOST_TARGETS = 4  # columns of the matched-loss table
 

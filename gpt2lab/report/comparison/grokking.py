@@ -13,8 +13,8 @@ import numpy as np
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import ACCURACY_REACHED, DELAY_FACTOR, reached
+from gpt2lab.report.comparison.statistics import Censored, Interval, censored_median, wilson_interval
 from gpt2lab.report.inputs import Curve, Inputs
-from gpt2lab.report.statistics import Censored, Interval, censored_median, wilson_interval
 from gpt2lab.report.summary import counts_every_position
 
 LOST_BELOW = 0.9  # a validation accuracy that fell under it after it was reached has been lost

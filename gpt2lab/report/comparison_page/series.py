@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gpt2lab.report.canvas import GREY, MAX_POINTS, label_text
+from gpt2lab.report.comparison.trajectories import common_steps
 from gpt2lab.report.inputs import Curve
-from gpt2lab.report.trajectories import common_steps
 
 LOG_STEPS_FROM = 5  # evaluations after step 0, below which a log axis has too few points to be worth it
 DECADES = 1.5  # between the first and the last evaluation, from which steps are shown on a log axis

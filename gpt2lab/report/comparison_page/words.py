@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
-from gpt2lab.report.statistics import Estimate, Interval
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
 _STATES = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")

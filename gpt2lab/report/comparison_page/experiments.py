@@ -9,14 +9,15 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, write_atomic
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
-from gpt2lab.report.arms import Run
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.compare import Comparison, Row, show_value
-from gpt2lab.report.comparison.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
-from gpt2lab.report.comparison.series import Series
-from gpt2lab.report.comparison.tables import Table, judged_cells
-from gpt2lab.report.comparison.words import (
+from gpt2lab.report.comparison.arms import Run
+from gpt2lab.report.comparison.compare import Comparison, Row, show_value
+from gpt2lab.report.comparison.trajectories import gap
+from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
+from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.series import Series
+from gpt2lab.report.comparison_page.tables import Table, judged_cells
+from gpt2lab.report.comparison_page.words import (
     NO_BREAK,
     count_verdicts,
     lowered,
@@ -30,7 +31,6 @@ from gpt2lab.report.comparison.words import (
 from gpt2lab.report.inputs import Curve
 from gpt2lab.report.markdown import Markdown
 from gpt2lab.report.templates import template
-from gpt2lab.report.trajectories import gap
 
 FILES = ("differences.svg", "curves.svg", "gap.svg")
 _OURS = "<sub>Written by `gpt2lab compare`"

@@ -8,16 +8,16 @@ from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.report import markdown, numbers
 from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.comparison import tables
-from gpt2lab.report.comparison.pictures import draw_pictures, marked
-from gpt2lab.report.comparison.sentences import EVIDENCE, evidence, find_in_sweep
-from gpt2lab.report.comparison.shared import shared_inputs, summarise_sweep
-from gpt2lab.report.comparison.words import jobs_line, lowered
+from gpt2lab.report.comparison.sweep_results import SweepResults, read_sweep_results
+from gpt2lab.report.comparison_page import tables
+from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
+from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
+from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
+from gpt2lab.report.comparison_page.words import jobs_line, lowered
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, read_method
 from gpt2lab.report.origin import day, how_to, provenance_rows
-from gpt2lab.report.sweep_results import SweepResults, read_sweep_results
 from gpt2lab.report.templates import template
 
 RECORD = (

@@ -22,7 +22,7 @@ from gpt2lab.report.canvas import (
     style,
     write_svg,
 )
-from gpt2lab.report.comparison.series import Series, band, draw_series, reference, seeds_words, spans_decades
+from gpt2lab.report.comparison_page.series import Series, band, draw_series, reference, seeds_words, spans_decades
 
 MOST_PANELS = 24
 LOG_LOSS_RATIO = 50

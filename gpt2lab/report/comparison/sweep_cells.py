@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import JobState, Sweep, SweepJob, read_state
-from gpt2lab.report.arms import FACTS, Run, density, differing, differing_keys, read_run, show
+from gpt2lab.report.comparison.arms import FACTS, Run, density, differing, differing_keys, read_run, show
 
 SEED = "seed"
 _RECORD = ("config.yaml", "provenance.json", "status.json", "metrics.csv")

@@ -13,7 +13,7 @@ import numpy as np
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.metrics import COLUMN_NAMES
 from gpt2lab.report import numbers
-from gpt2lab.report.arms import (
+from gpt2lab.report.comparison.arms import (
     FACTS,
     HARDWARE,
     Arm,
@@ -29,8 +29,8 @@ from gpt2lab.report.arms import (
     show,
     why_apart,
 )
-from gpt2lab.report.noise import Archived, floor_of, like
-from gpt2lab.report.statistics import (
+from gpt2lab.report.comparison.noise import Archived, floor_of, like
+from gpt2lab.report.comparison.statistics import (
     Difference,
     Estimate,
     Interval,

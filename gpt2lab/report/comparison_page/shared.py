@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpt2lab.record.sweep import Sweep
-from gpt2lab.report.compare import Row
-from gpt2lab.report.comparison.words import state_words
-from gpt2lab.report.grokking import GrokkingCell
+from gpt2lab.report.comparison.compare import Row
+from gpt2lab.report.comparison.grokking import GrokkingCell
+from gpt2lab.report.comparison.statistics import Censored
+from gpt2lab.report.comparison.sweep_cells import Cell
+from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison_page.words import state_words
 from gpt2lab.report.inputs import Inputs
-from gpt2lab.report.statistics import Censored
 from gpt2lab.report.summary import summarise_inputs
-from gpt2lab.report.sweep_cells import Cell
-from gpt2lab.report.sweep_results import SweepResults
 
 _MISSING = object()
 # Of a sweep these say something else than one value for all runs, and are set below.

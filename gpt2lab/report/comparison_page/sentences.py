@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
-from gpt2lab.report.compare import Row, show_value
-from gpt2lab.report.comparison.words import (
+from gpt2lab.report.comparison.compare import Row, show_value
+from gpt2lab.report.comparison.grokking import PHASES
+from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison_page.words import (
     count_verdicts,
     jobs_line,
     listed,
@@ -18,8 +20,6 @@ from gpt2lab.report.comparison.words import (
     signed_interval,
     spread,
 )
-from gpt2lab.report.grokking import PHASES
-from gpt2lab.report.sweep_results import SweepResults
 
 EVIDENCE = ("comparison", "generalisation")
 MOST_ARMS = 12  # told apart in one finding; the table has the others

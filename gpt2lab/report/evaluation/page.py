@@ -10,9 +10,9 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.evaluation import FORMULAS
-from gpt2lab.report.evaluation_figure import draw_matrix
-from gpt2lab.report.evaluation_record import CHAIN_COLUMNS, MEASURES
+from gpt2lab.report.evaluation.figure import draw_matrix
+from gpt2lab.report.evaluation.matrix import FORMULAS
+from gpt2lab.report.evaluation.record import CHAIN_COLUMNS, MEASURES
 from gpt2lab.report.markdown import Markdown, code, escape, fence
 from gpt2lab.report.origin import HASH_DIGITS
 from gpt2lab.report.templates import template

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, label_text, line_style, step_axis, style, write_svg
-from gpt2lab.report.comparison.series import Series, band, draw_series, reference, seeds_words
+from gpt2lab.report.comparison_page.series import Series, band, draw_series, reference, seeds_words
 
 MOST_TOGETHER = 6  # arms in one pair of axes
 MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm

@@ -10,8 +10,8 @@ import numpy as np
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
 from gpt2lab.record.sweep import is_sweep, read_sweep
-from gpt2lab.report.arms import FACTS, Run, differing, read_run, values
-from gpt2lab.report.statistics import NoiseFloor, noise_floor
+from gpt2lab.report.comparison.arms import FACTS, Run, differing, read_run, values
+from gpt2lab.report.comparison.statistics import NoiseFloor, noise_floor
 
 MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
 ALIKE = tuple(fact for fact in FACTS if fact.name in ("data", "steps", "evaluation", "model"))

@@ -11,13 +11,13 @@ from typing import Any, get_args
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import Sweep, Word, read_sweep
-from gpt2lab.report.arms import Run, differing_keys, show
-from gpt2lab.report.compare import METRICS, Comparison, Row, compare_runs, unusable
-from gpt2lab.report.costs import Costs, costs
-from gpt2lab.report.grokking import Grokking, grokking
-from gpt2lab.report.matched_loss import MatchedLoss, matched_loss
-from gpt2lab.report.sweep_cells import SEED, Cell, Member, read_cells
-from gpt2lab.report.trajectories import CurveBand, band, common_steps, gap
+from gpt2lab.report.comparison.arms import Run, differing_keys, show
+from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
+from gpt2lab.report.comparison.costs import Costs, costs
+from gpt2lab.report.comparison.grokking import Grokking, grokking
+from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
+from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
+from gpt2lab.report.comparison.trajectories import CurveBand, band, common_steps, gap
 
 WORDS: tuple[Word, ...] = get_args(Word)
 

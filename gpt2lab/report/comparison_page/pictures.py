@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.report import numbers
-from gpt2lab.report.arms import Run
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.compare import show_value
-from gpt2lab.report.comparison.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison.forest_figure import ForestRow, draw_forest
-from gpt2lab.report.comparison.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison.heatmap_figure import Cell, Grid, draw_heatmap
-from gpt2lab.report.comparison.series import Series
-from gpt2lab.report.comparison.words import metric_name, metric_unit, plain, spread
+from gpt2lab.report.comparison.arms import Run
+from gpt2lab.report.comparison.compare import show_value
+from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison.trajectories import gap
+from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
+from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
+from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
+from gpt2lab.report.comparison_page.series import Series
+from gpt2lab.report.comparison_page.words import metric_name, metric_unit, plain, spread
 from gpt2lab.report.inputs import Curve
-from gpt2lab.report.sweep_results import SweepResults
-from gpt2lab.report.trajectories import gap
 
 FILES = ("differences.svg", "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4

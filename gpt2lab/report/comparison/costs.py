@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2lab.report.arms import HARDWARE, Run, differing
-from gpt2lab.report.statistics import Estimate, estimate
+from gpt2lab.report.comparison.arms import HARDWARE, Run, differing
+from gpt2lab.report.comparison.statistics import Estimate, estimate
+from gpt2lab.report.comparison.trajectories import first_reaching, outside_share, seconds_at
 from gpt2lab.report.summary import median_speed
-from gpt2lab.report.trajectories import first_reaching, outside_share, seconds_at
 
 METRIC = "val_loss"
 RULE = (

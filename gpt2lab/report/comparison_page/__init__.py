@@ -1,0 +1,1 @@
+"""The page of a sweep or a comparison: its tables, its figures, its sentences."""
