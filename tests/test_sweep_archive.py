@@ -219,6 +219,17 @@ def test_compare_takes_the_runs_of_a_sweep_by_its_number_alone(archived_sweep, c
     ]
 
 
+def test_a_sweep_compared_by_itself_brings_its_metric_and_its_baseline(workplace, command):
+    path = write_banded_sweep(workplace / "sweep") / "sweep.json"
+    plan = json.loads(path.read_text()) | {"metric": "val_accuracy", "baseline": {"fc1_band": 256, "fc2_band": 0}}
+    path.write_text(json.dumps(plan))
+    archive(path.parent, workplace / "experiments")
+    found = json.loads(command("compare", "1", "--json")[0])
+    assert found["metric"] == "val_accuracy"
+    assert found["rows"][0]["varies"] == {"fc1_band": "256", "fc2_band": "0"}
+    assert json.loads(command("compare", "1", "--metric", "val_loss", "--json")[0])["metric"] == "val_loss"
+
+
 def test_compare_tells_equal_folders_of_two_sweeps_apart(archived_sweep, command):
     shutil.copytree(archived_sweep, archived_sweep.parent / "00002-again")
     out, _ = command("compare", "1/0", "2/3")

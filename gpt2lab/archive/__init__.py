@@ -12,7 +12,7 @@ from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
 from gpt2lab.archive.references import expand, resolve, resolve_run, starting_weights
 from gpt2lab.archive.store import archived_as, create
-from gpt2lab.archive.sweeps import status_words
+from gpt2lab.archive.sweeps import has_record, status_words
 
 __all__ = [
     "Experiment",
@@ -22,6 +22,7 @@ __all__ = [
     "create",
     "expand",
     "find_experiments",
+    "has_record",
     "list_experiments",
     "read_manifest",
     "read_summary",

@@ -8,8 +8,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gpt2lab.archive import expand, list_experiments, resolve_run
+from gpt2lab.archive import expand, has_record, list_experiments, resolve, resolve_run
 from gpt2lab.cli.archive import root_option
+from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import read_run
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, show_value
@@ -20,8 +21,10 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 
 @click.command()
 @click.argument("experiments", nargs=-1)
-@click.option("--metric", default="val_loss", show_default=True, help=f"One of {', '.join(METRICS)}.")
-@click.option("--baseline", help="The experiment whose arm the others are held to; by default the first.")
+@click.option("--metric", help=f"One of {', '.join(METRICS)}; by default a lone sweep's own, else val_loss.")
+@click.option(
+    "--baseline", help="The run whose arm the others are held to; by default a lone sweep's own, else the first."
+)
 @click.option(
     "--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, source or engine."
 )
@@ -30,7 +33,7 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 @root_option
 def compare(
     experiments: tuple[str, ...],
-    metric: str,
+    metric: str | None,
     baseline: str | None,
     vary: tuple[str, ...],
     as_json: bool,
@@ -42,10 +45,11 @@ def compare(
     A sweep stands for all its runs, N/JOB for one of them.
     """
     directories = [run for experiment in experiments for run in expand(root, experiment)]
+    chosen, held_to = _of_sweep(root, experiments)
     found = compare_runs(
         directories,
-        metric=metric,
-        baseline=None if baseline is None else resolve_run(root, baseline),
+        metric=metric or chosen,
+        baseline=held_to if baseline is None else resolve_run(root, baseline),
         vary=vary,
         archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
     )
@@ -72,6 +76,17 @@ def compare(
     for sentence in found.sentences:
         click.echo(sentence)
     click.echo(_floor(found))
+
+
+def _of_sweep(root: Path, experiments: tuple[str, ...]) -> tuple[str, Path | None]:
+    """Return the metric and the baseline that a sweep compared by itself was planned with."""
+    path = resolve(root, experiments[0]) if len(experiments) == 1 else None
+    if path is None or not is_sweep(path):
+        return "val_loss", None
+    sweep = read_sweep(path)
+    arm = (job for job in sweep.jobs if sweep.baseline.items() <= job.values.items() and has_record(sweep.run_dir(job)))
+    first = next(arm, None)
+    return sweep.metric, sweep.run_dir(first) if first else None
 
 
 def _table(found: Comparison) -> Table:

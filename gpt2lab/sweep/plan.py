@@ -18,7 +18,7 @@ from gpt2lab.record.rundir import RunDir, create_unique, now_utc
 from gpt2lab.record.sweep import PLAN, RUNS, JobState, Sweep, SweepJob, describe, is_sweep, read_state, read_sweep
 from gpt2lab.schema import RunConfig, SweepMode, plain
 
-_MAX_FOLDER = 100  # characters
+_MAX_FOLDER = 80  # characters: an exported experiment has 255 for the whole path
 _FAILED = ("failed", "diverged")
 
 
