@@ -53,14 +53,14 @@ def run_grid(grid: Grid) -> int:
 
     def check(config: RunConfig) -> dict[str, str]:
         find_weights(config)
-        return checks.check(config)
+        return checks.check(config, elsewhere=grid.elsewhere)
 
     result = run_sweep(grid, check=check, execute=train_job, metrics=tuple(METRICS), console=console)
+    path = result.sweep.path
     if result.interrupted:
-        path = result.sweep.path
-        console.print(f"continue with the same command, or archive it as it is: gpt2lab snapshot {path} --force")
-    else:
-        archive(result.sweep.path, config, name=result.sweep.name, console=console)
+        console.print(f"continue python -m gpt2lab.run resume={path}  (as it is: gpt2lab snapshot {path} --force)")
+    elif result.has_record:
+        archive(path, config, name=result.sweep.name, console=console)
     return result.exit_code
 
 

@@ -29,9 +29,43 @@ def test_a_grid_is_what_hydra_makes_of_the_command_line():
 def test_what_is_about_hydra_belongs_to_the_sweep_and_not_to_a_job():
     grid = grid_of("-m", "seed=1,2", "hydra/launcher=basic", "hydra.sweep.dir='my sweeps/one'")
     assert grid.jobs[0].overrides == ("seed=1",)
-    assert grid.directory() == Path("my sweeps/one")
+    assert grid.directory == Path("my sweeps/one")
     assert not grid.parallel
-    assert grid_of("-m", "seed=1,2").directory() is None
+    assert not grid.elsewhere
+    assert grid_of("-m", "seed=1,2").directory is None
+
+
+@pytest.mark.parametrize(
+    ("given", "directory"),
+    [
+        ("++hydra.sweep.dir=s", "s"),
+        ("hydra.sweep.dir='it\\'s'", "it's"),
+        ('hydra.sweep.dir="s/${seed_of_all}"', None),
+        ("hydra.sweep.dir=", None),
+    ],
+)
+def test_the_directory_of_a_sweep_is_what_hydra_makes_of_it(given, directory):
+    if directory is None:
+        with pytest.raises(ConfigError):
+            expand(["-m", "seed=1,2", given])
+    else:
+        assert grid_of("-m", "seed=1,2", given).directory == Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"), [("manifest.json", "an experiment of the archive"), ("status.json", "a single run")]
+)
+def test_a_directory_that_holds_something_else_is_no_place_for_a_sweep(tmp_path, file, what):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ConfigError, match=what):
+        expand(["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"])
+
+
+def test_a_key_that_is_put_in_by_force_varies_under_its_own_name():
+    grid = grid_of("-m", "++seed=1,2", "+tags=[[a],[b]]")
+    assert grid.varies == ("seed",)
+    assert grid.jobs[1].values == {"seed": 2}
+    assert grid.jobs[1].overrides[0] == "++seed=2"
 
 
 def test_an_experiment_that_is_a_grid_needs_no_flag_and_can_be_changed():
@@ -46,13 +80,6 @@ def test_values_outside_the_schema_are_found_in_whichever_job_they_stand():
         expand(["-m", "sparsity=dense", "fc1_band=0,64"])
     with pytest.raises(ConfigError, match=r"job 2 of the grid \(model\.n_head=3\): .*not divisible"):
         expand(["-m", "model.n_head=2,4,3"])
-
-
-def test_the_same_run_written_twice_is_one_job():
-    grid = grid_of("-m", "seed=1,1,2,1")
-    assert grid.repeats == ((1, 0), (3, 0))
-    assert [job.values for job in grid.jobs] == [{"seed": 1}, {"seed": 2}]
-    assert grid_of("-m", "optim.weight_decay=0.1,1e-1", "seed=1,2").repeats == ((2, 0), (3, 1))
 
 
 def test_a_sweeper_that_makes_its_jobs_as_it_goes_is_refused():

@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from gpt2lab.compose.configs import CONF, compose
 from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
-from gpt2lab.record.provenance import config_hash
-from gpt2lab.schema import RunConfig, plain
+from gpt2lab.schema import RunConfig
 
 # Given as a key of their own, they belong to the whole sweep.
 _OF_HYDRA = ("hydra.", "hydra/")
@@ -41,13 +40,9 @@ class Grid:
     of_hydra: tuple[str, ...]  # those of `overrides` that are about Hydra: launcher, directories
     varies: tuple[str, ...]  # override keys that differ between jobs
     jobs: tuple[GridJob, ...]
-    repeats: tuple[tuple[int, int], ...]  # (place in the grid, place of the earlier job that is the same run)
+    directory: Path | None  # that hydra.sweep.dir names; None: left to the lab
     parallel: bool  # another launcher than Hydra's own, so jobs run in processes of their own
-
-    def directory(self) -> Path | None:
-        """Return the directory that `hydra.sweep.dir` names; None where it is left to the lab."""
-        given = [item for item in self.of_hydra if item.partition("=")[0] == "hydra.sweep.dir"]
-        return Path(given[-1].partition("=")[2].strip("'\"")) if given else None
+    elsewhere: bool  # on machines that may have what this one lacks
 
 
 def expand(arguments: Sequence[str]) -> Grid | None:
@@ -74,16 +69,17 @@ def expand(arguments: Sequence[str]) -> Grid | None:
         [combinations] = BasicSweeper.split_arguments(
             [item for item in parsed if not str(item.input_line).lstrip("+~").startswith(_OF_HYDRA)], None
         )
-        parallel = "BasicLauncher" not in settings.launcher._target_
-    jobs, repeats = _compose(combinations)
-    varies, jobs = _vary(jobs)
+        launcher = settings.launcher._target_.rpartition(".")[2]
+        directory = _directory(settings)
+    varies, jobs = _vary(_compose(combinations))
     return Grid(
         overrides=tuple(overrides),
         of_hydra=tuple(of_hydra),
         varies=varies,
         jobs=tuple(jobs),
-        repeats=tuple(repeats),
-        parallel=parallel,
+        directory=directory,
+        parallel=launcher != "BasicLauncher",
+        elsewhere=launcher not in ("BasicLauncher", "JoblibLauncher", "LocalLauncher"),
     )
 
 
@@ -96,30 +92,37 @@ def _settings(given: list[str]) -> DictConfig:
         return hydra.compose("config", overrides=single, return_hydra_config=True).hydra
 
 
-def _compose(combinations: list[list[str]]) -> tuple[list[GridJob], list[tuple[int, int]]]:
-    """Compose every combination; one that computes the same as an earlier one is no job of its own."""
-    jobs: list[GridJob] = []
-    repeats = []
-    first_of: dict[str, int] = {}
+def _directory(settings: DictConfig) -> Path | None:
+    """Return what hydra.sweep.dir was set to. Raises ConfigError for a place that is no sweep's."""
+    node = settings.sweep._get_node("dir")  # unresolved: our own resolver would make a directory
+    if str(node._value()).startswith("${new_run_dir:"):
+        return None
+    directory = Path(str(settings.sweep.dir))
+    name = f"hydra.sweep.dir={directory}"
+    if directory == Path() or "${" in str(directory):
+        raise ConfigError(f"{name}: expected the directory of a sweep, such as runs/sweeps/mine")
+    taken = next((file for file in ("manifest.json", "status.json") if (directory / file).exists()), None)
+    if taken is not None:
+        what = "an experiment of the archive, which is never changed" if taken == "manifest.json" else "a single run"
+        raise ConfigError(f"{name}: holds {what}: name another directory")
+    return directory
+
+
+def _compose(combinations: list[list[str]]) -> list[GridJob]:
+    jobs = []
     for place, overrides in enumerate(combinations):
         try:
             config = compose(overrides)
         except ConfigError as error:
             raise ConfigError(f"job {place} of the grid ({' '.join(overrides)}): {error}") from error
-        same = first_of.setdefault(config_hash(plain(config)), place)
-        if same != place:
-            repeats.append((place, same))
-        else:
-            jobs.append(GridJob(overrides=tuple(overrides), config=config, values={}))
-    return jobs, repeats
+        jobs.append(GridJob(overrides=tuple(overrides), config=config, values={}))
+    return jobs
 
 
 def _vary(jobs: list[GridJob]) -> tuple[tuple[str, ...], list[GridJob]]:
     """Return the override keys that differ between jobs, and the jobs with their values of these keys."""
     parser = OverridesParser.create()
-    values = [
-        {item.get_key_element(): _value(item) for item in parser.parse_overrides(list(j.overrides))} for j in jobs
-    ]
+    values = [{_key(item): _value(item) for item in parser.parse_overrides(list(job.overrides))} for job in jobs]
     keys = [key for key in values[0] if any(value[key] != values[0][key] for value in values)]
     keys = [key for key in keys if not key.startswith(_KEYS_OF_NO_JOB)]
     told = [
@@ -127,6 +130,11 @@ def _vary(jobs: list[GridJob]) -> tuple[tuple[str, ...], list[GridJob]]:
         for job, value in zip(jobs, values, strict=True)
     ]
     return tuple(keys), told
+
+
+def _key(override: Override) -> str:
+    """Return the key of an override without what says how it is put in: ++seed=1 sets seed."""
+    return str(override.get_key_element()).lstrip("+~")
 
 
 def _value(override: Override) -> Any:

@@ -18,15 +18,17 @@ def with_resumed(arguments: list[str]) -> list[str]:
         raise ConfigError(f"resume={named[-1]} with --multirun: it is no sweep; resume one run at a time")
     overrides = directory / "overrides.yaml"
     escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
-    if is_sweep(directory):
-        now = [a for a in arguments if not a.startswith("-") and not a.lstrip("+").startswith("resume=")]
-        return ["-m", *last_of_each_key([*read_sweep(directory).overrides, *now, f"hydra.sweep.dir='{escaped}'"])]
     if not directory.is_dir():
         raise ConfigError(f"resume={directory}: no such directory; name a run directory below runs/")
     if (directory / "manifest.json").is_file():
         raise ConfigError(
             f"resume={directory}: an experiment has no optimizer state; resume the run directory that it was made from"
         )
+    if is_sweep(directory):
+        if any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments):
+            return arguments  # asks for information, and runs nothing
+        now = [a for a in arguments if not a.startswith("-") and not a.lstrip("+").startswith("resume=")]
+        return ["-m", *last_of_each_key([*read_sweep(directory).overrides, *now, f"hydra.sweep.dir='{escaped}'"])]
     if not overrides.is_file():
         raise ConfigError(f"resume={directory}: holds no run (no overrides.yaml); name a run directory below runs/")
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2lab.errors import DivergedError
 from gpt2lab.model.params import GPTConfig, Params
-from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
+from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,10 @@ def check_spec(spec: EngineSpec) -> None:
         from gpt2lab.engine.cuda_engine import check_spec as check_cuda_spec
 
         check_cuda_spec(spec)
+    elif spec.engine.device is not Device.auto:
+        from gpt2lab.engine.torch_device import choose_device
+
+        choose_device(spec.engine.device)
 
 
 def create_engine(spec: EngineSpec, params: Params) -> Engine:

@@ -2,33 +2,52 @@
 
 import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors
 
 LOCK = ".lock"
+_LOOK_S = 0.2  # longer than another process holds a lock to look whether it is held
 
 
-def acquire(directory: Path) -> int:
+def acquire(directory: Path, *, patience_s: float = _LOOK_S) -> int:
     """Lock `directory` and return the descriptor; closing it lets others in.
 
-    Raises ArchiveError, naming the process, when another one is in it.
+    Raises ArchiveError, naming the process, when another one is still in it after `patience_s` seconds.
     """
     with disk_errors("lock", directory):
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.01)
+                continue
+            pid = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
+            os.close(lock)
+            raise ArchiveError(f"{directory}: process {pid} is running in it; wait for it, or stop it first") from None
+        except OSError as error:
+            os.close(lock)
+            raise ArchiveError(f"{directory}: cannot lock: {(error.strerror or str(error)).lower()}") from error
+
+
+@contextmanager
+def held(directory: Path, *, patience_s: float = _LOOK_S) -> Iterator[None]:
+    """Hold the lock of `directory` while the block runs. Raises ArchiveError as `acquire` does."""
+    lock = acquire(directory, patience_s=patience_s)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    except BlockingIOError:
-        pid = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
+        yield
+    finally:
         os.close(lock)
-        raise ArchiveError(f"{directory}: process {pid} is running in it; wait for it, or stop it first") from None
-    except OSError as error:
-        os.close(lock)
-        raise ArchiveError(f"{directory}: cannot lock: {(error.strerror or str(error)).lower()}") from error
-    return lock
 
 
 def is_held(directory: Path) -> bool:

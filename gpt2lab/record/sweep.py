@@ -7,7 +7,7 @@ together from the disk alone, whoever ran its jobs, and after any death of any p
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,12 @@ class SweepJob:
     overrides: tuple[str, ...]  # the whole command line of this job
     values: dict[str, Any]  # what sets it apart: override key -> plain value, in the order of Sweep.varies
     config_hash: str  # see record.provenance
+    files: dict[str, str] = field(default_factory=dict)  # name -> sha256 of the data and the weights it starts from
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Equal for two jobs that compute the same, the source given."""
+        return self.config_hash, tuple(sorted(self.files.items()))
 
     @property
     def label(self) -> str:
@@ -49,7 +55,7 @@ class Sweep:
     name: str
     hypothesis: str | None
     tags: tuple[str, ...]
-    command: tuple[str, ...]  # as it was typed
+    command: tuple[str, ...]  # that runs it
     overrides: tuple[str, ...]  # of the command, with the grid in them
     varies: tuple[str, ...]  # override keys that differ between jobs, in the order given; the seed is one of them
     baseline: dict[str, Any]  # values that choose the arm that the others are held to; {}: the first
@@ -72,7 +78,7 @@ class JobState:
 
 def describe(values: dict[str, Any]) -> str:
     """Return the values that set a job apart as a person would type them: weight_decay=0.3 seed=1."""
-    return " ".join(f"{key}={_typed(value)}" for key, value in values.items())
+    return " ".join(f"{key}={_typed(value)}" for key, value in values.items()) or "the only one"
 
 
 def _typed(value: Any) -> str:

@@ -6,12 +6,13 @@ are those it was measured with.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from gpt2lab.compose import Grid, GridJob
+from gpt2lab.compose import Grid
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir, create_unique, now_utc
@@ -20,14 +21,7 @@ from gpt2lab.schema import RunConfig, SweepMode, plain
 
 _MAX_FOLDER = 80  # characters: an exported experiment has 255 for the whole path
 _FAILED = ("failed", "diverged")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a job computes: equal for two that give the same numbers, the source given."""
-
-    config_hash: str
-    data_files: dict[str, str]  # name -> sha256
+_OF_ONE_START = ("sweep.mode", "hydra.sweep.dir")  # not of the sweep: going on with it must not mean to begin anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,63 +34,75 @@ class Agenda:
     notes: tuple[str, ...]  # what a person should know before it starts
 
 
-def identify_jobs(grid: Grid, check: Callable[[RunConfig], dict[str, str]]) -> list[Identity]:
-    """Identify each job; `check` returns the hashes of its data, or raises what would keep it from running.
+def list_jobs(grid: Grid, check: Callable[[RunConfig], dict[str, str]]) -> tuple[list[SweepJob], list[str]]:
+    """Return the jobs of a grid, each run once, and a line for each that is the same run as an earlier one.
 
-    Raises such an error naming the first job that has one.
+    `check` returns the hashes of what a job reads, or raises what would keep it from running: raised here with the
+    first job that has such an error.
     """
-    identities = []
-    for place, job in enumerate(grid.jobs):
+    jobs: dict[Any, SweepJob] = {}
+    repeats = []
+    for place, asked in enumerate(grid.jobs):
         try:
-            files = check(job.config)  # first: it settles what the config names
-            identities.append(Identity(config_hash(plain(job.config)), files))
+            files = check(asked.config)  # first: it settles what the config names
         except Gpt2labError as error:
-            raise type(error)(f"job {place} of the grid ({describe(job.values)}): {error}") from error
-    return identities
+            raise type(error)(f"job {place} of the grid ({describe(asked.values)}): {error}") from error
+        number = len(jobs)
+        job = SweepJob(
+            number=number,
+            folder=_folder(number, asked.values),
+            overrides=asked.overrides,
+            values=asked.values,
+            config_hash=config_hash(plain(asked.config)),
+            files=files,
+        )
+        same = jobs.setdefault(job.key, job)
+        if same is not job:
+            repeats.append(f"job {place} of the grid is the same run as job {same.number}: left out")
+    return list(jobs.values()), repeats
 
 
-def find_earlier(root: Path, name: str, identities: Sequence[Identity]) -> Path | None:
+def find_earlier(root: Path, name: str, jobs: Sequence[SweepJob]) -> Path | None:
     """Return the latest sweep below `root` of this name and with just these jobs, or None."""
-    wanted = sorted(identity.config_hash for identity in identities)
+    wanted = sorted(job.key for job in jobs)
     for plan in sorted(root.glob(f"*/*/{PLAN}"), reverse=True):
         try:
             sweep = read_sweep(plan.parent)
         except ArchiveError:
             continue  # not one that could be continued
-        if sweep.name == name and sorted(job.config_hash for job in sweep.jobs) == wanted:
+        if sweep.name == name and sorted(job.key for job in sweep.jobs) == wanted:
             return plan.parent
     return None
 
 
 def new_directory(root: Path, name: str) -> Path:
     """Make and return the directory of a new sweep below `root`: DATE/TIME-NAME."""
-    moment = re.sub(r"[^0-9T-]", "-", now_utc()[:19])
-    date, _, time = moment.partition("T")
-    return create_unique(root / date, f"{time}-{_slug(name) or 'sweep'}")
+    now = datetime.now()
+    return create_unique(root / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{_slug(name) or 'sweep'}")
 
 
-def plan_sweep(
-    directory: Path, grid: Grid, identities: Sequence[Identity], *, source_hash: str, command: Sequence[str]
-) -> Agenda:
-    """Return what is to be done for `grid` in `directory`, given what an earlier start left there.
+def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source_hash: str) -> Agenda:
+    """Return what is to be done for the jobs of `grid` in `directory`, given what an earlier start left there.
 
-    Raises ConfigError for settings of the sweep that fit none of its jobs.
+    Raises ConfigError for settings of the sweep that fit none of its jobs, ArchiveError when one of them is running.
     """
     config = grid.jobs[0].config
     earlier = read_sweep(directory) if is_sweep(directory) else None
-    known = {job.config_hash: job for job in earlier.jobs} if earlier else {}
+    known = {job.key: job for job in earlier.jobs} if earlier else {}
     jobs, pending, notes = [], [], []
     kept: dict[int, JobState] = {}
     number = max((job.number for job in known.values()), default=-1) + 1
-    for asked, identity in zip(grid.jobs, identities, strict=True):
-        job = known.get(identity.config_hash)
-        if job is None:
-            job = _job(number, asked, identity)
+    for job in asked:
+        if job.key not in known:
+            job = replace(job, number=number, folder=_folder(number, job.values))
             number += 1
             pending.append(job)
         else:
+            # Its number and its folder stay; what sets it apart may have another name in a larger grid.
+            before = known.pop(job.key)
+            job = replace(job, number=before.number, folder=before.folder)
             state = read_state(directory / job.folder)
-            again = _why_again(directory / job.folder, state, identity, source_hash, config.sweep.mode)
+            again = _why_again(directory / job.folder, state, source_hash, config.sweep.mode)
             if again is None:
                 kept[job.number] = state
             else:
@@ -105,16 +111,16 @@ def plan_sweep(
                     notes.append(f"job {job.number} ({job.label}) runs again: {again}")
                 pending.append(job)
         jobs.append(job)
-    dropped = [job for hash_, job in known.items() if hash_ not in {identity.config_hash for identity in identities}]
-    notes += [f"{directory / job.folder} is no job of this grid: left there, not counted" for job in dropped]
+    notes += [f"{directory / job.folder} is no job of this grid: left there, not counted" for job in known.values()]
+    overrides = tuple(item for item in grid.overrides if item.partition("=")[0].lstrip("+") not in _OF_ONE_START)
     sweep = Sweep(
         path=directory,
         sweep_id=earlier.sweep_id if earlier else uuid4().hex,
         name=config.name or "sweep",
         hypothesis=config.hypothesis,
         tags=tuple(config.tags),
-        command=tuple(command),
-        overrides=grid.overrides,
+        command=("python", "-m", "gpt2lab.run", "-m", *overrides),
+        overrides=overrides,
         varies=grid.varies,
         baseline=read_baseline(config.sweep.baseline, grid),
         metric=config.sweep.metric,
@@ -136,7 +142,10 @@ def read_baseline(words: str | None, grid: Grid) -> dict[str, Any]:
         return {}
     asked = dict(word.partition("=")[::2] for word in words.split())
     for job in grid.jobs:
-        given = {*job.overrides, *(f"{key}={value}" for key, value in job.values.items())}
+        given = {
+            *(item.lstrip("+") for item in job.overrides),
+            *(f"{key}={value}" for key, value in job.values.items()),
+        }
         if all(f"{key}={value}" in given for key, value in asked.items()):
             return {key: job.values[key] for key in asked if key in job.values}
     raise ConfigError(
@@ -145,7 +154,7 @@ def read_baseline(words: str | None, grid: Grid) -> dict[str, Any]:
     )
 
 
-def _why_again(run_dir: Path, state: JobState, identity: Identity, source_hash: str, mode: SweepMode) -> str | None:
+def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode) -> str | None:
     """Say why a job of an earlier start runs from its beginning; "" to go on in its folder, None to keep it."""
     if state.word == "running":
         raise ArchiveError(f"{run_dir}: a process is at work in it; wait for it, or stop it first")
@@ -153,9 +162,9 @@ def _why_again(run_dir: Path, state: JobState, identity: Identity, source_hash: 
         return ""
     if mode is SweepMode.force:
         return "sweep.mode=force"
-    changed = _changed(RunDir(run_dir), identity, source_hash)
-    if changed:
-        return changed
+    run = RunDir(run_dir)
+    if run.provenance.is_file() and run.read_provenance().get("source_hash") != source_hash:
+        return "the source has changed since"
     if state.word == "finished":
         return None
     if state.word in _FAILED:
@@ -163,27 +172,9 @@ def _why_again(run_dir: Path, state: JobState, identity: Identity, source_hash: 
     return "" if can_continue(run_dir) else f"it was {state.word} before its first checkpoint"
 
 
-def _changed(run: RunDir, identity: Identity, source_hash: str) -> str | None:
-    if not run.provenance.is_file():
-        return None
-    recorded = run.read_provenance()
-    if recorded.get("source_hash") != source_hash:
-        return "the source has changed since"
-    data = recorded.get("data")
-    if not isinstance(data, dict) or data.get("files") != identity.data_files:
-        return "its data has changed since"
-    return None
-
-
-def _job(number: int, asked: GridJob, identity: Identity) -> SweepJob:
-    what = _slug(describe({key.rpartition(".")[2]: value for key, value in asked.values.items()}))
-    return SweepJob(
-        number=number,
-        folder=f"{RUNS}/{number}-{what or 'run'}",
-        overrides=asked.overrides,
-        values=asked.values,
-        config_hash=identity.config_hash,
-    )
+def _folder(number: int, values: dict[str, Any]) -> str:
+    what = describe({key.rpartition(".")[2]: value for key, value in values.items()}) if values else "run"
+    return f"{RUNS}/{number}-{_slug(what) or 'run'}"
 
 
 def _moved(directory: Path, job: SweepJob) -> SweepJob:
@@ -192,13 +183,7 @@ def _moved(directory: Path, job: SweepJob) -> SweepJob:
     attempt = 2
     while (directory / f"{stem}+{attempt}").exists():
         attempt += 1
-    return SweepJob(
-        number=job.number,
-        folder=f"{stem}+{attempt}",
-        overrides=job.overrides,
-        values=job.values,
-        config_hash=job.config_hash,
-    )
+    return replace(job, folder=f"{stem}+{attempt}")
 
 
 def _slug(text: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab.compose import Job, error_line
-from gpt2lab.errors import Gpt2labError
+from gpt2lab.errors import ConfigError, Gpt2labError
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.source_archive import find_source_root, source_hash
 from gpt2lab.record.sweep import Sweep, read_state, read_sweep
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import can_continue
@@ -28,6 +29,7 @@ class Worker:
 
     execute: Execute
     directory: Path
+    source_hash: str  # of the source that the sweep was planned with
     pending: tuple[int, ...]  # numbers of the jobs of this start
     started: str  # its moment, ISO 8601
     fail_fast: bool
@@ -60,6 +62,8 @@ class Worker:
         try:
             with error_line(codes):
                 try:
+                    if source_hash(find_source_root()) != self.source_hash:
+                        raise ConfigError("the source changed while the sweep ran: start the sweep again")
                     codes.append(self.execute(job, console))
                 except Exception as error:
                     _record_failure(job.run_dir, error)
@@ -80,9 +84,10 @@ class Worker:
 
 
 def _record_failure(run_dir: Path, error: Exception) -> None:
-    """Write down why a job failed before it had a record of its own."""
-    if RunDir(run_dir).status.is_file():
+    """Write down why a job failed before it had a record of its own, or could not be continued."""
+    run = RunDir(run_dir)
+    if run.status.is_file() and run.read_status()["state"] == "failed":
         return
     reason, code = (str(error), error.exit_code) if isinstance(error, Gpt2labError) else (repr(error), 1)
-    with suppress(Gpt2labError), RunDir.claim(run_dir) as run:
-        run.write_status("failed", reason=reason, exit_code=code)
+    with suppress(Gpt2labError), RunDir.reopen(run_dir) if run.status.is_file() else RunDir.claim(run_dir) as held:
+        held.write_status("failed", reason=reason, exit_code=code)

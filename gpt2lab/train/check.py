@@ -1,10 +1,14 @@
 """What can be known to be wrong with a run before anything of it is built."""
 
+from pathlib import Path
+
 from gpt2lab.data import Source, read_source
 from gpt2lab.errors import ConfigError
+from gpt2lab.model.llmc import read_shape
+from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.metrics import COLUMNS
 from gpt2lab.schema import RunConfig, parse_stop_when, plain
-from gpt2lab.train.setup import specify
+from gpt2lab.train.setup import check_weights, model_shape, specify
 
 
 class RunChecks:
@@ -13,17 +17,23 @@ class RunChecks:
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
 
-    def check(self, config: RunConfig) -> dict[str, str]:
-        """Return {file: sha256} of the data of a run.
+    def check(self, config: RunConfig, *, elsewhere: bool = False) -> dict[str, str]:
+        """Return {file: sha256} of what a run reads: its data, and the weights it starts from.
 
-        Raises the ConfigError, DataError or EngineError that the run would raise before its first step.
+        Raises the ConfigError, DataError or EngineError that the run would raise before its first step; not for an
+        engine or a device that this machine lacks when the run is to be `elsewhere`.
         """
         check_stop_when(config)
         key = repr((plain(config.data), config.model.vocab_size))
         if key not in self._sources:
             self._sources[key] = read_source(config.data, vocab_size=config.model.vocab_size)
-        specify(config, self._sources[key])
-        return self._sources[key].files
+        source = self._sources[key]
+        specify(config, source, check_engine=not elsewhere)
+        if config.model.init_from is None or config.model.init_from.startswith("hf:"):
+            return source.files
+        weights = Path(config.model.init_from)
+        check_weights(config, read_shape(weights), model_shape(config, source.vocab_size))
+        return source.files | {"model.init_from": file_sha256(weights)}
 
 
 def check_stop_when(config: RunConfig) -> None:

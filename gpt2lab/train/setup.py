@@ -46,8 +46,11 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     )
 
 
-def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
-    """Return what the engine and the batches of a run are made from. Raises ConfigError, DataError or EngineError."""
+def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> tuple[EngineSpec, Batches]:
+    """Return what the engine and the batches of a run are made from.
+
+    Raises ConfigError and DataError, and EngineError for an engine that is not to be had here unless told not to.
+    """
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
     seq_len = choose_seq_len(config, source.row_len)
@@ -68,7 +71,8 @@ def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
         seq_len=seq_len,
         micro_batch_size=config.train.micro_batch_size,
     )
-    check_spec(spec)
+    if check_engine:
+        check_spec(spec)
     return spec, batches
 
 
@@ -134,6 +138,15 @@ def starting_point(config: RunConfig, source: Source, weights: Path | None = Non
         found, params = read_pretrained(origin.removeprefix("hf:"))
     else:
         params, found = read_checkpoint(Path(origin))
+    check_weights(config, found, model)
+    params["wpe"] = params["wpe"][: model.max_seq_len].copy()
+    model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)
+    return model, apply_bands(params, model)
+
+
+def check_weights(config: RunConfig, found: GPTConfig, model: GPTConfig) -> None:
+    """Raise ConfigError when weights of the shape `found` cannot start a run of the shape `model`."""
+    origin = config.model.init_from
     for name in ("n_layer", "n_head", "n_embd"):
         if getattr(found, name) != getattr(model, name):
             raise ConfigError(
@@ -150,6 +163,3 @@ def starting_point(config: RunConfig, source: Source, weights: Path | None = Non
             f"model.init_from={origin} has a vocabulary of {found.vocab_size} tokens, this run one of "
             f"{model.vocab_size}: use data of the same tokenizer (data.tokenizer), or set model.vocab_size"
         )
-    params["wpe"] = params["wpe"][: model.max_seq_len].copy()
-    model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)
-    return model, apply_bands(params, model)
