@@ -12,7 +12,7 @@ from gpt2lab.report.comparison import noise
 from gpt2lab.report.comparison.arms import Run, read_run
 from gpt2lab.report.comparison.noise import floor_of, like
 from tests.run_records import text_rows, write_record
-from tests.sweep_records import write_banded_sweep
+from tests.sweep_records import of_seed, write_banded_sweep
 
 Archive = list[tuple[Path, dict[str, Any]]]
 
@@ -76,7 +76,7 @@ def test_the_runs_inside_an_archived_sweep_count(tmp_path: Path) -> None:
     assert len(found.runs) == 20 and found.unreadable == ()
     floor = floor_of([first, *found.runs], "val_loss", 1000)
     faded = 1 - np.exp(-1000 / 120)  # how much of its floor a loss of the record shows at step 1000
-    spread = faded * np.std([0.004 * np.sin(9 * seed) for seed in (1, 2, 3)], ddof=1)
+    spread = faded * np.sqrt(np.mean([np.var([of_seed(cell, s) for s in (1, 2, 3)], ddof=1) for cell in range(7)]))
     assert floor is not None and (floor.groups, floor.runs) == (7, 21) and floor.std == pytest.approx(spread)
 
 

@@ -146,16 +146,17 @@ def compare_runs(
     step = _matched_step(usable, metric)
     archived = like(first.first, archive, runs)
     floor = floor_of([*(run for arm in usable for run in arm.runs), *archived.runs], metric, step)
+    rows = _rows(usable, vary, metric, step, floor)
     return Comparison(
         metric=metric,
         higher_is_better=METRICS[metric],
         step=step,
-        rows=_rows(usable, vary, metric, step, floor),
+        rows=rows,
         apart=tuple((names, tuple(reasons)) for names, reasons in apart.items() if reasons),
         left_out=tuple(left_out.items()),
         notes=tuple(_notes(usable, vary, metric, step, archived)),
         floor=floor,
-        comparisons=sum(1 for arm in usable[1:] if len(_paired(arm, usable[0])) > 1),
+        comparisons=sum(1 for row in rows if row.corrected_p is not None),
     )
 
 
@@ -215,6 +216,7 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
         differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
     tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
     corrected = dict(zip(tested, holm([_p(differences[index]) for index in tested]), strict=True))
+    m = len(tested)
     rows = []
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
@@ -228,8 +230,10 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
                 estimate=estimate(np.array(list(measured.values()))),
                 difference=difference,
                 corrected_p=p,
-                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p),
-                judgement=judge(difference, corrected_p=p, floor=floor, higher_is_better=better) if index else None,
+                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p, m),
+                judgement=judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=better)
+                if index
+                else None,
             )
         )
     return tuple(rows)

@@ -215,7 +215,7 @@ def generalisation(results: SweepResults) -> Finding | None:
         text += f" and latest, where it was reached, in {last[1]} ({numbers.count(last[0])})." if last != first else "."
     if never:
         text += f" In {listed(never, MOST_ARMS)} no run reached it"
-        beyond = [cell.val.beyond for label, cell in labelled if label in never and cell.val is not None]
+        beyond = [cell.val.median_beyond for label, cell in labelled if label in never and cell.val is not None]
         steps = [step for step in beyond if step is not None and math.isfinite(step)]
         text += f" by step {numbers.count(min(steps))}." if steps else "."
     return Finding("generalisation", f"{success:,} of {plural(settled, 'run')} generalised", text)
