@@ -247,3 +247,38 @@ def test_reading_twice_gives_the_same_numbers(grokked: Path) -> None:
     one, other = read_sweep_results(grokked), read_sweep_results(grokked)
     assert one.comparison == other.comparison and one.costs == other.costs
     assert one.matched == other.matched and one.grokking == other.grokking
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("data", "name", "text"),
+        ("data", "tokenizer", "gpt2"),
+        ("data", "vocab_size", 50257),
+        ("model", "counted_positions", [4]),
+    ],
+)
+def test_a_cell_of_other_tokens_has_a_mean_and_no_verdict(banded: Path, part: str, key: str, value: Any) -> None:
+    for run in folders(banded)[3:6]:
+        path = run / "provenance.json"
+        provenance = json.loads(path.read_text())
+        provenance[part][key] = value
+        path.write_text(json.dumps(provenance))
+        change_config(run, lambda config: config["data"].update(name="text"))  # or it stands apart altogether
+    results = read_sweep_results(banded)
+    _, other, alike, _ = results.rows
+    assert other is not None and other.estimate.n == 3 and other.difference is None and other.corrected_p is None
+    assert other.judgement is not None and other.judgement.verdict == "not compared"
+    assert other.judgement.rule.startswith(f"other tokens ({key}: ")
+    assert alike is not None and alike.judgement is not None and alike.judgement.verdict == "worse"
+    assert results.comparison is not None and results.comparison.comparisons == 2
+    assert results.comparison.floor is not None and results.comparison.floor.runs == 9  # not the three of other tokens
+    assert results.costs.cells[1] is None and results.matched.points[1] == (None,) * 5 and results.gaps[1] is None
+    assert any("not compared, other tokens" in note for note in results.notes)
+
+
+def test_another_train_fraction_is_compared_and_noted(grokked: Path) -> None:
+    results = read_sweep_results(grokked)
+    row = results.rows[1]
+    assert row is not None and row.comparable and row.difference is not None
+    assert results.comparison is not None and any("train_fraction" in note for note in results.comparison.notes)

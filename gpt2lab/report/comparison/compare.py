@@ -16,6 +16,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import (
     FACTS,
     HARDWARE,
+    TOKENS,
     Arm,
     Run,
     check_vary,
@@ -66,6 +67,11 @@ class Row:
     corrected_p: float | None
     corrected_interval: Interval | None
     judgement: Judgement | None  # None for the baseline
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the value is of the same tokens as the baseline's."""
+        return self.judgement is None or self.judgement.verdict != "not compared"
 
     @property
     def label(self) -> str:
@@ -145,7 +151,8 @@ def compare_runs(
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
     step = _matched_step(usable, metric)
     archived = like(first.first, archive, runs)
-    floor = floor_of([*(run for arm in usable for run in arm.runs), *archived.runs], metric, step)
+    same = [run for arm in usable for run in arm.runs if not other_tokens(first.first, run, metric)]
+    floor = floor_of([*same, *archived.runs], metric, step)
     rows = _rows(usable, vary, metric, step, floor)
     return Comparison(
         metric=metric,
@@ -211,7 +218,8 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     by_seed = [_by_seed(arm, metric, step) for arm in arms]
     differences: list[Difference | None] = []
     for arm, measured in zip(arms, by_seed, strict=True):
-        seeds = [] if arm is arms[0] else _paired(arm, arms[0])
+        held = arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
+        seeds = _paired(arm, arms[0]) if held else []
         pairs = np.array([(measured[seed], by_seed[0][seed]) for seed in seeds])
         differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
     tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
@@ -220,7 +228,6 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     rows = []
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
-        better = METRICS[metric]
         rows.append(
             Row(
                 experiments=tuple(run.name for run in arm.runs),
@@ -231,12 +238,23 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
                 difference=difference,
                 corrected_p=p,
                 corrected_interval=None if difference is None or p is None else corrected_interval(difference, p, m),
-                judgement=judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=better)
-                if index
-                else None,
+                judgement=_judge(arms[0], arm, metric, difference, p, m, floor) if index else None,
             )
         )
     return tuple(rows)
+
+
+def other_tokens(baseline: Run, run: Run, metric: str) -> list[str]:
+    """Return what makes the means of two runs those of other tokens; [] for time and memory, which are of none."""
+    return [] if metric in ON_HARDWARE else differing(baseline, run, TOKENS)
+
+
+def _judge(
+    baseline: Arm, arm: Arm, metric: str, difference: Difference | None, p: float | None, m: int, floor: Any
+) -> Judgement:
+    if details := other_tokens(baseline.first, arm.first, metric):
+        return Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
+    return judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=METRICS[metric])
 
 
 def _p(difference: Difference | None) -> float:
@@ -286,6 +304,8 @@ def _sentence(comparison: Comparison, row: Row) -> str:
     base = comparison.rows[0]
     means = f"{show_value(row.estimate.mean)} against {show_value(base.estimate.mean)}"
     pairs = row.difference.n if row.difference else 0
+    if not row.comparable:
+        return f"{row.label}: not compared. {comparison.metric} {means}; {row.judgement.rule}."
     return (
         f"{row.label}: {row.judgement.verdict}. {comparison.metric} {means} at step {comparison.step:,}, "
         f"{pairs} {'pair' if pairs == 1 else 'pairs'} of equal seed; {row.judgement.rule}."

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 _ROUNDING = 4 * float(np.finfo(np.float64).eps)  # of the largest value: a spread below it is that of the subtraction
 
 Interval = tuple[float, float]
-Verdict = Literal["better", "worse", "not distinguishable"]
+Verdict = Literal["better", "worse", "not distinguishable", "not compared"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

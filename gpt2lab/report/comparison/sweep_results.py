@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import Sweep, Word, read_sweep
-from gpt2lab.report.comparison.arms import Run, differing_keys, show
+from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
 from gpt2lab.report.comparison.grokking import Grokking, grokking
@@ -97,7 +97,7 @@ def read_sweep_results(
     cells = read_cells(sweep)
     metric = metric or sweep.metric
     base = _baseline(sweep, cells, sweep.baseline if baseline is None else baseline)
-    finished = [cell.finished for cell in cells]
+    finished = _of_same_tokens(cells, base)
     no_comparison = _why_not(cells, base, metric)
     comparison = None
     if no_comparison is None:
@@ -143,6 +143,15 @@ def _equal(value: Any, wanted: Any) -> bool:
         return False
 
 
+def _of_same_tokens(cells: Sequence[Cell], baseline: int) -> list[tuple[Run, ...]]:
+    """Return the finished runs of each cell, none where their losses are not of the tokens that the baseline's are."""
+    first = next((run for cell in (cells[baseline], *cells) for run in cell.finished), None)
+    return [
+        cell.finished if first and not any(differing(first, run, TOKENS) for run in cell.finished) else ()
+        for cell in cells
+    ]
+
+
 def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
     """Return why the cells cannot be compared, or None."""
     runs = [run for cell in cells for run in cell.finished]
@@ -182,6 +191,12 @@ def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str
                 f"the comparison is at step {comparison.step:,}, when none of them had stopped: which one gets there "
                 "first is told by the steps to get there, not by these values"
             )
+    if comparison is not None:
+        yield from (
+            f"{row.label}: not compared, {row.judgement.rule}: no difference, no equal training loss, no cost"
+            for row in comparison.rows
+            if row.judgement is not None and not row.comparable
+        )
     for cell in cells:
         diverged = [member.name for member in cell.members if member.state.word == "diverged"]
         if diverged:

@@ -70,6 +70,17 @@ def signed(value: float) -> str:
     return f"{value:+,.0f}" if abs(value) >= 100 else f"{'+' if value > 0 else ''}{numbers.loss(value)}"
 
 
+def signed_percent(value: float) -> str:
+    """A share as a percentage with its sign; what rounds to nothing has none."""
+    shown = f"{100 * value:+.1f}"
+    return f"{'0.0' if float(shown) == 0 else shown} %"
+
+
+def two_digits(value: float) -> str:
+    """A deviation with two significant digits."""
+    return numbers.significant(value, 2)
+
+
 def signed_interval(ends: Interval | None) -> str:
     """Return `-0.0100 to +0.0300`."""
     return numbers.MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
@@ -110,7 +121,7 @@ def lowered(text: str) -> str:
 
 def count_verdicts(verdicts: Sequence[str]) -> str:
     """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
-    preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
+    preposition = {"better": "than", "worse": "than", "not distinguishable": "from", "not compared": "with"}
     found = [word for word in preposition if word in verdicts]
     if len(found) == 1:
         who = "The one other arm is" if len(verdicts) == 1 else f"All {len(verdicts):,} other arms are"
