@@ -30,7 +30,7 @@ from gpt2lab.report.comparison.arms import (
     show,
     why_apart,
 )
-from gpt2lab.report.comparison.noise import Archived, floor_of, like
+from gpt2lab.report.comparison.noise import Archived, FrozenNoise, floor_of, like
 from gpt2lab.report.comparison.statistics import (
     Difference,
     Estimate,
@@ -91,6 +91,7 @@ class Comparison:
     left_out: tuple[tuple[str, str], ...]  # (experiment, reason)
     notes: tuple[str, ...]
     floor: NoiseFloor | None
+    frozen: FrozenNoise | None  # in the floor
     comparisons: int  # p-values that the correction counted
 
     @property
@@ -133,8 +134,12 @@ def compare_runs(
     baseline: str | None = None,
     vary: Iterable[str] = (),
     archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+    frozen: FrozenNoise | None = None,
 ) -> Comparison:
-    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run."""
+    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run.
+
+    `frozen` is what an archive added to the noise floor once; it counts for the same metric at the same step.
+    """
     _check([run.name for run in runs], metric, baseline)
     vary = list(vary)
     check_vary(vary, list(runs))
@@ -152,7 +157,8 @@ def compare_runs(
     step = _matched_step(usable, metric)
     archived = like(first.first, archive, runs)
     same = [run for arm in usable for run in arm.runs if not other_tokens(first.first, run, metric)]
-    floor = floor_of([*same, *archived.runs], metric, step)
+    frozen = frozen if frozen is not None and (frozen.metric, frozen.step) == (metric, step) else None
+    floor = floor_of([*same, *archived.runs], metric, step, frozen)
     rows = _rows(usable, vary, metric, step, floor)
     return Comparison(
         metric=metric,
@@ -163,6 +169,7 @@ def compare_runs(
         left_out=tuple(left_out.items()),
         notes=tuple(_notes(usable, vary, metric, step, archived)),
         floor=floor,
+        frozen=frozen,
         comparisons=sum(1 for row in rows if row.corrected_p is not None),
     )
 

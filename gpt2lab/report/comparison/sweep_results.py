@@ -16,6 +16,7 @@ from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_
 from gpt2lab.report.comparison.costs import Costs, costs
 from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
+from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
 from gpt2lab.report.comparison.trajectories import CurveBand, band, common_steps, gap
 
@@ -83,13 +84,11 @@ class SweepResults:
 
 
 def read_sweep_results(
-    directory: Path,
-    *,
-    metric: str | None = None,
-    baseline: Mapping[str, Any] | None = None,
-    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+    directory: Path, *, metric: str | None = None, baseline: Mapping[str, Any] | None = None
 ) -> SweepResults:
     """Read the sweep in `directory`; `metric` and `baseline` (values of a cell) are those of its plan unless given.
+
+    The noise floor is of its own runs, and of those of the archive that noise.json froze.
 
     Raises ArchiveError for a damaged file, runs that are not what the plan says, and a baseline that no cell is.
     """
@@ -101,7 +100,7 @@ def read_sweep_results(
     no_comparison = _why_not(cells, base, metric)
     comparison = None
     if no_comparison is None:
-        comparison = _compare(cells, base, metric, archive)
+        comparison = _compare(cells, base, metric, read_frozen(directory))
     gaps = (
         [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
     )
@@ -121,6 +120,32 @@ def read_sweep_results(
         gaps=tuple(band(curves) for curves in gaps),
         grokking=grokking(answers),
     )
+
+
+def baseline_run(directory: Path) -> Path:
+    """Return the directory of a finished run of the baseline that a sweep was planned with.
+
+    Raises ArchiveError when no cell is that baseline, or none of its runs finished.
+    """
+    sweep = read_sweep(directory)
+    cells = read_cells(sweep)
+    cell = cells[_baseline(sweep, cells, sweep.baseline)]
+    job = next((member.job for member in cell.members if member.finished), None)
+    if job is None:
+        raise ArchiveError(f"{directory}: the baseline ({cell.label}) has no finished run; name another: --baseline")
+    return sweep.run_dir(job)
+
+
+def freeze_noise(directory: Path, archive: Iterable[tuple[Path, dict[str, Any]]]) -> None:
+    """Write into a sweep's directory what the archive of today adds to its noise floor, for reports to come.
+
+    `archive` yields (directory, provenance) of every experiment. Without a comparison nothing is written.
+    """
+    results = read_sweep_results(directory)
+    if results.comparison is not None:
+        baseline = next(m.run for m in results.members if m.run and m.name == results.comparison.rows[0].experiments[0])
+        runs = [run for cell in results.cells for run in cell.runs]
+        write_frozen(directory, freeze(like(baseline, archive, runs), results.metric, results.comparison.step))
 
 
 def _baseline(sweep: Sweep, cells: Sequence[Cell], chosen: Mapping[str, Any]) -> int:
@@ -170,14 +195,17 @@ def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
     return None
 
 
-def _compare(
-    cells: Sequence[Cell], baseline: int, metric: str, archive: Iterable[tuple[Path, dict[str, Any]]]
-) -> Comparison:
+def _compare(cells: Sequence[Cell], baseline: int, metric: str, frozen: FrozenNoise | None) -> Comparison:
     runs = [run for cell in cells for run in cell.runs]
     first = next(run for run in cells[baseline].finished if not unusable(run, metric))
     # All that differs between the configs was asked for: a group of the config may stand for many of its keys.
     vary = sorted({key for run in runs for key in differing_keys(first, run)})
-    return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, archive=archive)
+    return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, frozen=frozen)
+
+
+def noise_words(comparison: Comparison) -> str:
+    """Say whose runs the noise floor of a sweep is of."""
+    return comparison.frozen.words if comparison.frozen is not None else "this sweep alone"
 
 
 def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str]:

@@ -8,7 +8,7 @@ from gpt2lab.report.analysis import NOTABLE_NATS, Finding
 from gpt2lab.report.comparison.compare import Row, show_value
 from gpt2lab.report.comparison.grokking import PHASES
 from gpt2lab.report.comparison.statistics import Estimate
-from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
 from gpt2lab.report.comparison.trajectories import CurveBand
 from gpt2lab.report.comparison_page.words import (
     count_verdicts,
@@ -127,7 +127,8 @@ def noise(results: SweepResults) -> Finding | None:
         return Finding("noise", "Noise floor unknown", text)
     text = (
         f"Runs that differ in nothing but their seed spread by {spread(floor.std)} (pooled standard deviation of "
-        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}); a smaller difference is not called one."
+        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}, of {noise_words(results.comparison)}); a "
+        "smaller difference is not called one."
     )
     return Finding("noise", f"Noise floor {spread(floor.std)}", text)
 
