@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.sweep import Sweep, Word, read_sweep
+from gpt2lab.record.sweep import WORDS, Sweep, read_sweep
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
@@ -19,8 +19,6 @@ from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
 from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
 from gpt2lab.report.comparison.trajectories import CurveBand, band, common_steps, gap
-
-WORDS: tuple[Word, ...] = get_args(Word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ def _table(found: Comparison) -> Table:
     below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; intervals are 95 %, by Student's t. "
     below += "Differences are to the first arm, paired by seed"
     below += (
-        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons else "."
+        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons > 1 else "."
     )
     rows = tuple(_row(row, with_density) for row in found.rows)
     return Table(heads=heads, rows=rows, n_text=1, below=below, last_is_text=True)

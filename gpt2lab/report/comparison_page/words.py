@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
-_STATES = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")
 METRIC_NAMES = {
     "val_loss": "Validation loss",
     "train_loss": "Training loss, running",
@@ -34,10 +34,10 @@ def metric_unit(metric: str) -> str:
     return "nats per counted token" if metric.endswith("_loss") else UNITS.get(metric, "")
 
 
-def state_words(words: Iterable[str]) -> dict[str, int]:
+def state_words(words: Iterable[Word]) -> dict[str, int]:
     """Return how often each state occurs, finished first; states that do not occur are left out."""
     found = list(words)
-    return {word: found.count(word) for word in (*_STATES, *sorted(set(found) - set(_STATES))) if word in found}
+    return {word: found.count(word) for word in WORDS if word in found}
 
 
 def jobs_line(counts: dict[str, int]) -> str:
