@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import archived_as, check_root, create, starting_weights, write_index
+from gpt2lab.archive import archived_as, check_root, create, list_experiments, starting_weights, write_index
 from gpt2lab.compose import Grid, Job
 from gpt2lab.errors import ArchiveError
 from gpt2lab.schema import ArchiveMode, RunConfig
@@ -66,9 +66,13 @@ def run_grid(grid: Grid) -> int:
 
 def archive(directory: Path, config: RunConfig, *, name: str, console: Console) -> None:
     """Archive a run or a sweep, whose jobs all had their turn, and say where; the same result only once."""
-    from gpt2lab.report import write_report
+    from gpt2lab.report import freeze_noise, write_report
 
     root, hypothesis = Path(config.archive.root), config.hypothesis
+
+    def complete_sweep(staging: Path) -> None:
+        freeze_noise(staging, ((each.path, each.provenance) for each in list_experiments(root, ("provenance",))))
+
     if config.archive.mode is ArchiveMode.off:
         return
     if (path := archived_as(directory, root)) is not None:
@@ -76,7 +80,13 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
         return
     try:
         path = create(
-            directory, root, name=name, hypothesis=hypothesis, write_report=write_report, allow_unfinished=True
+            directory,
+            root,
+            name=name,
+            hypothesis=hypothesis,
+            write_report=write_report,
+            complete_sweep=complete_sweep,
+            allow_unfinished=True,
         )
         write_index(root)
     except ArchiveError as error:

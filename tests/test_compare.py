@@ -315,3 +315,14 @@ def test_an_archived_run_that_cannot_be_read_is_told_in_a_note(archive):
     told = "the noise floor leaves out 1 archived record that cannot be read"
     assert any(note.startswith(told) for note in found.notes)
     assert not any("cannot be read" in note for note in compare(named, archive=entries[:3]).notes)
+
+
+def test_other_tokens_are_not_compared_even_when_asked_to_vary_data(archive, command, tmp_path):
+    data = {"data": {**PROVENANCE["data"], "tokenizer": "gpt2", "vocab_size": 50257}}
+    for seed in (1, 2, 3):
+        archive(seed=seed), archive(seed=seed, shift=0.5, provenance=data)
+    said, _ = command("compare", "1", "2", "3", "4", "5", "6", "--vary", "data", "--root", str(tmp_path))
+    assert "not compared" in said and "other tokens (tokenizer: bytes against gpt2" in said
+    assert " worse" not in said and " better" not in said
+    seconds = compare(sorted(tmp_path.iterdir()), metric="elapsed_s", vary=["data"])
+    assert seconds.rows[1].difference is not None and seconds.rows[1].difference.n == 3  # time is of no tokens

@@ -35,7 +35,7 @@ def drawn(monkeypatch) -> list[Figure]:
     """The figures that were drawn, in place of their files."""
     figures: list[Figure] = []
     for module in ("curves_figure", "forest_figure", "grokking_figure", "heatmap_figure"):
-        target = f"gpt2lab.report.comparison.{module}.write_svg"
+        target = f"gpt2lab.report.comparison_page.{module}.write_svg"
         monkeypatch.setattr(target, lambda figure, path, title: figures.append(figure))
     return figures
 
@@ -137,7 +137,8 @@ def test_known_values_are_drawn_into_every_panel_and_named_in_the_caption(tmp_pa
     arms = [SplitSeries(label=f"d={n}", train=series("training", 0.5), val=series("validation", 1.0)) for n in range(4)]
     lines = [("ln p", 4.0775), ("uniform guess", 4.2), ("far away", 90.0)]
     picture = draw_splits(arms, tmp_path, file="l.svg", what="Loss (nats)", columns=2, lines=lines)
-    assert picture and "ln p 4.0775; uniform guess 4.2000; far away 90.0000" in picture.caption
+    assert picture and "Grey lines: ln p 4.0775; uniform guess 4.2000." in picture.caption
+    assert "Outside of the axis: far away 90.0000." in picture.caption
     for axes in drawn[0].axes:
         levels = [line.get_ydata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
         assert levels == [4.0775, 4.2]

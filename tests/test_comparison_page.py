@@ -313,3 +313,11 @@ def test_a_comparison_is_never_written_over_an_experiment_or_somebodys_page(band
     with pytest.raises(ArchiveError, match=r"README\.md is not a page that gpt2lab compare wrote"):
         compared(banded, tmp_path, 0, 18)
     assert (tmp_path / "README.md").read_text() == "My own words.\n"
+    with pytest.raises(ArchiveError, match=r"figures: it lies in .*banded, which is a record of its own"):
+        compared(banded, banded / "figures", 0, 18)
+    own = tmp_path / "own" / "figures" / "gap.svg"
+    own.parent.mkdir(parents=True)
+    own.write_text("a person's")
+    with pytest.raises(ArchiveError, match=r"own: it is not empty and holds no page of gpt2lab compare"):
+        compared(banded, tmp_path / "own", 0, 18)
+    assert own.read_text() == "a person's"

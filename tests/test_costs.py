@@ -65,8 +65,19 @@ def test_the_overhead_is_the_additional_time_per_token(run: Callable[..., Run]) 
 
 
 def test_speeds_of_other_hardware_are_not_held_to_each_other(run: Callable[..., Run]) -> None:
-    other = costs([[run()], [run(platform={"cpu": "another"})]], 0).cells[1]
-    assert other is not None and other.tokens_per_s is not None and other.overhead is None
+    found = costs([[run()], [run(platform={"cpu": "another"})], [run(ms=250.0)]], 0)
+    base, other, alike = found.cells
+    assert other is not None and other.tokens_per_s is not None and other.overhead is None and other.seconds is None
+    assert other.step is not None and other.flop is not None  # which no machine decides
+    assert base is not None and base.seconds is not None and base.seconds.mean == pytest.approx(50)
+    assert alike is not None and alike.seconds is not None and alike.seconds.mean == pytest.approx(25)
+    assert found.untimed is not None and found.untimed.startswith("not timed against each other: other hardware (cpu: ")
+
+
+def test_runs_of_one_cell_on_two_machines_have_no_time(run: Callable[..., Run]) -> None:
+    found = costs([[run(), run(platform={"cpu": "another"})], []], 0).cells[0]
+    assert found is not None and found.seconds is None and found.step is not None and found.step.n == 2
+    assert costs([[run(), run()]], 0).untimed is None
 
 
 def test_a_mean_is_of_all_runs_of_a_cell_or_is_not_told(run: Callable[..., Run]) -> None:

@@ -182,3 +182,11 @@ def test_a_row_costs_microseconds(tmp_path):
             rounds.append((time.perf_counter() - start) / 1000)
     # About 7 us on a quiet core; the bound only catches an fsync or a rewrite per row.
     assert min(rounds) < 200e-6, f"{min(rounds) * 1e6:.1f} us a row"
+
+
+@pytest.mark.parametrize("step", ["20", "19", "-1", "9007199254740993", "1" + "0" * 400])
+def test_a_step_that_does_not_ascend_or_that_no_run_reaches_is_damage(written, step):
+    with written.open("a") as file:
+        file.write(step + "," * (len(COLUMN_NAMES) - 1) + "\n")
+    with pytest.raises(ArchiveError, match=r"metrics\.csv, line 5: damaged, step .*, expected one from 21 to"):
+        read_metrics(written)

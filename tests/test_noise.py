@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2lab.errors import ArchiveError
 from gpt2lab.report.comparison import noise
 from gpt2lab.report.comparison.arms import Run, read_run
-from gpt2lab.report.comparison.noise import floor_of, like
+from gpt2lab.report.comparison.noise import FILE, FrozenNoise, floor_of, like, read_frozen, write_frozen
+from gpt2lab.report.comparison.sweep_results import freeze_noise, noise_words, read_sweep_results
 from tests.run_records import text_rows, write_record
-from tests.sweep_records import write_banded_sweep
+from tests.sweep_records import of_seed, write_banded_sweep
 
 Archive = list[tuple[Path, dict[str, Any]]]
 
@@ -76,7 +78,7 @@ def test_the_runs_inside_an_archived_sweep_count(tmp_path: Path) -> None:
     assert len(found.runs) == 20 and found.unreadable == ()
     floor = floor_of([first, *found.runs], "val_loss", 1000)
     faded = 1 - np.exp(-1000 / 120)  # how much of its floor a loss of the record shows at step 1000
-    spread = faded * np.std([0.004 * np.sin(9 * seed) for seed in (1, 2, 3)], ddof=1)
+    spread = faded * np.sqrt(np.mean([np.var([of_seed(cell, s) for s in (1, 2, 3)], ddof=1) for cell in range(7)]))
     assert floor is not None and (floor.groups, floor.runs) == (7, 21) and floor.std == pytest.approx(spread)
 
 
@@ -111,3 +113,53 @@ def test_of_many_runs_the_latest_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     named = [read_run(write(tmp_path / "named", 1))]
     archive = entries(*(write(tmp_path / f"{seed}", seed) for seed in (2, 3, 4)))
     assert names(like(named[0], archive, named).runs) == ["3", "4"]
+
+
+def test_what_the_archive_adds_is_frozen_for_the_reports_of_a_sweep(tmp_path: Path) -> None:
+    sweep = write_banded_sweep(tmp_path / "sweep", widths=(256,))
+    before = read_sweep_results(sweep).comparison
+    assert before is not None and before.floor is not None and before.floor.runs == 12
+    assert noise_words(before) == "this sweep alone"
+    others = [write(tmp_path / f"{seed}", seed, shift=shift, band=128) for seed, shift in ((1, 0.0), (2, 0.2))]
+    single = write(tmp_path / "single", 1, band=64)
+    freeze_noise(sweep, entries(*others, single, sweep / "runs" / "0-fc1_band=0-fc2_band=0-seed=1"))
+    frozen = read_frozen(sweep)
+    assert frozen is not None and (frozen.metric, frozen.step, frozen.runs, frozen.unreadable) == (
+        "val_loss",
+        1000,
+        2,
+        0,
+    )
+    assert [round(high - low, 9) for low, high in frozen.groups] == [0.2]
+    after = read_sweep_results(sweep).comparison
+    assert after is not None and after.floor is not None and (after.floor.runs, after.floor.groups) == (14, 5)
+    # Two degrees of freedom in each of the four cells, one in the pair, whose squares sum to 0.02.
+    assert after.floor.std == pytest.approx(np.sqrt((8 * before.floor.std**2 + 0.02) / 9))
+    assert noise_words(after) == "this sweep and of the archive when it was made: 2 runs in 1 group"
+
+
+def test_a_frozen_floor_of_another_metric_does_not_count(tmp_path: Path) -> None:
+    sweep = write_banded_sweep(tmp_path / "sweep", widths=(256,))
+    write_frozen(sweep, FrozenNoise(metric="val_loss", step=900, groups=((1.0, 9.0),), runs=2, unreadable=0))
+    found = read_sweep_results(sweep).comparison
+    assert found is not None and found.floor is not None and found.floor.runs == 12 and found.frozen is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"groups": [[1.0]]},
+        {"groups": [[1.0, "x"]]},
+        {"runs": 3},
+        {"step": "1"},
+        {"groups": None},
+        {"more": 1},
+    ],
+)
+def test_a_damaged_frozen_floor_is_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_frozen(tmp_path, FrozenNoise(metric="val_loss", step=900, groups=((1.0, 9.0),), runs=2, unreadable=0))
+    content = json.loads((tmp_path / FILE).read_text()) | changes
+    (tmp_path / FILE).write_text(json.dumps(content))
+    with pytest.raises(ArchiveError, match=r"noise\.json: (damaged|expected)"):
+        read_frozen(tmp_path)

@@ -26,7 +26,7 @@ probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
 def verdict(difference, corrected_p=None, floor=None, higher_is_better=False):
     p = difference.p if corrected_p is None and difference is not None else corrected_p
-    return judge(difference, corrected_p=p, floor=floor, higher_is_better=higher_is_better)
+    return judge(difference, corrected_p=p, comparisons=1, floor=floor, higher_is_better=higher_is_better)
 
 
 def test_mean_spread_and_interval_are_those_computed_by_hand():
@@ -66,10 +66,18 @@ def test_the_p_value_is_the_one_of_scipy(rows):
         assert found.p == pytest.approx(stats.ttest_rel(rows[:, 0], rows[:, 1]).pvalue, abs=1e-12)
 
 
-def test_pairs_without_spread_are_certain_or_equal():
-    ones = np.ones(3)
-    assert paired_difference(ones + 0.5, ones).p == 0
-    assert paired_difference(ones, ones).p == 1
+@pytest.mark.parametrize("n", [2, 3])
+def test_pairs_that_all_differ_by_the_same_amount_are_not_tested(n):
+    baseline = np.array([1.1, 1.3, 1.7])[:n]
+    found = paired_difference(baseline + 0.1, baseline)  # 0.1 but for rounding
+    assert (found.std, found.p, found.interval) == (0, None, None) and found.mean == pytest.approx(0.1)
+    judged = verdict(found)
+    assert (judged.verdict, judged.rule) == ("not distinguishable", "no spread between the pairs: not tested")
+
+
+def test_pairs_that_are_equal_have_p_one():
+    assert paired_difference(np.ones(3), np.ones(3)).p == 1
+    assert verdict(paired_difference(np.ones(3), np.ones(3))).verdict == "not distinguishable"
 
 
 @given(pairs)
@@ -77,7 +85,9 @@ def test_swapping_the_baseline_turns_the_sign_and_keeps_the_p_value(rows):
     one, other = paired_difference(rows[:, 0], rows[:, 1]), paired_difference(rows[:, 1], rows[:, 0])
     assert one.mean == -other.mean
     assert one.p == other.p
-    assert one.interval == pytest.approx((-other.interval[1], -other.interval[0]))
+    assert (one.interval is None) == (other.interval is None)
+    if one.interval is not None:
+        assert one.interval == pytest.approx((-other.interval[1], -other.interval[0]))
 
 
 def test_holm_multiplies_the_smallest_by_how_many_there_are():
@@ -97,10 +107,12 @@ def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values):
 @given(pairs, st.integers(1, 10))
 def test_the_corrected_interval_contains_zero_just_when_the_corrected_p_value_is_not_small(rows, comparisons):
     found = paired_difference(rows[:, 0], rows[:, 1])
-    corrected = min(1.0, comparisons * found.p)
-    if not found.std or abs(corrected - 0.05) < 1e-6 or corrected < 1e-9:
+    if not found.std:
         return
-    low, high = corrected_interval(found, corrected)
+    corrected = min(1.0, comparisons * found.p)
+    if abs(corrected - 0.05) < 1e-6 or corrected < 1e-9:
+        return
+    low, high = corrected_interval(found, corrected, comparisons)
     assert (low <= 0 <= high) == (corrected >= 0.05)
 
 
@@ -158,10 +170,10 @@ def test_a_correction_can_take_a_difference_away():
 @given(pairs, st.floats(0, 1))
 def test_a_verdict_in_one_direction_is_the_opposite_in_the_other(rows, corrected_p):
     difference = paired_difference(rows[:, 0], rows[:, 1])
-    corrected = max(corrected_p, difference.p)
+    corrected = None if difference.p is None else max(corrected_p, difference.p)
     opposite = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
-    low = judge(difference, corrected_p=corrected, floor=None, higher_is_better=False)
-    high = judge(difference, corrected_p=corrected, floor=None, higher_is_better=True)
+    low = judge(difference, corrected_p=corrected, comparisons=5, floor=None, higher_is_better=False)
+    high = judge(difference, corrected_p=corrected, comparisons=5, floor=None, higher_is_better=True)
     assert opposite[low.verdict] == high.verdict
 
 
@@ -202,8 +214,21 @@ def test_a_run_that_was_stopped_early_leaves_the_median_to_those_that_were_watch
 
 def test_a_run_that_never_will_counts_against_the_median_however_early_it_ended():
     found = told([900, math.inf, math.inf], [True, False, False])
-    assert found.median is None and found.beyond == 900 and found.range_text(str) == "900.0 to > 900.0"
-    assert told([math.inf], [False]).median_text(str) == "never"
+    assert found.median is None and found.beyond == math.inf
+    assert (found.median_text(str), found.range_text(str)) == ("never", "900.0 to never")
+    assert told([math.inf], [False]).median_text(str) == told([math.inf], [False]).range_text(str) == "never"
+
+
+def test_one_run_that_never_will_does_not_make_the_median_never():
+    found = told([2000, 2000, math.inf], [False, False, False])
+    assert (found.median_text(str), found.range_text(str)) == ("> 2000.0", "> 2000.0 to never")
+
+
+def test_a_run_watched_for_less_than_the_last_took_is_not_said_to_have_been_watched_as_long():
+    found = told([250, 100, 100], [True, False, False])
+    assert found.median == 250 and found.beyond == 100
+    assert found.range_text(str) == "250.0; others not by 100.0"
+    assert told([200, 250, 220], [True, True, False]).range_text(str) == "200.0 to 250.0; others not by 220.0"
 
 
 def test_ranges_in_words():
@@ -251,4 +276,28 @@ def test_the_corrected_interval_of_the_smallest_of_m_is_that_of_bonferroni():
     corrected = holm([difference.p, 0.9, 0.95])[0]
     error = difference.std / math.sqrt(4)
     expected = stats.t.interval(1 - 0.05 / 3, 3, difference.mean, error)
-    assert corrected_interval(difference, corrected) == pytest.approx(expected)
+    assert corrected_interval(difference, corrected, 3) == pytest.approx(expected)
+
+
+def test_the_interval_of_an_arm_that_shows_nothing_is_as_wide_as_that_of_bonferroni():
+    # p = 0.41 or so: six times that is capped at 1, from which no level can be read.
+    difference = paired_difference(np.array([1.2, 1.0, 1.1, 1.3]), np.array([1.0, 1.1, 1.2, 1.1]))
+    corrected = holm([difference.p, 0.5, 0.6, 0.7, 0.8, 0.9])[0]
+    assert corrected == 1
+    expected = stats.t.interval(1 - 0.05 / 6, 3, difference.mean, difference.std / math.sqrt(4))
+    assert corrected_interval(difference, corrected, 6) == pytest.approx(expected)
+
+
+def test_corrected_intervals_of_arms_that_are_equal_contain_zero_together_in_95_of_100_sweeps():
+    rng, m, n, sweeps = np.random.default_rng(4), 6, 4, 1500
+    together, widths = 0, []
+    for _ in range(sweeps):
+        differences = [paired_difference(rng.normal(size=n), rng.normal(size=n)) for _ in range(m)]
+        corrected = holm([each.p for each in differences])
+        found = [corrected_interval(each, p, m) for each, p in zip(differences, corrected, strict=True)]
+        together += all(low <= 0 <= high for low, high in found)
+        widths += [(high - low) / each.std for each, (low, high) in zip(differences, found, strict=True)]
+    # 3 standard deviations of a share of 0.95 in 1500, which is below the true one: m independent tests.
+    assert together / sweeps > 0.95 - 3 * math.sqrt(0.95 * 0.05 / sweeps)
+    bonferroni = 2 * stats.t.ppf(1 - 0.025 / m, n - 1) / math.sqrt(n)
+    assert np.mean(np.isclose(widths, bonferroni)) > 0.98

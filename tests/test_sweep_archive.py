@@ -15,7 +15,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.run import main as run_main
 from tests.archived_sweeps import archive, copy, write_small_report
-from tests.run_records import write_text_run
+from tests.run_records import text_rows, write_record, write_text_run
 from tests.sweep_records import write_banded_sweep, write_grokking_sweep
 from tests.tiny_runs import QUIET
 
@@ -193,7 +193,11 @@ def test_a_plan_that_cannot_be_read_is_a_fault(archived_sweep, content):
 
 def test_a_row_that_is_changed_together_with_its_hash_no_longer_gives_the_report(archived_sweep):
     content = (archived_sweep / SECOND / "metrics.csv").read_bytes()
-    forge(archived_sweep, f"{SECOND}/metrics.csv", content + content.splitlines(keepends=True)[-1])
+    forge(
+        archived_sweep,
+        f"{SECOND}/metrics.csv",
+        content + content.splitlines(keepends=True)[-1].replace(b"1000,", b"1001,", 1),
+    )
     assert faults(archived_sweep) == [("stale", "summary.json")]
 
 
@@ -228,6 +232,21 @@ def test_a_sweep_compared_by_itself_brings_its_metric_and_its_baseline(workplace
     assert found["metric"] == "val_accuracy"
     assert found["rows"][0]["varies"] == {"fc1_band": "256", "fc2_band": "0"}
     assert json.loads(command("compare", "1", "--metric", "val_loss", "--json")[0])["metric"] == "val_loss"
+
+
+def test_a_baseline_of_another_type_is_found_and_one_that_no_run_has_is_refused(workplace, command):
+    path = write_banded_sweep(workplace / "sweep", widths=(128,)) / "sweep.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps(plan | {"baseline": {"fc1_band": "128", "fc2_band": "128"}}))
+    archived = archive(path.parent, workplace / "experiments")
+    assert json.loads(command("compare", "1", "--json")[0])["rows"][0]["varies"] == {
+        "fc1_band": "128",
+        "fc2_band": "128",
+    }
+    for run in archived.glob("runs/*-fc1_band=128-fc2_band=128-*"):
+        (run / "status.json").unlink()
+    _, error = command("compare", "1", expect=5)
+    assert "the baseline (fc1_band=128 fc2_band=128) has no finished run" in error
 
 
 def test_compare_tells_equal_folders_of_two_sweeps_apart(archived_sweep, command):
@@ -266,3 +285,23 @@ def test_a_sweep_archives_itself_once_and_its_second_start_says_where(workplace,
     assert run_main(["-m", *grid]) == 0
     assert f"archived already as {path}" in capsys.readouterr().out
     assert [entry.name for entry in Path("experiments").iterdir() if entry.is_dir()] == ["00001-tiny"]
+
+
+def test_the_noise_of_the_archive_is_frozen_and_the_report_stays_the_same(made, tmp_path, monkeypatch, command):
+    from gpt2lab.report import write_report
+
+    copy(made, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        run = tmp_path / "runs" / "more" / str(seed)
+        write_record(run, text_rows(), config={"seed": seed}, provenance={"run_id": f"{seed:032x}"})
+    command("snapshot", "runs/more")
+    command("snapshot", "runs/sweeps/a")
+    sweep = next(Path("experiments").glob("*-banded"))
+    assert "noise.json" in read_manifest(sweep)
+    page = (sweep / "README.md").read_text()
+    assert "of the archive when it was made: 2 runs in 1 group" in page
+    assert verify(sweep, check_config=check_config, write_report=write_report).faults == ()
+    command("snapshot", str(run), "--force")  # the archive grows
+    write_report(sweep, "banded")
+    assert (sweep / "README.md").read_text() == page

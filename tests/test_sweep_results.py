@@ -144,7 +144,8 @@ def test_grokking_is_told_per_cell_with_bounds_for_what_never_came(grokked: Path
     assert found is not None and len(found.cells) == 6
     never, quick = found.cells[0], found.cells[3]
     assert never.phases == {"memorised": 2, "diverged": 1} and never.success_fraction == 0
-    assert never.val is not None and never.val.median is None and never.val.beyond == 2000
+    assert never.val is not None and never.val.median is None and never.val.median_beyond == 2000
+    assert never.val.range_text(str) == "> 2000.0 to never"  # one of the three diverged
     assert quick.phases == {"delayed": 3} and quick.success == quick.held == quick.settled == 3
     # Generalised at 1500 - 700 + 40 * seed by the formula, 0.99 of it about 410 steps later, at the next of 50.
     assert quick.val is not None and quick.val.reached == 3 and 1200 <= (quick.val.median or 0) <= 1350
@@ -246,3 +247,38 @@ def test_reading_twice_gives_the_same_numbers(grokked: Path) -> None:
     one, other = read_sweep_results(grokked), read_sweep_results(grokked)
     assert one.comparison == other.comparison and one.costs == other.costs
     assert one.matched == other.matched and one.grokking == other.grokking
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("data", "name", "text"),
+        ("data", "tokenizer", "gpt2"),
+        ("data", "vocab_size", 50257),
+        ("model", "counted_positions", [4]),
+    ],
+)
+def test_a_cell_of_other_tokens_has_a_mean_and_no_verdict(banded: Path, part: str, key: str, value: Any) -> None:
+    for run in folders(banded)[3:6]:
+        path = run / "provenance.json"
+        provenance = json.loads(path.read_text())
+        provenance[part][key] = value
+        path.write_text(json.dumps(provenance))
+        change_config(run, lambda config: config["data"].update(name="text"))  # or it stands apart altogether
+    results = read_sweep_results(banded)
+    _, other, alike, _ = results.rows
+    assert other is not None and other.estimate.n == 3 and other.difference is None and other.corrected_p is None
+    assert other.judgement is not None and other.judgement.verdict == "not compared"
+    assert other.judgement.rule.startswith(f"other tokens ({key}: ")
+    assert alike is not None and alike.judgement is not None and alike.judgement.verdict == "worse"
+    assert results.comparison is not None and results.comparison.comparisons == 2
+    assert results.comparison.floor is not None and results.comparison.floor.runs == 9  # not the three of other tokens
+    assert results.costs.cells[1] is None and results.matched.points[1] == (None,) * 5 and results.gaps[1] is None
+    assert any("not compared, other tokens" in note for note in results.notes)
+
+
+def test_another_train_fraction_is_compared_and_noted(grokked: Path) -> None:
+    results = read_sweep_results(grokked)
+    row = results.rows[1]
+    assert row is not None and row.comparable and row.difference is not None
+    assert results.comparison is not None and any("train_fraction" in note for note in results.comparison.notes)

@@ -52,6 +52,7 @@ def create(
     name: str,
     hypothesis: str | None,
     write_report: Callable[[Path, str], None],
+    complete_sweep: Callable[[Path], None] | None = None,
     force: bool = False,
     allow_unfinished: bool = False,
 ) -> Path:
@@ -59,8 +60,9 @@ def create(
 
     `name` and `hypothesis` (None: as the run had it) go into the config.yaml of the experiment; the run directory
     is only read. `write_report(directory, title)` writes README.md, summary.json and figures/ into the directory
-    it is given. `allow_unfinished` archives what has not come to its end as well; `force` does, and archives the same
-    result once more.
+    it is given. `complete_sweep(directory)` adds to the record of a sweep, before its report, what only the archive of
+    that moment knows. `allow_unfinished` archives what has not come to its end as well; `force` does, and archives
+    the same result once more.
 
     Raises ArchiveError when `run_dir` holds no run, the run is not finished or a job of the sweep did not have its
     turn, it is archived already, or the disk is full; the archive is then as it was.
@@ -77,6 +79,8 @@ def create(
         with disk_errors(action, staging), unchanged(run_dir):
             copy(run_dir, staging)
         _rename_run(staging, name, hypothesis)
+        if of_sweep and complete_sweep is not None:
+            complete_sweep(staging)
         with disk_errors("write the report into", staging):
             write_report(staging, name)
         write_manifest(staging)

@@ -43,7 +43,10 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
     DIRECTORY is the directory of a run or a sweep, or a folder of them; without it, the one that ended last. A sweep
     is one experiment, with its runs inside.
     """
-    from gpt2lab.report import write_report  # matplotlib takes longer than a list does
+    from gpt2lab.report import freeze_noise, write_report  # matplotlib takes longer than a list does
+
+    def complete_sweep(staging: Path) -> None:
+        freeze_noise(staging, ((each.path, each.provenance) for each in list_experiments(root, ("provenance",))))
 
     if directory is None:
         directory = latest_result(Path("runs"))
@@ -56,7 +59,15 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
     for result in results:
         try:
             title = name or _name(result)
-            path = create(result, root, name=title, hypothesis=hypothesis, write_report=write_report, force=force)
+            path = create(
+                result,
+                root,
+                name=title,
+                hypothesis=hypothesis,
+                write_report=write_report,
+                complete_sweep=complete_sweep,
+                force=force,
+            )
         except ArchiveError as error:
             if len(results) == 1:
                 raise

@@ -8,13 +8,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gpt2lab.archive import expand, has_record, list_experiments, resolve, resolve_run
+from gpt2lab.archive import expand, list_experiments, resolve, resolve_run
 from gpt2lab.cli.archive import root_option
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import read_run
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, show_value
 from gpt2lab.report.comparison.compare import compare as compare_runs
+from gpt2lab.report.comparison.sweep_results import baseline_run
 
 MOST_LABEL = 80  # characters of what varies; the sentence below the table has all of it
 
@@ -45,10 +46,12 @@ def compare(
     A sweep stands for all its runs, N/JOB for one of them.
     """
     directories = [run for experiment in experiments for run in expand(root, experiment)]
-    chosen, held_to = _of_sweep(root, experiments)
+    path = resolve(root, experiments[0]) if len(experiments) == 1 else None
+    sweep = path if path is not None and is_sweep(path) else None
+    held_to = baseline_run(sweep) if baseline is None and sweep is not None else None
     found = compare_runs(
         directories,
-        metric=metric or chosen,
+        metric=metric or (read_sweep(sweep).metric if sweep is not None else "val_loss"),
         baseline=held_to if baseline is None else resolve_run(root, baseline),
         vary=vary,
         archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
@@ -76,17 +79,6 @@ def compare(
     for sentence in found.sentences:
         click.echo(sentence)
     click.echo(_floor(found))
-
-
-def _of_sweep(root: Path, experiments: tuple[str, ...]) -> tuple[str, Path | None]:
-    """Return the metric and the baseline that a sweep compared by itself was planned with."""
-    path = resolve(root, experiments[0]) if len(experiments) == 1 else None
-    if path is None or not is_sweep(path):
-        return "val_loss", None
-    sweep = read_sweep(path)
-    arm = (job for job in sweep.jobs if sweep.baseline.items() <= job.values.items() and has_record(sweep.run_dir(job)))
-    first = next(arm, None)
-    return sweep.metric, sweep.run_dir(first) if first else None
 
 
 def _table(found: Comparison) -> Table:

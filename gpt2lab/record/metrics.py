@@ -50,6 +50,7 @@ COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 # What differs between two runs of the same config on the same machine.
 TIMING_COLUMNS = ("step_ms", "tokens_per_s", "elapsed_s", "peak_mem_mib")
 
+_LAST_STEP = 2**53  # beyond it a float is no step of its own
 _INTEGERS = frozenset({"step", "tokens"})
 _HEADER = (",".join(COLUMN_NAMES) + "\n").encode()
 
@@ -142,6 +143,11 @@ def _parse(path: Path, whole: bytes) -> list[Row]:
                 raise ArchiveError(f"{path}, line {number}: damaged, {name} is {cell[:40]!r}, not a number") from None
         if row["step"] is None:
             raise ArchiveError(f"{path}, line {number}: damaged, it has no step")
+        lowest = rows[-1]["step"] + 1 if rows else 0  # type: ignore[operator]
+        if not lowest <= row["step"] <= _LAST_STEP:
+            raise ArchiveError(
+                f"{path}, line {number}: damaged, step {cells[0][:40]}, expected one from {lowest} to {_LAST_STEP}"
+            )
         rows.append(row)
     return rows
 
@@ -150,7 +156,7 @@ def read_metrics(path: Path) -> list[Row]:
     """Return the rows of metrics.csv, every column of COLUMNS in each, None where nothing was measured.
 
     A torn last line is dropped; a file that an older version wrote lacks columns, which read as None.
-    Raises ArchiveError naming file and line for a damaged row, and for a missing file.
+    Steps ascend, from 0 or later. Raises ArchiveError naming file and line for a damaged row, and for a missing file.
     """
     return _parse(path, _whole_lines(read_plain_file(path, MAX_BYTES)))
 

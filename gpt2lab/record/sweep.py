@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gpt2lab.errors import ArchiveError, DivergedError
 from gpt2lab.record.disk import json_bytes, read_json, write_atomic
@@ -22,6 +22,7 @@ VERSION = 1
 _LISTS = ("tags", "command", "overrides", "varies")
 
 Word = Literal["finished", "diverged", "failed", "interrupted", "killed", "running", "not started"]
+WORDS: tuple[Word, ...] = get_args(Word)  # in the order in which they are told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

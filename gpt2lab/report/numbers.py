@@ -53,6 +53,9 @@ def percent(value: float) -> str:
     return "100 %" if value == 1 else f"{min(100 * value, 99.99):.2f} %"
 
 
+OF_MEASURE = {"loss": loss, "accuracy": share}
+
+
 def significant(value: float, digits: int = 3) -> str:
     """`value` rounded to significant digits, written without an exponent between 0.001 and a million."""
     if value == 0 or not math.isfinite(value):

@@ -13,10 +13,9 @@ from rich.console import Console
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import JobState, Sweep, SweepJob, read_state
+from gpt2lab.record.sweep import WORDS, JobState, Sweep, SweepJob, read_state
 
 POLL_S = 1.0  # between two looks at the jobs of other processes
-WORDS = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")
 HAD_THEIR_TURN = ("finished", "diverged", "failed")
 
 
@@ -98,7 +97,7 @@ class Board:
 def tally(states: Iterable[JobState]) -> str:
     """Count states in words: 16 finished, 1 diverged, 1 failed."""
     counts = Counter(state.word for state in states)
-    return ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])  # type: ignore[index]
+    return ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
 
 
 def _count(jobs: int) -> str:

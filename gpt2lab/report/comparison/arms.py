@@ -60,6 +60,15 @@ FACTS = (
         recorded=tuple(f"provenance.engine.{part}" for part in ("name", "device", "precision")),
     ),
 )
+# A mean over other tokens is another quantity, whoever asks for the comparison.
+TOKENS = Fact(
+    name="tokens",
+    keys=(),
+    recorded=(
+        *(f"provenance.data.{part}" for part in ("name", "tokenizer", "vocab_size")),
+        "provenance.model.counted_positions",
+    ),
+)
 # It moves the last digits of a loss and decides a speed, so it is noted for one and must be equal for the other.
 HARDWARE = Fact(
     name="hardware",

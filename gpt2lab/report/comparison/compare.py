@@ -16,6 +16,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import (
     FACTS,
     HARDWARE,
+    TOKENS,
     Arm,
     Run,
     check_vary,
@@ -29,7 +30,7 @@ from gpt2lab.report.comparison.arms import (
     show,
     why_apart,
 )
-from gpt2lab.report.comparison.noise import Archived, floor_of, like
+from gpt2lab.report.comparison.noise import Archived, FrozenNoise, floor_of, like
 from gpt2lab.report.comparison.statistics import (
     Difference,
     Estimate,
@@ -68,6 +69,11 @@ class Row:
     judgement: Judgement | None  # None for the baseline
 
     @property
+    def comparable(self) -> bool:
+        """Whether the value is of the same tokens as the baseline's."""
+        return self.judgement is None or self.judgement.verdict != "not compared"
+
+    @property
     def label(self) -> str:
         """What tells this arm from the others, in words."""
         return " ".join(f"{key}={value}" for key, value in self.varies.items()) or self.experiments[0]
@@ -85,6 +91,7 @@ class Comparison:
     left_out: tuple[tuple[str, str], ...]  # (experiment, reason)
     notes: tuple[str, ...]
     floor: NoiseFloor | None
+    frozen: FrozenNoise | None  # in the floor
     comparisons: int  # p-values that the correction counted
 
     @property
@@ -127,8 +134,12 @@ def compare_runs(
     baseline: str | None = None,
     vary: Iterable[str] = (),
     archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+    frozen: FrozenNoise | None = None,
 ) -> Comparison:
-    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run."""
+    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run.
+
+    `frozen` is what an archive added to the noise floor once; it counts for the same metric at the same step.
+    """
     _check([run.name for run in runs], metric, baseline)
     vary = list(vary)
     check_vary(vary, list(runs))
@@ -145,17 +156,21 @@ def compare_runs(
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
     step = _matched_step(usable, metric)
     archived = like(first.first, archive, runs)
-    floor = floor_of([*(run for arm in usable for run in arm.runs), *archived.runs], metric, step)
+    same = [run for arm in usable for run in arm.runs if not other_tokens(first.first, run, metric)]
+    frozen = frozen if frozen is not None and (frozen.metric, frozen.step) == (metric, step) else None
+    floor = floor_of([*same, *archived.runs], metric, step, frozen)
+    rows = _rows(usable, vary, metric, step, floor)
     return Comparison(
         metric=metric,
         higher_is_better=METRICS[metric],
         step=step,
-        rows=_rows(usable, vary, metric, step, floor),
+        rows=rows,
         apart=tuple((names, tuple(reasons)) for names, reasons in apart.items() if reasons),
         left_out=tuple(left_out.items()),
         notes=tuple(_notes(usable, vary, metric, step, archived)),
         floor=floor,
-        comparisons=sum(1 for arm in usable[1:] if len(_paired(arm, usable[0])) > 1),
+        frozen=frozen,
+        comparisons=sum(1 for row in rows if row.corrected_p is not None),
     )
 
 
@@ -210,15 +225,16 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     by_seed = [_by_seed(arm, metric, step) for arm in arms]
     differences: list[Difference | None] = []
     for arm, measured in zip(arms, by_seed, strict=True):
-        seeds = [] if arm is arms[0] else _paired(arm, arms[0])
+        held = arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
+        seeds = _paired(arm, arms[0]) if held else []
         pairs = np.array([(measured[seed], by_seed[0][seed]) for seed in seeds])
         differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
     tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
     corrected = dict(zip(tested, holm([_p(differences[index]) for index in tested]), strict=True))
+    m = len(tested)
     rows = []
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
-        better = METRICS[metric]
         rows.append(
             Row(
                 experiments=tuple(run.name for run in arm.runs),
@@ -228,11 +244,24 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
                 estimate=estimate(np.array(list(measured.values()))),
                 difference=difference,
                 corrected_p=p,
-                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p),
-                judgement=judge(difference, corrected_p=p, floor=floor, higher_is_better=better) if index else None,
+                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p, m),
+                judgement=_judge(arms[0], arm, metric, difference, p, m, floor) if index else None,
             )
         )
     return tuple(rows)
+
+
+def other_tokens(baseline: Run, run: Run, metric: str) -> list[str]:
+    """Return what makes the means of two runs those of other tokens; [] for time and memory, which are of none."""
+    return [] if metric in ON_HARDWARE else differing(baseline, run, TOKENS)
+
+
+def _judge(
+    baseline: Arm, arm: Arm, metric: str, difference: Difference | None, p: float | None, m: int, floor: Any
+) -> Judgement:
+    if details := other_tokens(baseline.first, arm.first, metric):
+        return Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
+    return judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=METRICS[metric])
 
 
 def _p(difference: Difference | None) -> float:
@@ -282,6 +311,8 @@ def _sentence(comparison: Comparison, row: Row) -> str:
     base = comparison.rows[0]
     means = f"{show_value(row.estimate.mean)} against {show_value(base.estimate.mean)}"
     pairs = row.difference.n if row.difference else 0
+    if not row.comparable:
+        return f"{row.label}: not compared. {comparison.metric} {means}; {row.judgement.rule}."
     return (
         f"{row.label}: {row.judgement.verdict}. {comparison.metric} {means} at step {comparison.step:,}, "
         f"{pairs} {'pair' if pairs == 1 else 'pairs'} of equal seed; {row.judgement.rule}."

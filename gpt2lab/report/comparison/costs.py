@@ -24,7 +24,7 @@ class Cost:
     """One cell: means over its finished runs, None where a record does not tell."""
 
     step: Estimate | None  # to the target
-    seconds: Estimate | None
+    seconds: Estimate | None  # None on other hardware than the baseline's
     flop: Estimate | None
     flop_kept: Estimate | None  # without the products that a band makes unnecessary
     tokens_per_s: Estimate | None
@@ -38,18 +38,27 @@ class Costs:
 
     target: float | None  # None: there is none
     reason: str | None  # why there is none
+    untimed: str | None  # why some cells have no seconds beside those of the baseline
     rule: str
     cells: tuple[Cost | None, ...]  # None: no finished run
 
 
 def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
     """Return what each cell costs, held to cell `baseline`."""
-    target, reason = _target([run for cell in cells for run in cell])
+    reference = cells[baseline] or next(filter(None, cells), ())
+    runs = [*reference, *(run for cell in cells for run in cell)]
+    target, reason = _target(runs)
+    hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
+    alike = [not any(differing(runs[0], run, HARDWARE) for run in (*reference, *cell)) for cell in cells]
     return Costs(
         target=target,
         reason=reason,
+        untimed=f"not timed against each other: other hardware ({'; '.join(hardware)})" if hardware else None,
         rule=RULE,
-        cells=tuple(_cost(cell, cells[baseline], target, index == baseline) for index, cell in enumerate(cells)),
+        cells=tuple(
+            _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index])
+            for index, cell in enumerate(cells)
+        ),
     )
 
 
@@ -66,25 +75,25 @@ def _target(runs: Sequence[Run]) -> tuple[float | None, str | None]:
     return target, None
 
 
-def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, own: bool) -> Cost | None:
+def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool) -> Cost | None:
+    """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
     speed = _mean(cell, _tokens_per_s)
     return Cost(
         step=_mean(cell, lambda run: _step(run, target)),
-        seconds=_mean(cell, lambda run: _seconds(run, target)),
+        seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
         flop=_mean(cell, lambda run: _flop(run, target, "flop_per_token")),
         flop_kept=_mean(cell, lambda run: _flop(run, target, "flop_per_token_kept")),
         tokens_per_s=speed,
         outside=_mean(cell, lambda run: outside_share(run.inputs)),
-        overhead=None if own else _overhead(cell, baseline, speed),
+        overhead=_overhead(baseline, speed) if alike else None,
     )
 
 
-def _overhead(cell: Sequence[Run], baseline: Sequence[Run], speed: Estimate | None) -> float | None:
+def _overhead(baseline: Sequence[Run], speed: Estimate | None) -> float | None:
     reference = _mean(baseline, _tokens_per_s)
-    runs = [*baseline, *cell]
-    if speed is None or reference is None or not speed.mean or any(differing(runs[0], run, HARDWARE) for run in runs):
+    if speed is None or reference is None or not speed.mean:
         return None
     return reference.mean / speed.mean - 1
 

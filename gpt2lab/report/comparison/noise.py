@@ -1,20 +1,42 @@
 """The noise floor: how far runs lie apart that differ in nothing but their seed, those of the archive among them."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import read_json
+from gpt2lab.record.disk import json_bytes, read_json, write_atomic
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report.comparison.arms import FACTS, Run, differing, read_run, values
 from gpt2lab.report.comparison.statistics import NoiseFloor, noise_floor
 
+FILE = "noise.json"
+VERSION = 1
 MOST_FOR_NOISE = 200  # runs of the archive that the noise floor reads, the latest ones: under a second
 ALIKE = tuple(fact for fact in FACTS if fact.name in ("data", "steps", "evaluation", "model"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenNoise:
+    """What the archive added to the noise floor of a sweep when it was archived, so that its report stays the same."""
+
+    metric: str
+    step: int
+    groups: tuple[tuple[float, ...], ...]  # values of runs that differ in nothing but their seed
+    runs: int
+    unreadable: int
+
+    @property
+    def words(self) -> str:
+        """Of what the noise floor is, beside the sweep's own runs."""
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        groups = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
+        left = f" ({self.unreadable} archived records could not be read)" if self.unreadable else ""
+        return f"this sweep and of the archive when it was made: {runs} in {groups}{left}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +64,63 @@ class Archived:
         return found
 
 
-def floor_of(runs: Iterable[Run], metric: str, step: int) -> NoiseFloor | None:
-    """Return the noise floor of the values of `runs` at `step`; a seed that was run twice counts once."""
+def floor_of(runs: Iterable[Run], metric: str, step: int, frozen: FrozenNoise | None = None) -> NoiseFloor | None:
+    """Return the noise floor of the values of `runs` at `step`; a seed that was run twice counts once.
+
+    Groups of `frozen` count as well.
+    """
+    groups = [*_groups(runs, metric, step), *(frozen.groups if frozen else ())]
+    return noise_floor(np.array(group) for group in groups)
+
+
+def _groups(runs: Iterable[Run], metric: str, step: int) -> list[tuple[float, ...]]:
     groups: dict[str, dict[int, float]] = {}
     for run in runs:
         value = run.inputs.curve(metric).at(step)
         if value is not None:
             groups.setdefault(_same(run), {}).setdefault(run.seed, value)
-    return noise_floor(np.array(list(group.values())) for group in groups.values())
+    return [tuple(group.values()) for group in groups.values()]
+
+
+def freeze(archived: Archived, metric: str, step: int) -> FrozenNoise:
+    """Return what the archive adds to the noise floor of `metric` at `step`: groups of two runs or more."""
+    groups = tuple(group for group in _groups(archived.runs, metric, step) if len(group) > 1)
+    return FrozenNoise(
+        metric=metric, step=step, groups=groups, runs=sum(map(len, groups)), unreadable=len(archived.unreadable)
+    )
+
+
+def write_frozen(directory: Path, frozen: FrozenNoise) -> None:
+    """Write noise.json into `directory`. Raises ArchiveError."""
+    write_atomic(directory / FILE, json_bytes({"version": VERSION, **asdict(frozen)}))
+
+
+def read_frozen(directory: Path) -> FrozenNoise | None:
+    """Return what noise.json in `directory` holds, None where there is none. Raises ArchiveError for a damaged one."""
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if content.pop("version", None) != VERSION:
+        raise ArchiveError(f"{path}: expected version {VERSION} of the noise floor; use the gpt2lab that wrote it")
+    try:
+        groups = tuple(tuple(float(value) for value in group) for group in content.pop("groups"))
+        frozen = FrozenNoise(groups=groups, **content)
+        counts = (frozen.step, frozen.runs, frozen.unreadable)
+        sound = all(
+            (
+                all(isinstance(count, int) and count >= 0 for count in counts),
+                isinstance(frozen.metric, str),
+                all(math.isfinite(value) for group in groups for value in group),
+                all(len(group) > 1 for group in groups),
+                frozen.runs == sum(map(len, groups)),
+            )
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        raise ArchiveError(f"{path}: damaged, expected groups of finite values and how many runs they are of")
+    return frozen
 
 
 def like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: Sequence[Run]) -> Archived:

@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 
 CONFIDENCE = 0.95
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)  # of the largest value: a spread below it is that of the subtraction
 
 Interval = tuple[float, float]
-Verdict = Literal["better", "worse", "not distinguishable"]
+Verdict = Literal["better", "worse", "not distinguishable", "not compared"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Difference:
     mean: float
     std: float | None
     interval: Interval | None
-    p: float | None  # two-sided, of the paired t test
+    p: float | None  # two-sided, of the paired t test; None for one pair, and where all differ by the same amount
 
     def interval_at(self, confidence: float) -> Interval | None:
         """Return the interval at another confidence, between 0 and 1; None for one pair."""
@@ -66,7 +67,8 @@ class Censored:
     n: int
     reached: int
     median: float | None  # None: half of them or more never got there, as far as they were watched
-    beyond: float | None  # the last moment any was watched, infinity when none ever will; None when all got there
+    median_beyond: float | None  # what it is known to exceed then, infinity when half or more never will
+    beyond: float | None  # the longest any was watched that did not get there, infinity when one never will
     low: float | None  # the first and the last to get there; None when none did
     high: float | None
 
@@ -74,16 +76,20 @@ class Censored:
         """The median in words: `1,250`, `> 2,000` when it lies beyond what was watched, `never`."""
         if self.median is not None:
             return show(self.median)
-        assert self.beyond is not None
-        return "never" if math.isinf(self.beyond) else f"> {show(self.beyond)}"
+        assert self.median_beyond is not None
+        return "never" if math.isinf(self.median_beyond) else f"> {show(self.median_beyond)}"
 
     def range_text(self, show: Callable[[float], str]) -> str:
-        """First to last in words: `900 to 1,500`, `900 to > 2,000`, `> 2,000`."""
+        """First to last in words: `900 to 1,500`, `900 to > 2,000`, `900 to never`, `900; others not by 500`."""
         if self.low is None or self.high is None:
-            return self.median_text(show)
-        if self.beyond is None and self.low == self.high:
-            return show(self.low)
-        return f"{show(self.low)} to {show(self.high) if self.beyond is None else f'> {show(self.beyond)}'}"
+            text = self.median_text(show)
+            return text if text == "never" or self.beyond == self.median_beyond else f"{text} to never"
+        reached = show(self.low) if self.low == self.high else f"{show(self.low)} to {show(self.high)}"
+        if self.beyond is None:
+            return reached
+        if self.beyond <= self.high:  # watched for less time than the last took: its place is not known
+            return f"{reached}; others not by {show(self.beyond)}"
+        return f"{show(self.low)} to {'never' if math.isinf(self.beyond) else f'> {show(self.beyond)}'}"
 
 
 def estimate(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
@@ -95,13 +101,16 @@ def estimate(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
 def paired_difference(values: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Difference:
     """Return the mean of `values` - `baseline`, both finite, (N,), N at least 1, entry i of each with the same seed.
 
-    The p-value is that of the paired t test, t = mean / (std / sqrt(N)) with N - 1 degrees of freedom; pairs that all
-    differ by the same amount have p = 0, equal ones p = 1.
+    The p-value is that of the paired t test, t = mean / (std / sqrt(N)) with N - 1 degrees of freedom. Equal pairs have
+    p = 1; pairs that all differ by the same amount (but for rounding) have none, since a spread of 0 estimated from a
+    few seeds is not certainty.
     """
     assert values.shape == baseline.shape, f"pairs need equally many values, got {values.shape} and {baseline.shape}"
     n, mean, std = _moments(values - baseline)
-    if std is None:
-        return Difference(n=n, mean=mean, std=None, interval=None, p=None)
+    if std is not None and std <= _ROUNDING * max(np.abs(values).max(), np.abs(baseline).max()):
+        std = 0.0
+    if std is None or (std == 0 and mean):
+        return Difference(n=n, mean=mean, std=std, interval=None, p=None)
     return Difference(n=n, mean=mean, std=std, interval=_interval(n, mean, std, confidence), p=_p_value(n, mean, std))
 
 
@@ -118,16 +127,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def corrected_interval(difference: Difference, corrected_p: float, confidence: float = CONFIDENCE) -> Interval | None:
-    """Return the interval of a difference at the level that the correction tests it at; None for one pair.
+def corrected_interval(
+    difference: Difference, corrected_p: float, comparisons: int, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Return the interval of a difference, one of `comparisons` that Holm's procedure corrected; None without a p.
 
-    A p-value raised by a factor k is the same test as an error of (1 - confidence) / k, so this interval contains 0
-    just when `corrected_p` is 1 - confidence or above.
+    It contains 0 just when `corrected_p` is 1 - confidence or above. Then its error is (1 - confidence) / comparisons
+    (Bonferroni): the corrected p-value is capped at 1 and raised to that of a smaller one, so it does not tell the
+    level. Of a difference that was found, a p-value raised by a factor k is the test at an error of
+    (1 - confidence) / k, and that is the error of its interval.
     """
     if difference.p is None:
         return None
-    factor = corrected_p / difference.p if difference.p else 1.0
-    return difference.interval_at(1 - (1 - confidence) / factor)
+    found = corrected_p < 1 - confidence and difference.p > 0
+    return difference.interval_at(1 - (1 - confidence) / (corrected_p / difference.p if found else comparisons))
 
 
 def noise_floor(groups: Iterable[np.ndarray]) -> NoiseFloor | None:
@@ -154,11 +167,14 @@ def censored_median(values: np.ndarray, reached: np.ndarray) -> Censored:
     assert values.shape == reached.shape and len(values), f"expected (N,) twice, got {values.shape}, {reached.shape}"
     times = np.unique(values[reached])
     finite = values[np.isfinite(values)]
+    never = len(values) - len(finite)
+    median = _kaplan_meier_median(values, reached, times)
     return Censored(
         n=len(values),
         reached=int(reached.sum()),
-        median=_kaplan_meier_median(values, reached, times),
-        beyond=None if reached.all() else float(finite.max()) if len(finite) else math.inf,
+        median=median,
+        median_beyond=None if median is not None else math.inf if 2 * never >= len(values) else float(finite.max()),
+        beyond=None if reached.all() else float(values[~reached].max()),
         low=float(times[0]) if len(times) else None,
         high=float(times[-1]) if len(times) else None,
     )
@@ -191,21 +207,25 @@ def judge(
     difference: Difference | None,
     *,
     corrected_p: float | None,
+    comparisons: int,
     floor: NoiseFloor | None,
     higher_is_better: bool,
     confidence: float = CONFIDENCE,
 ) -> Judgement:
     """Return the verdict on a difference to the baseline (None: no seed in common), and the rule that decided it.
 
-    Not distinguishable with fewer than two pairs, when the interval at the corrected level contains 0, or when the
-    difference is not larger than the noise floor; else better or worse.
+    `corrected_p` is one of `comparisons`. Not distinguishable with fewer than two pairs, without a spread between them,
+    when the interval at the corrected level contains 0, or when the difference is not larger than the noise floor;
+    else better or worse.
     """
     if difference is None:
         return _undecided("no seed in common with the baseline")
-    if difference.n < 2 or corrected_p is None:
+    if difference.n < 2:
         return _undecided("n = 1: one pair of runs holds no spread over seeds")
+    if corrected_p is None or difference.p is None:
+        return _undecided("no spread between the pairs: not tested")
     size = f"{difference.mean:+.4g}"
-    interval = corrected_interval(difference, corrected_p, confidence)
+    interval = corrected_interval(difference, corrected_p, comparisons, confidence)
     assert interval is not None
     # Of the p-value, which does not suffer from the rounding of the interval's ends.
     if corrected_p >= 1 - confidence:
@@ -244,5 +264,6 @@ def _p_value(n: int, mean: float, std: float) -> float:
     from scipy.special import stdtr
 
     if std == 0:
-        return 0.0 if mean else 1.0
+        assert mean == 0, "pairs without a spread are not tested"
+        return 1.0
     return float(2 * stdtr(n - 1, -abs(mean) / (std / math.sqrt(n))))

@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.sweep import Sweep, Word, read_sweep
-from gpt2lab.report.comparison.arms import Run, differing_keys, show
+from gpt2lab.record.sweep import WORDS, Sweep, read_sweep
+from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
 from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
+from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
 from gpt2lab.report.comparison.trajectories import CurveBand, band, common_steps, gap
-
-WORDS: tuple[Word, ...] = get_args(Word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +82,11 @@ class SweepResults:
 
 
 def read_sweep_results(
-    directory: Path,
-    *,
-    metric: str | None = None,
-    baseline: Mapping[str, Any] | None = None,
-    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+    directory: Path, *, metric: str | None = None, baseline: Mapping[str, Any] | None = None
 ) -> SweepResults:
     """Read the sweep in `directory`; `metric` and `baseline` (values of a cell) are those of its plan unless given.
+
+    The noise floor is of its own runs, and of those of the archive that noise.json froze.
 
     Raises ArchiveError for a damaged file, runs that are not what the plan says, and a baseline that no cell is.
     """
@@ -97,11 +94,11 @@ def read_sweep_results(
     cells = read_cells(sweep)
     metric = metric or sweep.metric
     base = _baseline(sweep, cells, sweep.baseline if baseline is None else baseline)
-    finished = [cell.finished for cell in cells]
+    finished = _of_same_tokens(cells, base)
     no_comparison = _why_not(cells, base, metric)
     comparison = None
     if no_comparison is None:
-        comparison = _compare(cells, base, metric, archive)
+        comparison = _compare(cells, base, metric, read_frozen(directory))
     gaps = (
         [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
     )
@@ -121,6 +118,32 @@ def read_sweep_results(
         gaps=tuple(band(curves) for curves in gaps),
         grokking=grokking(answers),
     )
+
+
+def baseline_run(directory: Path) -> Path:
+    """Return the directory of a finished run of the baseline that a sweep was planned with.
+
+    Raises ArchiveError when no cell is that baseline, or none of its runs finished.
+    """
+    sweep = read_sweep(directory)
+    cells = read_cells(sweep)
+    cell = cells[_baseline(sweep, cells, sweep.baseline)]
+    job = next((member.job for member in cell.members if member.finished), None)
+    if job is None:
+        raise ArchiveError(f"{directory}: the baseline ({cell.label}) has no finished run; name another: --baseline")
+    return sweep.run_dir(job)
+
+
+def freeze_noise(directory: Path, archive: Iterable[tuple[Path, dict[str, Any]]]) -> None:
+    """Write into a sweep's directory what the archive of today adds to its noise floor, for reports to come.
+
+    `archive` yields (directory, provenance) of every experiment. Without a comparison nothing is written.
+    """
+    results = read_sweep_results(directory)
+    if results.comparison is not None:
+        baseline = next(m.run for m in results.members if m.run and m.name == results.comparison.rows[0].experiments[0])
+        runs = [run for cell in results.cells for run in cell.runs]
+        write_frozen(directory, freeze(like(baseline, archive, runs), results.metric, results.comparison.step))
 
 
 def _baseline(sweep: Sweep, cells: Sequence[Cell], chosen: Mapping[str, Any]) -> int:
@@ -143,6 +166,15 @@ def _equal(value: Any, wanted: Any) -> bool:
         return False
 
 
+def _of_same_tokens(cells: Sequence[Cell], baseline: int) -> list[tuple[Run, ...]]:
+    """Return the finished runs of each cell, none where their losses are not of the tokens that the baseline's are."""
+    first = next((run for cell in (cells[baseline], *cells) for run in cell.finished), None)
+    return [
+        cell.finished if first and not any(differing(first, run, TOKENS) for run in cell.finished) else ()
+        for cell in cells
+    ]
+
+
 def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
     """Return why the cells cannot be compared, or None."""
     runs = [run for cell in cells for run in cell.finished]
@@ -161,14 +193,17 @@ def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
     return None
 
 
-def _compare(
-    cells: Sequence[Cell], baseline: int, metric: str, archive: Iterable[tuple[Path, dict[str, Any]]]
-) -> Comparison:
+def _compare(cells: Sequence[Cell], baseline: int, metric: str, frozen: FrozenNoise | None) -> Comparison:
     runs = [run for cell in cells for run in cell.runs]
     first = next(run for run in cells[baseline].finished if not unusable(run, metric))
     # All that differs between the configs was asked for: a group of the config may stand for many of its keys.
     vary = sorted({key for run in runs for key in differing_keys(first, run)})
-    return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, archive=archive)
+    return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, frozen=frozen)
+
+
+def noise_words(comparison: Comparison) -> str:
+    """Say whose runs the noise floor of a sweep is of."""
+    return comparison.frozen.words if comparison.frozen is not None else "this sweep alone"
 
 
 def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str]:
@@ -182,6 +217,12 @@ def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str
                 f"the comparison is at step {comparison.step:,}, when none of them had stopped: which one gets there "
                 "first is told by the steps to get there, not by these values"
             )
+    if comparison is not None:
+        yield from (
+            f"{row.label}: not compared, {row.judgement.rule}: no difference, no equal training loss, no cost"
+            for row in comparison.rows
+            if row.judgement is not None and not row.comparable
+        )
     for cell in cells:
         diverged = [member.name for member in cell.members if member.state.word == "diverged"]
         if diverged:

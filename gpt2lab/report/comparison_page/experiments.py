@@ -39,18 +39,29 @@ _OURS = "<sub>Written by `gpt2lab compare`"
 def write_comparison(found: Comparison, runs: Sequence[Run], directory: Path) -> Path:
     """Write README.md and figures/ of `found`, a comparison of `runs`, into `directory`; return the page.
 
-    Raises ArchiveError when `directory` is an experiment, holds a README.md of somebody's own, or cannot be written.
+    Raises ArchiveError when `directory` is an experiment or lies in one, holds files of somebody's own, or cannot be
+    written.
     """
     page = directory / "README.md"
-    if is_sweep(directory) or (directory / "metrics.csv").exists():
-        raise ArchiveError(f"{directory}: it holds a record of its own; name another folder for the comparison")
     with disk_errors("write", page):
-        if page.exists() and _OURS not in page.read_text(encoding="utf-8", errors="replace"):
-            raise ArchiveError(f"{page} is not a page that gpt2lab compare wrote; name another folder")
+        _refuse(directory, page)
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         pictures = _draw(found, {run.name: run for run in runs}, directory / "figures")
     write_atomic(page, template("comparison.md.j2").render(_context(found, pictures)).encode())
     return page
+
+
+def _refuse(directory: Path, page: Path) -> None:
+    """Raise ArchiveError where a page would stand among the files of a record, or replace those of a person."""
+    whole = directory.resolve()
+    for folder in (whole, *whole.parents):
+        if is_sweep(folder) or (folder / "metrics.csv").exists():
+            what = "it holds a record" if folder == whole else f"it lies in {folder}, which is a record"
+            raise ArchiveError(f"{directory}: {what} of its own; name another folder for the comparison")
+    if page.exists() and _OURS not in page.read_text(encoding="utf-8", errors="replace"):
+        raise ArchiveError(f"{page} is not a page that gpt2lab compare wrote; name another folder")
+    if not page.exists() and directory.exists() and any(directory.iterdir()):
+        raise ArchiveError(f"{directory}: it is not empty and holds no page of gpt2lab compare; name another folder")
 
 
 def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def _table(found: Comparison) -> Table:
     below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; intervals are 95 %, by Student's t. "
     below += "Differences are to the first arm, paired by seed"
     below += (
-        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons else "."
+        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons > 1 else "."
     )
     rows = tuple(_row(row, with_density) for row in found.rows)
     return Table(heads=heads, rows=rows, n_text=1, below=below, last_is_text=True)

@@ -14,8 +14,8 @@ from gpt2lab.report.comparison_page.words import signed, spread
 
 MOST_ROWS = 60
 _LABEL_CHARS = 34
-COLOURS: dict[Verdict, str] = {"better": BLUE, "worse": ORANGE, "not distinguishable": GREY}
-MARKERS: dict[Verdict, str] = {"better": "o", "worse": "s", "not distinguishable": "D"}
+COLOURS: dict[Verdict, str] = {"better": BLUE, "worse": ORANGE, "not distinguishable": GREY, "not compared": GREY}
+MARKERS: dict[Verdict, str] = {"better": "o", "worse": "s", "not distinguishable": "D", "not compared": "D"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,12 +71,12 @@ def draw_splits(
             axes.tick_params(labelsize=8.5)
             if number + columns >= len(shown):
                 axes.tick_params(labelbottom=True)
-        _finish(figure, list(panels), len(shown), log, log_loss, accuracy, lines)
+        drawn = _finish(figure, list(panels), len(shown), log, log_loss, accuracy, lines)
         figure.supylabel(what + (", log scale" if log_loss else ""), fontsize=10)
         write_svg(figure, folder / file, f"{what} over steps")
-    drawn = "; ".join(f"{name} {numbers.loss(value)}" for name, value in lines)
     caption = f"{what}: validation solid, training dashed. {seeds_words([arm.val for arm in shown])}"
-    caption += f" Grey lines: {drawn}." if drawn else ""
+    for said, told in (("Grey lines", drawn), ("Outside of the axis", [line for line in lines if line not in drawn])):
+        caption += f" {said}: {'; '.join(f'{name} {numbers.loss(value)}' for name, value in told)}." if told else ""
     caption += " Step 0 is left out by the log axis." if log else ""
     if len(shown) < len(arms):
         caption += f" {len(shown)} of {len(arms)} arms are drawn."
@@ -91,7 +91,8 @@ def _finish(
     log_loss: bool,
     accuracy: bool,
     lines: Sequence[tuple[str, float]],
-) -> None:
+) -> list[tuple[str, float]]:
+    """Draw what the panels share; return those of `lines` that lie on the axis."""
     first = panels[0]
     step_axis(first, log)
     first.set_xlabel("")
@@ -100,11 +101,11 @@ def _finish(
     if log_loss:
         log_loss_axis(first)
     low, high = first.get_ylim()
+    drawn = [(name, value) for name, value in lines if low <= value <= high]
     for axes in panels[:used]:
-        for _, value in lines:
-            if low <= value <= high:
-                reference(axes, value)
-    _name_lines(first, [(name, value) for name, value in lines if low <= value <= high], accuracy)
+        for _, value in drawn:
+            reference(axes, value)
+    _name_lines(first, drawn, accuracy)
     for axes in panels[used:]:
         axes.set_visible(False)
     handles = [line for line in first.lines if line.get_label() in ("training", "validation")]
@@ -112,6 +113,7 @@ def _finish(
         handles, [str(h.get_label()) for h in handles], loc="outside upper right", ncols=2, fontsize=8.5, handlelength=3
     )
     figure.supxlabel("Step (optimizer updates)" + (", log scale" if log else ""), fontsize=10)
+    return drawn
 
 
 def _name_lines(axes: Axes, lines: Sequence[tuple[str, float]], accuracy: bool) -> None:

@@ -8,7 +8,7 @@ from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.report import markdown, numbers
 from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.comparison.sweep_results import SweepResults, read_sweep_results
+from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
 from gpt2lab.report.comparison_page import tables
 from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
 from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
@@ -27,6 +27,7 @@ RECORD = (
     "summary.json",
     "provenance.json",
     "status.json",
+    "noise.json",
     "notes.md",
     "source.tar.gz",
 )
@@ -123,6 +124,7 @@ def _comparability(results: SweepResults) -> list[str]:
     comparison = results.comparison
     notes = [*results.notes, *(comparison.notes if comparison else ())]
     if comparison is not None:
+        notes.append(f"the noise floor is of {noise_words(comparison)}")
         unfinished = {member.name for member in results.unfinished}  # they have a table of their own
         notes += [f"left out: {name}: {why}" for name, why in comparison.left_out if name not in unfinished]
         notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]

@@ -1,13 +1,15 @@
 """What the numbers of a sweep say: findings, each with a verdict and the sentences that carry its numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
 from gpt2lab.report.comparison.compare import Row, show_value
 from gpt2lab.report.comparison.grokking import PHASES
-from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison.statistics import Estimate
+from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
+from gpt2lab.report.comparison.trajectories import CurveBand
 from gpt2lab.report.comparison_page.words import (
     count_verdicts,
     jobs_line,
@@ -18,7 +20,9 @@ from gpt2lab.report.comparison_page.words import (
     sentence,
     signed,
     signed_interval,
+    signed_percent,
     spread,
+    two_digits,
 )
 
 EVIDENCE = ("comparison", "generalisation")
@@ -90,14 +94,15 @@ def _told(label: str, row: Row) -> str:
 
 
 def best_arm(results: SweepResults) -> Finding | None:
-    """Which arm has the best mean, and whether it can be told from the baseline."""
+    """Which arm of several seeds has the best mean, and whether it can be told from the baseline."""
     rows = [(results.cells[i].label, row, i) for i, row in enumerate(results.rows) if row is not None]
+    rows = [each for each in rows if each[1].comparable]
     if len(rows) < 2:
         return None
     best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
     extreme = "Highest" if results.higher_is_better else "Lowest"
     name = metric_name(results.metric).lower()
-    if best[1].estimate.mean == other[1].estimate.mean:
+    if not _ordered(best[1].estimate, other[1].estimate, show_value):
         return None
     if best[2] == results.baseline:
         said = "That is the baseline"
@@ -106,7 +111,8 @@ def best_arm(results: SweepResults) -> Finding | None:
         said = f"Against the baseline it is {verdict}"
     text = (
         f"{mean_std(best[1].estimate, show_value)} over {plural(best[1].estimate.n, 'seed')}, before {other[0]} with "
-        f"{mean_std(other[1].estimate, show_value)}. {said}; the order among the other arms is not tested."
+        f"{mean_std(other[1].estimate, show_value)} over {plural(other[1].estimate.n, 'seed')}. {said}; the order "
+        "among the other arms is not tested."
     )
     return Finding("best", f"{extreme} mean {name}: {best[0]}", text)
 
@@ -121,13 +127,14 @@ def noise(results: SweepResults) -> Finding | None:
         return Finding("noise", "Noise floor unknown", text)
     text = (
         f"Runs that differ in nothing but their seed spread by {spread(floor.std)} (pooled standard deviation of "
-        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}); a smaller difference is not called one."
+        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}, of {noise_words(results.comparison)}); a "
+        "smaller difference is not called one."
     )
     return Finding("noise", f"Noise floor {spread(floor.std)}", text)
 
 
 def matched_loss(results: SweepResults) -> Finding | None:
-    """Whether arms differ in validation loss where their training loss is the same."""
+    """Whether arms of two pairs or more differ in validation loss where their training loss is the same."""
     matched = results.matched
     if not matched.targets:
         if not matched.reason:
@@ -136,62 +143,77 @@ def matched_loss(results: SweepResults) -> Finding | None:
     told, notable = [], 0
     for cell, points in zip(results.cells, matched.points, strict=True):
         point = points[-1]
-        if point is not None and point.difference is not None:
-            told.append(f"{cell.label} {signed(point.difference.mean)}")
+        if point is not None and point.difference is not None and point.difference.std is not None:
+            difference = point.difference
+            told.append(f"{cell.label} {signed(difference.mean)} ± {spread(point.difference.std)} (n = {difference.n})")
             notable += abs(point.difference.mean) >= NOTABLE_NATS
     if not told:
         return None
     verdict = f"At equal training loss, {notable or 'none'} of {plural(len(told), 'arm')} at least {NOTABLE_NATS} nats"
     text = (
         f"Where training loss is first {numbers.loss(matched.targets[-1])}, the lowest that all share, validation loss "
-        f"differs from the baseline's by: {listed(told, MOST_ARMS)} (means over seeds; a description, not tested)."
+        f"differs from the baseline's by: {listed(told, MOST_ARMS)}. Means over n pairs of equal seed, arms with one "
+        "pair left out; not tested."
     )
     return Finding("matched loss", f"{verdict} from the baseline", text)
 
 
 def gap(results: SweepResults) -> Finding | None:
-    """Which arm ends with the largest and the smallest distance between the splits."""
+    """Between which values the distance between the splits ends, and in which arm where several seeds tell."""
     ends = [
-        (float(band.mean[-1]), int(band.steps[-1]), cell.label)
+        (cell.label, int(band.steps[-1]), _last(band))
         for cell, band in zip(results.cells, results.gaps, strict=True)
         if band is not None and len(band.steps) and band.steps[-1]
     ]
     if len(ends) < 2 or results.grokking is not None:
         return None
-    low, high = min(ends), max(ends)
-    text = (
-        f"Validation minus training loss at the end is smallest in {low[2]} ({signed(low[0])} nats at step "
-        f"{low[1]:,}) and largest in {high[2]} ({signed(high[0])} nats at step {high[1]:,}); means over seeds, not "
-        "tested."
-    )
-    return Finding("gap", f"The gap between the splits ends at {signed(low[0])} to {signed(high[0])} nats", text)
+    ends.sort(key=lambda end: end[2].mean)
+    (low_arm, low_step, low), (high_arm, high_step, high) = ends[0], ends[-1]
+    heading = f"The gap between the splits ends at {signed(low.mean)} to {signed(high.mean)} nats"
+    of = f"means over {_seeds([end[2] for end in ends])}, not tested"
+    text = f"Validation minus training loss at the end, {of}"
+    if not _ordered(low, high, signed):
+        return Finding("gap", heading, f"{text}: no order among the arms.")
+    text += f": smallest in {low_arm} ({mean_std(low, signed)} nats at step {low_step:,}) and largest in {high_arm} "
+    return Finding("gap", heading, f"{text}({mean_std(high, signed)} nats at step {high_step:,}).")
+
+
+def _last(band: CurveBand) -> Estimate:
+    return Estimate(n=band.n, mean=float(band.mean[-1]), std=float(band.std[-1]) if band.n > 1 else None, interval=None)
 
 
 def cost(results: SweepResults) -> Finding | None:
-    """Which arm reaches the common loss first in time, and the speed of each against the baseline."""
+    """How long each arm trains to the common loss, its order where several seeds tell one, and its speed."""
     costs = results.costs
-    base = costs.cells[results.baseline] if costs.cells else None
-    timed = [
-        (each.seconds.mean, cell.label, each)
-        for cell, each in zip(results.cells, costs.cells, strict=True)
-        if each is not None and each.seconds is not None
-    ]
-    if costs.target is None or len(timed) < 2:
+    if costs.target is None:
         return None
-    first = min(timed, key=lambda each: each[0])
-    label = results.cells[results.baseline].label
-    text = f"Validation loss {numbers.loss(costs.target)} was reached after {numbers.duration(first[0])} of training"
-    if base is not None and base.seconds is not None and first[2] is not base:
-        text += f", against {numbers.duration(base.seconds.mean)} in {label}"
-    text += " (means over seeds; not tested)."
-    slower = [
-        f"{cell.label} {100 * each.overhead:+.1f} %"
-        for cell, each in zip(results.cells, costs.cells, strict=True)
-        if each is not None and each.overhead is not None
-    ]
+    heading = f"Training time to loss {numbers.loss(costs.target)}"
+    labelled = [(c.label, each) for c, each in zip(results.cells, costs.cells, strict=True) if each is not None]
+    timed = sorted(
+        ((label, each.seconds) for label, each in labelled if each.seconds is not None), key=lambda arm: arm[1].mean
+    )
+    if len(timed) < 2:
+        return Finding("cost", f"{heading}: not compared", sentence(costs.untimed)) if costs.untimed else None
+    told = [f"{label} {mean_std(seconds, numbers.rounded, two_digits)} s" for label, seconds in timed]
+    text = f"{listed(told, MOST_ARMS)}; means over {_seeds([seconds for _, seconds in timed])}, not tested."
+    if costs.untimed:
+        text += f" The others are {costs.untimed}."
+    slower = [f"{label} {signed_percent(each.overhead)}" for label, each in labelled if each.overhead is not None]
     if slower:
         text += f" Time per token against the baseline: {listed(slower, MOST_ARMS)}."
-    return Finding("cost", f"First to loss {numbers.loss(costs.target)}: {first[1]}", text)
+    first, second = timed[:2]
+    ordered = _ordered(first[1], second[1], numbers.rounded)
+    return Finding("cost", f"{heading}: {f'lowest mean {first[0]}' if ordered else 'no order'}", text)
+
+
+def _ordered(one: Estimate, other: Estimate, show: Callable[[float], str]) -> bool:
+    """Whether two means may be named in an order: each of several seeds, and not printed alike."""
+    return min(one.n, other.n) > 1 and show(one.mean) != show(other.mean)
+
+
+def _seeds(estimates: Sequence[Estimate]) -> str:
+    fewest, most = min(each.n for each in estimates), max(each.n for each in estimates)
+    return plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
 def generalisation(results: SweepResults) -> Finding | None:
@@ -215,7 +237,7 @@ def generalisation(results: SweepResults) -> Finding | None:
         text += f" and latest, where it was reached, in {last[1]} ({numbers.count(last[0])})." if last != first else "."
     if never:
         text += f" In {listed(never, MOST_ARMS)} no run reached it"
-        beyond = [cell.val.beyond for label, cell in labelled if label in never and cell.val is not None]
+        beyond = [cell.val.median_beyond for label, cell in labelled if label in never and cell.val is not None]
         steps = [step for step in beyond if step is not None and math.isfinite(step)]
         text += f" by step {numbers.count(min(steps))}." if steps else "."
     return Finding("generalisation", f"{success:,} of {plural(settled, 'run')} generalised", text)

@@ -132,7 +132,8 @@ def _grokking(cell: GrokkingCell) -> dict[str, Any]:
     def censored(value: Censored | None) -> dict[str, Any] | None:
         if value is None:
             return None
-        beyond = value.beyond if value.beyond is not None and math.isfinite(value.beyond) else None
+        bound = value.median_beyond
+        beyond = bound if bound is not None and math.isfinite(bound) else None  # null beside a null median: never
         return {"median": value.median, "beyond": beyond, "reached": value.reached, "n": value.n}
 
     return {

@@ -22,6 +22,8 @@ from gpt2lab.report.comparison_page.words import (
     sentence,
     signed,
     signed_interval,
+    signed_percent,
+    two_digits,
     unbroken,
 )
 from gpt2lab.report.markdown import Markdown, code, escape
@@ -114,6 +116,8 @@ def judged_cells(row: Row) -> tuple[Any, ...]:
     if row.judgement is None:
         return numbers.MISSING, numbers.MISSING, "baseline"
     verdict = row.judgement.verdict
+    if not row.comparable:
+        return numbers.MISSING, numbers.MISSING, f"{verdict}: {row.judgement.rule}"
     shown = Markdown(f"**{verdict}**") if verdict != "not distinguishable" else verdict
     if row.difference is None:
         return numbers.MISSING, numbers.MISSING, shown
@@ -171,11 +175,14 @@ def cost_table(results: SweepResults) -> Table | None:
     if not any(costs.cells):
         return None
     to = costs.target is not None
+    others = [cost for index, cost in enumerate(costs.cells) if index != results.baseline] or costs.cells
+    timed = to and any(cost is not None and cost.seconds is not None for cost in others)
     work = to and any(cost is not None and cost.flop is not None for cost in costs.cells)
     kept = work and any(cost is not None and _differ(cost.flop_kept, cost.flop) for cost in costs.cells)
     heads = (
         *_arm_heads(results),
-        *(("Steps", "Training time (s)") if to else ()),
+        *(("Steps",) if to else ()),
+        *(("Training time (s)",) if timed else ()),
         *(("TFLOP",) if work else ()),
         *(("TFLOP without the bands' zeros",) if kept else ()),
         "Tokens/s",
@@ -183,11 +190,12 @@ def cost_table(results: SweepResults) -> Table | None:
         "Not training",
     )
     rows = tuple(
-        (*_arm_cells(results, index), *_cost_cells(cost, (to, work, kept), index == results.baseline))
+        (*_arm_cells(results, index), *_cost_cells(cost, (to, timed, work, kept), index == results.baseline))
         for index, cost in enumerate(costs.cells)
     )
     goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches. " if to else ""
-    below = f"{goal}{sentence(costs.reason) + ' ' if costs.reason else ''}{costs.rule}"
+    below = f"{goal}{sentence(costs.reason) + ' ' if costs.reason else ''}"
+    below += f"{sentence(costs.untimed) + ' ' if costs.untimed else ''}{costs.rule}"
     return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below)
 
 
@@ -195,31 +203,23 @@ def _differ(one: Estimate | None, other: Estimate | None) -> bool:
     return one is not None and other is not None and one.mean != other.mean
 
 
-def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
-    to, work, kept = shown
-    n = 2 * to + work + kept + 3
+def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
+    to, timed, work, kept = shown
+    n = sum(shown) + 3
     if cost is None:
         return (numbers.MISSING,) * n
     overhead = "baseline" if is_baseline else numbers.MISSING
     if cost.overhead is not None:
-        overhead = f"{100 * cost.overhead:+.1f} %"
+        overhead = signed_percent(cost.overhead)
     return (
-        *(
-            (mean_std(cost.step, numbers.count, two_digits), mean_std(cost.seconds, numbers.rounded, two_digits))
-            if to
-            else ()
-        ),
+        *((mean_std(cost.step, numbers.count, two_digits),) if to else ()),
+        *((mean_std(cost.seconds, numbers.rounded, two_digits),) if timed else ()),
         *((_tera(cost.flop),) if work else ()),
         *((_tera(cost.flop_kept),) if kept else ()),
         mean_std(cost.tokens_per_s, numbers.count, two_digits),
         overhead,
         numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),
     )
-
-
-def two_digits(value: float) -> str:
-    """A deviation with two significant digits."""
-    return numbers.significant(value, 2)
 
 
 def _tera(estimate: Estimate | None) -> str:

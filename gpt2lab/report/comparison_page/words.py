@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
-_STATES = ("finished", "diverged", "failed", "interrupted", "killed", "running", "not started")
 METRIC_NAMES = {
     "val_loss": "Validation loss",
     "train_loss": "Training loss, running",
@@ -34,10 +34,10 @@ def metric_unit(metric: str) -> str:
     return "nats per counted token" if metric.endswith("_loss") else UNITS.get(metric, "")
 
 
-def state_words(words: Iterable[str]) -> dict[str, int]:
+def state_words(words: Iterable[Word]) -> dict[str, int]:
     """Return how often each state occurs, finished first; states that do not occur are left out."""
     found = list(words)
-    return {word: found.count(word) for word in (*_STATES, *sorted(set(found) - set(_STATES))) if word in found}
+    return {word: found.count(word) for word in WORDS if word in found}
 
 
 def jobs_line(counts: dict[str, int]) -> str:
@@ -68,6 +68,17 @@ def signed(value: float) -> str:
     if value == 0 or 0.001 <= abs(value) < 100:
         return f"{value:+.4f}"
     return f"{value:+,.0f}" if abs(value) >= 100 else f"{'+' if value > 0 else ''}{numbers.loss(value)}"
+
+
+def signed_percent(value: float) -> str:
+    """A share as a percentage with its sign; what rounds to nothing has none."""
+    shown = f"{100 * value:+.1f}"
+    return f"{'0.0' if float(shown) == 0 else shown} %"
+
+
+def two_digits(value: float) -> str:
+    """A deviation with two significant digits."""
+    return numbers.significant(value, 2)
 
 
 def signed_interval(ends: Interval | None) -> str:
@@ -110,7 +121,7 @@ def lowered(text: str) -> str:
 
 def count_verdicts(verdicts: Sequence[str]) -> str:
     """Return `All 6 arms are worse than the baseline`, `Of 5 arms, 3 are better than the baseline, 2 not ...`."""
-    preposition = {"better": "than", "worse": "than", "not distinguishable": "from"}
+    preposition = {"better": "than", "worse": "than", "not distinguishable": "from", "not compared": "with"}
     found = [word for word in preposition if word in verdicts]
     if len(found) == 1:
         who = "The one other arm is" if len(verdicts) == 1 else f"All {len(verdicts):,} other arms are"

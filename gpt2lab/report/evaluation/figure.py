@@ -14,14 +14,13 @@ from gpt2lab.report.markdown import one_line
 
 LONGEST_NAME = 28  # characters beside the cells
 _TITLES = {"loss": "Loss, nats per counted token", "accuracy": "Accuracy, share of counted tokens"}
-_SHOW = {"loss": numbers.loss, "accuracy": numbers.share}
 
 
 def draw_matrix(
     matrix: np.ndarray, *, models: Sequence[str], tasks: Sequence[str], measure: str, is_chain: bool, folder: Path
 ) -> Picture:
     """Write MEASURE.svg of a matrix (P, K), float64; darker is better, a frame marks each phase's own task."""
-    values, show = np.asarray(matrix, dtype=np.float64), _SHOW[measure]
+    values, show = np.asarray(matrix, dtype=np.float64), numbers.OF_MEASURE[measure]
     P, K = values.shape
     with style():
         figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * P), layout="constrained")

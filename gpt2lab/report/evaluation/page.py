@@ -18,7 +18,6 @@ from gpt2lab.report.origin import HASH_DIGITS
 from gpt2lab.report.templates import template
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
-_SHOW = {"loss": numbers.loss, "accuracy": numbers.share}
 _TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
 _CHAIN_TITLES = ("right after its phase", "at the end", "retention", "forgetting", "backward", "forward")
 
@@ -70,12 +69,12 @@ def matrix_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[l
     """Return the column heads and rows of the matrix of a measure; the model before the first phase comes first."""
     columns = ["After phase" if record["chain"] else "Model", *(task["name"] for task in record["tasks"])]
     rows = [
-        [name, *map(_SHOW[measure], values)]
+        [name, *map(numbers.OF_MEASURE[measure], values)]
         for name, values in zip(phases_of(record), record["matrices"][measure], strict=True)
     ]
     before = [row[measure] for row in record["measurements"] if row["model"] == record["before"]]
     if before:
-        rows.insert(0, [f"{record['before']} (before)", *map(_SHOW[measure], before)])
+        rows.insert(0, [f"{record['before']} (before)", *map(numbers.OF_MEASURE[measure], before)])
     return columns, rows
 
 
@@ -92,7 +91,7 @@ def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[li
             return numbers.rounded(value)
         if value is not None and value < 0:
             return f"−{numbers.loss(-value)}"
-        return (_SHOW[measure] if key in ("diagonal", "final") else numbers.loss)(value)
+        return (numbers.OF_MEASURE[measure] if key in ("diagonal", "final") else numbers.loss)(value)
 
     rows = [[task["name"], *(cell(k, chain[k][j]) for k in kept)] for j, task in enumerate(record["tasks"])]
     rows.append(["average", *(cell(k, chain["averages"][k]) for k in kept)])
