@@ -22,6 +22,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_plain_file
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
+from gpt2lab.record.values import is_number
 
 _LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
 _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
@@ -113,7 +114,7 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
 
 def _cells(summary: dict[str, Any]) -> list[str]:
     def number(key: str, form: str) -> str:
-        return form.format(summary[key]) if isinstance(summary.get(key), int | float) else "-"
+        return form.format(summary[key]) if is_number(summary.get(key)) else "-"
 
     return [
         str(summary.get("name") or "-"),
