@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gpt2lab.errors import ArchiveError, DivergedError
 from gpt2lab.record.disk import json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import is_held
-from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.rundir import RunDir, runs_elsewhere
 
 PLAN = "sweep.json"
 RUNS = "runs"
@@ -135,6 +135,8 @@ def read_state(run_dir: Path) -> JobState:
         return JobState(status["state"], reason)
     if is_held(run_dir):
         return JobState("running")
+    if runs_elsewhere(run_dir):
+        return JobState("running", "on another machine, as far as can be seen from here")
     return JobState("killed", "its process ended without a word; the rows it wrote are there")
 
 
