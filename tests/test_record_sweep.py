@@ -66,6 +66,13 @@ def test_a_job_of_another_machine_counts_as_running_for_a_day(tmp_path: Path) ->
         ({"jobs": []}, "expected jobs with a number"),
         ({"jobs": None}, "does not hold the plan"),
         ({"extra": 1}, "does not hold the plan"),
+        ({"name": ["a"]}, r"name is .*'a'"),
+        ({"sweep_id": {}}, "sweep_id is"),
+        ({"created": 5}, "created is '5'"),
+        ({"varies": "abc"}, "varies is 'abc'"),
+        ({"hypothesis": {"a": 1}}, "hypothesis is"),
+        ({"baseline": [1]}, "baseline is"),
+        ({"baseline": {"seed": 10**400}}, "baseline is"),
         ({"jobs": [{"number": 0}]}, "does not hold the plan"),
     ],
 )
