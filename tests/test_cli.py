@@ -139,6 +139,11 @@ def test_a_record_that_breaks_a_report_is_one_line_unless_a_traceback_is_asked_f
         command("report", "1")
 
 
+def test_a_folder_that_happens_to_have_the_name_of_an_experiment_is_not_sampled_from(workplace, command):
+    Path("first").mkdir()
+    assert command("sample", "first", "--max-tokens", "1")[0]
+
+
 def test_snapshot_of_nothing_is_one_line(workplace, command):
     assert "holds no run" in command("snapshot", "nowhere", expect=5)[1]
     Path("empty").mkdir()
