@@ -12,6 +12,7 @@ import pytest
 
 from gpt2lab.errors import EngineError
 from gpt2lab.run import main as run_main
+from tests.test_store import make_run
 
 TINY = [
     "model.n_layer=1",
@@ -114,6 +115,33 @@ def test_a_report_is_written_over_a_damaged_summary(workplace, command):
     Path("experiments/00001-first/summary.json").write_text("{")
     command("report", "1")
     assert json.loads(Path("experiments/00001-first/summary.json").read_text())["name"] == "first"
+
+
+def test_a_folder_of_which_nothing_is_archived_makes_no_archive(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        make_run(Path("runs") / name, state="interrupted")
+    assert "none of its 2 runs was archived" in command("snapshot", "runs", expect=5)[1]
+    assert not Path("experiments").exists()
+
+
+def test_a_record_that_breaks_a_report_is_one_line_unless_a_traceback_is_asked_for(workplace, command, monkeypatch):
+    def broken(*_: object) -> None:
+        raise TypeError("unhashable type: 'list'")
+
+    monkeypatch.setattr("gpt2lab.report.write_report", broken)
+    monkeypatch.setattr("gpt2lab.cli.compare.compare_runs", lambda *_, **__: broken())
+    line = "no report can be made of this record (TypeError: unhashable type: 'list')"
+    assert command("report", "1", expect=5)[1].startswith(f"gpt2lab: 1: {line}")
+    assert command("compare", "1", "first", expect=5)[1].startswith(f"gpt2lab: 1 first: {line}")
+    monkeypatch.setenv("GPT2LAB_TRACEBACK", "1")
+    with pytest.raises(TypeError, match="unhashable"):
+        command("report", "1")
+
+
+def test_a_folder_that_happens_to_have_the_name_of_an_experiment_is_not_sampled_from(workplace, command):
+    Path("first").mkdir()
+    assert command("sample", "first", "--max-tokens", "1")[0]
 
 
 def test_snapshot_of_nothing_is_one_line(workplace, command):

@@ -13,9 +13,12 @@ from gpt2lab.archive.gc import DELETED, Finding, delete, find_garbage
 from gpt2lab.archive.staging import PREFIX, staging_folder
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.sweep import read_sweep
+from gpt2lab.run import main
 from tests.sweep_records import write_banded_sweep
 from tests.test_store import archive, make_run
 from tests.test_store_processes import FORK
+from tests.tiny_runs import QUIET
 
 
 @pytest.fixture
@@ -102,8 +105,29 @@ def test_a_run_that_was_archived_under_another_name_can_go(archived):
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
+def test_the_only_way_to_continue_a_run_is_kept_though_the_run_is_archived(archived, state):
+    run = make_run(Path("runs/b"), state=state)
+    archive(run, Path("experiments"), name="stopped", force=True)
+    assert found()["b"].why == "archived as 00002-stopped, and can be continued with resume=runs/b"
+    assert deleted() == ["a"] and (run / "state.safetensors").exists()
+
+
+def test_the_only_way_to_continue_a_job_is_kept_with_its_sweep(archived):
+    sweep = write_banded_sweep(Path("runs/sweeps/day/banded"), widths=(128,))
+    job = sorted((sweep / "runs").iterdir())[0]
+    (job / "state.safetensors").write_bytes(b"moments")
+    with RunDir.reopen(job) as run:
+        run.write_status("interrupted")
+    archive(sweep, Path("experiments"), name="stopped", force=True)
+    assert found()["banded"].why == f"archived as 00002-stopped, and can be continued with resume={job}"
+    (job / "state.safetensors").unlink()
+    assert found()["banded"].why == "archived as 00002-stopped"
+
+
+@pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
 def test_an_unfinished_run_goes_only_when_it_is_archived_in_that_state(archived, state):
     run = make_run(Path("runs/b"), state=state)
+    (run / "state.safetensors").unlink()
     assert not found()["b"].can_go
     archive(run, Path("experiments"), name="stopped", force=True)
     assert found()["b"].can_go
@@ -125,6 +149,94 @@ def test_a_run_that_wrote_nothing_can_go_and_one_with_a_row_stays(archived):
     shutil.copyfile("runs/day/a/provenance.json", "runs/row/provenance.json")
     assert {name for name, one in found().items() if one.can_go} == {"a", "nothing", "killed"}
     assert sorted(deleted()) == ["a", "killed", "nothing"]
+
+
+@pytest.mark.parametrize("name", ["thoughts.txt", "samples/sample-1.txt", "notes.md", "figures/mine.png", "model"])
+def test_a_file_of_somebodys_own_keeps_a_run_that_wrote_nothing(archived, name):
+    run = Path("runs/nothing")
+    with RunDir.claim(run) as claimed:
+        claimed.write_status("failed", reason="boom")
+    for log in ("output.txt", "run.log", ".hydra/config.yaml", "wandb/offline/run.wandb"):
+        (run / log).parent.mkdir(parents=True, exist_ok=True)
+        (run / log).write_text("by itself")
+    assert found()["nothing"].can_go
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text("mine")
+    assert found()["nothing"].why == f"it ended before it wrote a row or a checkpoint, but holds {name}"
+    assert deleted() == ["a"] and (run / name).read_text() == "mine"
+
+
+def test_a_run_of_another_machine_stays_until_it_was_silent_for_a_day(archived):
+    run = Path("runs/far")
+    RunDir.claim(run).close()
+    status = json.loads((run / "status.json").read_text())
+    assert found()["far"].can_go  # of this machine, and nobody holds it
+    (run / "status.json").write_text(json.dumps({**status, "host": "another"}))
+    assert found()["far"].why == "runs/far is running on another machine, as far as can be seen from here"
+    assert deleted() == ["a"] and run.is_dir()
+    day_old = time.time() - 86_500
+    os.utime(run / "status.json", (day_old, day_old))
+    assert found()["far"].can_go
+    (run / "metrics.csv").touch()
+    assert not found()["far"].can_go  # a row a moment ago
+
+
+@pytest.fixture
+def retried(archived) -> tuple[Path, Path]:
+    """An archived sweep and an earlier attempt at its first job, which failed after some rows."""
+    sweep = write_banded_sweep(Path("runs/sweeps/day/banded"), widths=(128,))
+    archive(sweep, Path("experiments"), name="banded")
+    job = sorted((sweep / "runs").iterdir())[0]
+    attempt = Path(shutil.copytree(job, job.with_name("0-earlier")))
+    facts = json.loads((job / "provenance.json").read_text())
+    facts |= {"run_id": "another", "config_hash": read_sweep(sweep).jobs[0].config_hash}
+    (attempt / "provenance.json").write_text(json.dumps(facts))
+    with RunDir.reopen(attempt) as run:
+        run.write_status("failed", reason="boom")
+    return sweep, attempt
+
+
+def test_an_earlier_attempt_goes_with_the_sweep_when_a_later_one_took_its_place(retried):
+    assert found()["banded"].why == "archived as 00002-banded"
+    (retried[1] / "output.txt").write_text("what it printed")
+    assert sorted(deleted()) == ["a", "banded"] and not retried[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda attempt: (attempt / "thoughts.txt").write_text("mine"), "not archived"),
+        (lambda attempt: (attempt / "status.json").write_text('{"state": "finished"}'), "not archived"),
+        (lambda attempt: (attempt / "provenance.json").write_text("{}"), "not archived"),
+    ],
+)
+def test_an_earlier_attempt_that_may_be_worth_something_stays_and_it_is_said_what_to_do(retried, change, why):
+    sweep, attempt = retried
+    change(attempt)
+    said = found()["banded"].why
+    assert said.startswith(f"archived as 00002-banded, but {attempt} is an earlier attempt at a job, and ")
+    assert why in said and said.endswith(f"archive it by itself with gpt2lab snapshot {attempt}, or delete it")
+    assert deleted() == ["a"] and sweep.is_dir()
+
+
+def test_an_earlier_attempt_that_is_an_experiment_of_its_own_goes_with_the_sweep(retried):
+    _, attempt = retried
+    (attempt / "status.json").write_text('{"state": "finished"}')
+    archive(attempt, Path("experiments"), name="earlier")
+    assert found()["banded"].can_go and found()["banded"].why == "archived as 00002-banded"
+
+
+def test_a_sweep_that_several_processes_ran_can_go(workplace):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    quiet = [*(word for word in QUIET if not word.startswith("archive.")), "train.max_steps=1", "name=tiny"]
+    assert main(["-m", *quiet, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]) == 0
+    get_reusable_executor = pytest.importorskip("joblib.externals.loky").get_reusable_executor
+    get_reusable_executor().shutdown(wait=True)
+    assert len(list(Path("runs").rglob("output.txt"))) == 2
+    [sweep] = find_garbage(Path("experiments"), Path("runs"))
+    assert (sweep.kind, sweep.can_go, sweep.why) == ("sweep", True, "archived as 00001-tiny")
+    assert [one.can_go for one in delete(Path("experiments"), Path("runs"), [sweep])] == [True]
+    assert not sweep.path.exists()
 
 
 def test_staging_of_a_dead_process_can_go_and_of_a_living_one_stays(archived):
@@ -155,10 +267,6 @@ def test_a_sweep_can_go_when_the_archive_has_every_run_of_it(archived):
     assert found()["banded"].why == "not archived"
     archive(sweep, Path("experiments"), name="banded")
     assert found()["banded"].kind == "sweep" and found()["banded"].why == "archived as 00002-banded"
-    later = sweep / "runs" / "0-later"
-    make_run(later)
-    assert "does not hold runs/0-later" in found()["banded"].why
-    shutil.rmtree(later)
     first = next((sweep / "runs").iterdir())
     with RunDir.reopen(first):
         assert found()["banded"].why == f"a process is at work in {first}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_a_job_is_running_while_its_process_holds_it_and_killed_after(tmp_path: 
     assert not is_held(path) and read_state(path).word == "killed"
 
 
+def test_a_job_of_another_machine_counts_as_running_for_a_day(tmp_path: Path) -> None:
+    RunDir.claim(tmp_path / "run").close()
+    path = tmp_path / "run" / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "another"}))
+    assert read_state(tmp_path / "run").word == "running"
+    os.utime(path, (time.time() - 86_500,) * 2)
+    assert read_state(tmp_path / "run").word == "killed"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -56,6 +66,13 @@ def test_a_job_is_running_while_its_process_holds_it_and_killed_after(tmp_path: 
         ({"jobs": []}, "expected jobs with a number"),
         ({"jobs": None}, "does not hold the plan"),
         ({"extra": 1}, "does not hold the plan"),
+        ({"name": ["a"]}, r"name is .*'a'"),
+        ({"sweep_id": {}}, "sweep_id is"),
+        ({"created": 5}, "created is '5'"),
+        ({"varies": "abc"}, "varies is 'abc'"),
+        ({"hypothesis": {"a": 1}}, "hypothesis is"),
+        ({"baseline": [1]}, "baseline is"),
+        ({"baseline": {"seed": 10**400}}, "baseline is"),
         ({"jobs": [{"number": 0}]}, "does not hold the plan"),
     ],
 )

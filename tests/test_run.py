@@ -17,7 +17,7 @@ from gpt2lab.engine.base import StepResult
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.metrics import read_metrics
-from gpt2lab.record.rundir import find_runs
+from gpt2lab.record.sweep import find_results
 from gpt2lab.run import main
 
 
@@ -109,7 +109,7 @@ def test_two_runs_of_the_same_second_get_two_directories(workplace):
     command = [sys.executable, "-m", "gpt2lab.run", *QUIET, "train.max_steps=1"]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert len(find_runs(Path("runs"))) == 3
+    assert len(find_results(Path("runs"))) == 3
 
 
 def test_a_directory_that_holds_a_run_is_not_used_again(workplace, capsys):

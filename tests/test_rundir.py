@@ -1,4 +1,6 @@
 import multiprocessing
+import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.rundir import RunDir, create_unique, find_runs
+from gpt2lab.record.rundir import RunDir, create_unique, host_digest, runs_elsewhere
 
 
 def make_directories(parent: Path, count: int) -> list[str]:
@@ -142,13 +144,13 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, file, content, reader, sa
     assert file in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_runs_are_found_at_any_depth_and_not_inside_each_other(tmp_path):
-    for name in ("b/2", "a/1", ".hidden/3", "a/1/nested"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "status.json").write_text('{"state": "finished"}')
-    assert find_runs(tmp_path) == [tmp_path / "a/1", tmp_path / "b/2"]
-    assert find_runs(tmp_path / "a/1") == [tmp_path / "a/1"]
-    assert find_runs(tmp_path / "nowhere") == []
+def test_a_status_tells_machines_apart_without_naming_them(tmp_path, monkeypatch):
+    RunDir.claim(tmp_path / "run").close()
+    status = RunDir(tmp_path / "run").read_status()
+    assert re.fullmatch(r"[0-9a-f]{12}", status["host"]) and not runs_elsewhere(tmp_path / "run")
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert host_digest() != status["host"] and runs_elsewhere(tmp_path / "run")
+    assert not runs_elsewhere(tmp_path / "nowhere")
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

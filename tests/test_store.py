@@ -9,6 +9,7 @@ import pytest
 
 from gpt2lab.archive import create, list_experiments, read_manifest, read_summary, refresh_manifest, resolve
 from gpt2lab.archive.store import slug
+from gpt2lab.archive.verify import verify
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.metrics import MetricsWriter
@@ -54,6 +55,18 @@ def finished_run(tmp_path):
 @pytest.fixture
 def archived_run(tmp_path, finished_run):
     return archive(finished_run, tmp_path / "experiments")
+
+
+def test_a_hidden_file_among_the_samples_is_not_copied(finished_run, tmp_path):
+    (finished_run / "samples" / ".DS_Store").write_text("a window's place")
+    path = archive(finished_run, tmp_path / "experiments")
+    assert [sample.name for sample in (path / "samples").iterdir()] == ["0.txt"]
+    assert verify(path, weights=True).faults == ()
+
+
+def test_a_damaged_status_of_an_experiment_does_not_stop_a_snapshot_of_its_run(finished_run, archived_run, tmp_path):
+    (archived_run / "status.json").write_text("{")
+    assert archive(finished_run, tmp_path / "experiments", name="again").name == "00002-again"
 
 
 def test_an_experiment_holds_the_whole_record(archived_run, finished_run):

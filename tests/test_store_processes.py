@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.archive import find_experiments, list_experiments
+from gpt2lab.archive import find_experiments, list_experiments, store
 from gpt2lab.archive.staging import PREFIX
 from gpt2lab.archive.verify import verify
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.rundir import RunDir
 from tests.test_store import archive, make_run, write_small_report
 
 FORK = multiprocessing.get_context("fork")
@@ -202,3 +203,43 @@ def test_a_file_or_a_link_with_a_number_takes_it(tmp_path):
     (root / "00007-elsewhere").symlink_to(tmp_path, target_is_directory=True)
     assert archive(make_run(tmp_path / "run"), root).name == "00008-first-light"
     assert [experiment.number for experiment in find_experiments(root)] == [8]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_that_a_process_holds_is_refused_even_by_force(tmp_path, force):
+    finished_run = make_run(tmp_path / "run")
+    with RunDir.reopen(finished_run), pytest.raises(ArchiveError, match="a process is running in it"):
+        archive(finished_run, tmp_path / "experiments", force=force)
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_a_run_that_is_resumed_after_it_was_checked_is_refused(tmp_path, monkeypatch):
+    finished_run = make_run(tmp_path / "run")
+    root = tmp_path / "experiments"
+    refuse_twice = store._refuse_twice
+
+    def resume_first(*arguments) -> None:
+        with RunDir.reopen(finished_run) as run:
+            run.write_status("running")
+        refuse_twice(*arguments)
+
+    monkeypatch.setattr(store, "_refuse_twice", resume_first)
+    with pytest.raises(ArchiveError, match=r"status\.json: changed while it was copied"):
+        archive(finished_run, root)
+    assert list(root.iterdir()) == []
+
+
+def test_a_change_that_the_time_of_a_file_does_not_show_is_seen(tmp_path, monkeypatch):
+    finished_run = make_run(tmp_path / "run")
+    copyfile = shutil.copyfile
+
+    def copy_and_change(source, target):
+        copyfile(source, target)
+        if Path(source).name == "metrics.csv":
+            status, content = Path(source).stat(), Path(source).read_bytes()
+            Path(source).write_bytes(content.replace(b"5.5", b"5.6"))
+            os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_change)
+    with pytest.raises(ArchiveError, match=r"metrics\.csv: changed while it was copied"):
+        archive(finished_run, tmp_path / "experiments")

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from gpt2lab.record.metrics import TIMING_COLUMNS, read_metrics
-from gpt2lab.record.rundir import find_runs
+from gpt2lab.record.sweep import find_results
 from gpt2lab.run import main
 from gpt2lab.train.progress import Display
 
@@ -30,9 +30,9 @@ ENGINES = [["engine=torch", "engine.device=cpu"], ["engine=cuda", "engine.device
 
 def run(*overrides: str, expect: int = 0) -> Path | None:
     """Run and return the directory of the run that appeared, if one did."""
-    before = set(find_runs(Path("runs")))
+    before = set(find_results(Path("runs")))
     assert main(list(overrides)) == expect
-    new = set(find_runs(Path("runs"))) - before
+    new = set(find_results(Path("runs"))) - before
     return new.pop() if new else None
 
 

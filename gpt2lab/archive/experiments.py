@@ -12,7 +12,8 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
 from gpt2lab.record.sweep import RUNS, is_sweep
 
-_NUMBERED = re.compile(r"(\d{5,})-([a-z0-9-]+)")
+NUMBER = re.compile(r"([0-9]{5,12})-")  # that the name of every experiment begins with
+_NUMBERED = re.compile(NUMBER.pattern + r"([a-z0-9-]+)")
 PARTS = ("summary", "provenance", "status")
 _SUMMARY_VERSION = 1  # a summary that names none is of this one
 

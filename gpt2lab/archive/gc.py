@@ -1,7 +1,8 @@
 """What can be deleted: run directories whose every file an experiment holds, runs that wrote nothing, dead staging.
 
-A run goes only when an experiment that verifies has each of its files, by hash. So a run that was continued since, that
-holds a file of somebody's own, or whose weights are not in this copy of the archive, stays.
+A run goes only when an experiment that verifies has each of its files, by hash, and when nothing is left to continue.
+So a run that was continued since, that holds a file of somebody's own, or whose weights are not in this copy of the
+archive, stays.
 """
 
 import contextlib
@@ -14,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.archive.experiments import Experiment, find_experiments, read_run_id
+from gpt2lab.archive.leftovers import attempts, continuable, is_record, is_superseded, own_file, wrote_nothing
 from gpt2lab.archive.manifest import MANIFEST, read_manifest
 from gpt2lab.archive.staging import PREFIX, held_orphan
 from gpt2lab.archive.verify import verify, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.lock import acquire, is_held
-from gpt2lab.record.metrics import read_metrics
-from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import PLAN, read_sweep
+from gpt2lab.record.rundir import RunDir, runs_elsewhere
+from gpt2lab.record.sweep import PLAN, Sweep, read_sweep
 
 DELETED = ".deleted-"  # a run directory is renamed to this before it is deleted, so that no half of it looks like a run
-# What no experiment takes over and no report needs: hidden files, W&B's own mirror, the optimizer's state, logs.
-_NOT_RECORD = frozenset({"wandb", "state.safetensors"})
 _RENAMED_KEYS = ("name", "hypothesis")  # of config.yaml, when a snapshot names the experiment
 
 
@@ -157,25 +156,59 @@ def _judge(path: Path, archive: _Archive, *, locked: bool = False) -> Finding:
 
 
 def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:
-    busy = None if locked else next((run_dir for run_dir in _held_dirs(path) if is_held(run_dir)), None)
-    if busy is not None:
-        return False, f"a process is at work in {busy}"
+    for run_dir in _held_dirs(path):
+        if not locked and is_held(run_dir):
+            return False, f"a process is at work in {run_dir}"
+        if runs_elsewhere(run_dir):
+            return False, f"{run_dir} is running on another machine, as far as can be seen from here"
     if (path / PLAN).is_file():
-        run_id = read_sweep(path).sweep_id
-    else:
-        if _wrote_nothing(path):
-            return True, "it ended before it wrote a row or a checkpoint"
-        run_id = str(RunDir(path).read_provenance().get("run_id"))
+        sweep = read_sweep(path)
+        return _sweep_verdict(sweep, archive)
+    if wrote_nothing(path):
+        with disk_errors("read", path):
+            own = own_file(path)
+        nothing = "it ended before it wrote a row or a checkpoint"
+        return (True, nothing) if own is None else (False, f"{nothing}, but holds {own}")
+    return _archived(path, str(RunDir(path).read_provenance().get("run_id")), archive, [path])
+
+
+def _sweep_verdict(sweep: Sweep, archive: _Archive) -> tuple[bool, str]:
+    jobs = [sweep.run_dir(job) for job in sweep.jobs]
+    can_go, why = _archived(sweep.path, sweep.sweep_id, archive, jobs, passed_over=attempts(sweep))
+    for attempt in attempts(sweep) if can_go else ():
+        kept = _why_kept(attempt, sweep, archive)
+        if kept:
+            return False, f"{why}, but {attempt} is an earlier attempt at a job, and {kept}"
+    return can_go, why
+
+
+def _why_kept(attempt: Path, sweep: Sweep, archive: _Archive) -> str:
+    """Return why an earlier attempt must stay, and what to do about it; "" where nothing of it is lost."""
+    try:
+        can_go, why = _verdict(attempt, archive, locked=True)
+        if can_go or is_superseded(attempt, sweep):
+            return ""
+    except ArchiveError as error:
+        why = str(error)
+    return f"{why}: archive it by itself with gpt2lab snapshot {attempt}, or delete it"
+
+
+def _archived(
+    path: Path, run_id: str, archive: _Archive, run_dirs: list[Path], *, passed_over: list[Path] | None = None
+) -> tuple[bool, str]:
+    """Whether an experiment holds all of `path` but the folders `passed_over`, and none of `run_dirs` can go on."""
     experiments = archive.by_run.get(run_id, [])
+    waiting = continuable(run_dirs)
     why = "not archived"
+    if not experiments and (path / "state.safetensors").is_file():
+        why = f"not archived, and can be continued with resume={path}"
     for experiment in reversed(experiments):
         fault = archive.fault(experiment.path)
         why = f"{experiment.path.name} is not as it was archived: {fault}" if fault else ""
-        why = why or _lacks(experiment.path, path)
+        why = why or _lacks(experiment.path, path, passed_over or [])
         if not why:
-            return True, f"archived as {experiment.path.name}"
-    if not experiments and (path / "state.safetensors").is_file():
-        why = f"not archived, and can be continued with resume={path}"
+            held = f"archived as {experiment.path.name}"
+            return (True, held) if waiting is None else (False, f"{held}, and can be continued with resume={waiting}")
     return False, why
 
 
@@ -184,20 +217,11 @@ def _held_dirs(path: Path) -> list[Path]:
     return [path, *sorted(folder for folder in path.glob("runs/*") if folder.is_dir() and (path / PLAN).is_file())]
 
 
-def _wrote_nothing(path: Path) -> bool:
-    run = RunDir(path)
-    if run.read_status()["state"] == "finished" or any(
-        file.exists() for file in (run.model, run.state, path / "notes.md")
-    ):
-        return False
-    return not run.metrics.exists() or not read_metrics(run.metrics)
-
-
-def _lacks(experiment: Path, path: Path) -> str:
+def _lacks(experiment: Path, path: Path, passed_over: list[Path]) -> str:
     """Return what of the run or sweep `path` an experiment that verifies does not hold; "" where it has all of it."""
     manifest = read_manifest(experiment)
     for name, status in walk_files(path):
-        if any(part.startswith(".") or part in _NOT_RECORD for part in name.split("/")) or name.endswith(".log"):
+        if not is_record(name) or any((path / name).is_relative_to(folder) for folder in passed_over):
             continue
         entry: dict[str, Any] = manifest.get(name, {})
         if name.rpartition("/")[2] == "source.tar.gz" and not entry:

@@ -1,17 +1,16 @@
 """experiments/README.md: the table of all experiments, written anew whenever one is added."""
 
 import html
-import math
 import os
 import re
 from pathlib import Path
-from typing import TypeGuard
 
 from gpt2lab.archive.experiments import Listed, list_experiments
 from gpt2lab.archive.store import lock
 from gpt2lab.archive.sweeps import status_words
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.values import is_number
 
 _MAX_TEXT = 160
 _GENERATED = "<!-- Generated: every `gpt2lab snapshot`"
@@ -91,17 +90,13 @@ def _text(value: object) -> str:
     return "" if value is None else escape(value)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _number(value: object, pattern: str) -> str:
-    return pattern.format(value) if _is_number(value) else ""
+    return pattern.format(value) if is_number(value) else ""
 
 
 def _count(value: object) -> str:
     """Write a count with three significant digits: 815, 81.9 k, 1.02 M."""
-    if not _is_number(value):
+    if not is_number(value):
         return ""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         # What rounds up to the next unit is written in it: 999,950 is 1.00 M.

@@ -21,7 +21,7 @@ def write_manifest(directory: Path) -> None:
     """Write the manifest of every file at and below `directory`. Raises ArchiveError."""
     with disk_errors("read", directory):
         files = {name: _entry(path, name) for name, path in _files(directory)}
-    _write(directory, files)
+    write_entries(directory, files)
 
 
 def refresh_manifest(directory: Path) -> None:
@@ -30,10 +30,17 @@ def refresh_manifest(directory: Path) -> None:
     The record of the run keeps the entries it was archived with, so that a change to it is still found, and weights
     that are not on this machine stay listed. Raises ArchiveError when the manifest is missing or damaged.
     """
+    write_entries(directory, refreshed(directory, directory))
+
+
+def refreshed(directory: Path, report: Path) -> dict[str, dict[str, Any]]:
+    """Return the manifest of the experiment `directory` with the rewritten files as they are in the folder `report`.
+
+    Raises ArchiveError when the manifest is missing or damaged.
+    """
     files = {name: entry for name, entry in read_manifest(directory).items() if not is_rewritten(name)}
-    with disk_errors("read", directory):
-        files |= {name: _entry(path, name) for name, path in _files(directory) if is_rewritten(name)}
-    _write(directory, files)
+    with disk_errors("read", report):
+        return files | {name: _entry(path, name) for name, path in _files(report) if is_rewritten(name)}
 
 
 def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
@@ -104,5 +111,6 @@ def _entry(path: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _write(directory: Path, files: dict[str, dict[str, Any]]) -> None:
+def write_entries(directory: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Write manifest.json of these entries. Raises ArchiveError."""
     write_atomic(directory / MANIFEST, json_bytes({"version": VERSION, "files": dict(sorted(files.items()))}))

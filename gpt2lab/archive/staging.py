@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt2lab.archive.leftovers import is_record
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors
+from gpt2lab.record.disk import disk_errors, file_sha256
 
 PREFIX = ".staging-"
+_WRITTEN_OFTEN = ("status.json", "metrics.csv")
 _YOUNG_S = 60.0  # a folder is there a moment before its lock
-_NOT_RECORD = frozenset({"wandb", "state.safetensors"})  # of a run directory: not copied
 
 
 @contextlib.contextmanager
@@ -77,12 +78,14 @@ def unchanged(directory: Path) -> Iterator[None]:
             )
 
 
-def _states(directory: Path) -> Iterator[tuple[Path, tuple[int, int, int]]]:
+def _states(directory: Path) -> Iterator[tuple[Path, tuple[int | str, ...]]]:
     for folder, subfolders, files in os.walk(directory):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _NOT_RECORD]
+        subfolders[:] = [name for name in subfolders if is_record(name)]
         for name in files:
-            if not name.startswith(".") and name not in _NOT_RECORD:
+            if is_record(name):
                 path = Path(folder) / name
                 with contextlib.suppress(FileNotFoundError):  # replaced this moment, which the second look finds
                     status = path.stat()
-                    yield path, (status.st_ino, status.st_size, status.st_mtime_ns)
+                    # Some file systems keep times to two seconds only.
+                    digest = file_sha256(path) if name in _WRITTEN_OFTEN else ""
+                    yield path, (status.st_ino, status.st_size, status.st_mtime_ns, digest)

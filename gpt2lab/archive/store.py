@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.experiments import find_experiments, read_run_id
+from gpt2lab.archive.experiments import NUMBER, find_experiments, read_run_id
 from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, read_json, write_atomic
+from gpt2lab.record.lock import is_held
 from gpt2lab.record.metrics import read_metrics
-from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.rundir import RunDir, runs_elsewhere
 from gpt2lab.record.sweep import PLAN, is_sweep, read_sweep
 
 _REQUIRED = ("config.yaml", "metrics.csv", "provenance.json")
@@ -64,20 +65,22 @@ def create(
     that moment knows. `allow_unfinished` archives what has not come to its end as well; `force` does, and archives
     the same result once more.
 
-    Raises ArchiveError when `run_dir` holds no run, the run is not finished or a job of the sweep did not have its
-    turn, it is archived already, or the disk is full; the archive is then as it was.
+    Raises ArchiveError when `run_dir` holds no run, a process is at work in it, the run is not finished or a job of the
+    sweep did not have its turn, it is archived already, or the disk is full; the archive is then as it was.
     """
     of_sweep = is_sweep(run_dir)
     check, identify, copy = (_check_sweep, _identify_sweep, _copy_sweep) if of_sweep else (_check, _identify, _copy_run)
-    check(run_dir, force or allow_unfinished)
-    run_id, step = identify(run_dir)
-    with disk_errors("create experiment", root):
-        root.mkdir(parents=True, exist_ok=True)
-    _refuse_twice(root, run_id, step, force)
     action = f"copy the {'sweep' if of_sweep else 'run'} into"
-    with staging_folder(root, action) as staging:
-        with disk_errors(action, staging), unchanged(run_dir):
-            copy(run_dir, staging)
+    with contextlib.ExitStack() as stack:
+        with unchanged(run_dir):  # what is checked is what is copied
+            check(run_dir, force or allow_unfinished)
+            run_id, step = identify(run_dir)
+            with disk_errors("create experiment", root):
+                root.mkdir(parents=True, exist_ok=True)
+            _refuse_twice(root, run_id, step, force)
+            staging = stack.enter_context(staging_folder(root, action))
+            with disk_errors(action, staging):
+                copy(run_dir, staging)
         _rename_run(staging, name, hypothesis)
         if of_sweep and complete_sweep is not None:
             complete_sweep(staging)
@@ -112,7 +115,7 @@ def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: 
 
 def _highest_number(root: Path) -> int:
     """Return the highest number that any name in the archive begins with: a file or a link takes one as well."""
-    numbers = (re.match(r"(\d{5,12})-", path.name) for path in root.iterdir())
+    numbers = (NUMBER.match(path.name) for path in root.iterdir())
     return max((int(match[1]) for match in numbers if match), default=0)
 
 
@@ -147,6 +150,8 @@ def _check(run_dir: Path, allow_unfinished: bool) -> None:
     missing = [file for file in _REQUIRED if not (run.path / file).is_file()]
     if missing:
         raise ArchiveError(f"{run.path}: the record of the run lacks {', '.join(missing)}; it cannot be archived")
+    if is_held(run.path) or runs_elsewhere(run.path):
+        raise ArchiveError(f"{run.path}: a process is running in it; wait for it, or stop it first")
     read_metrics(run.metrics)
     status = run.read_status()
     if status["state"] != "finished" and not allow_unfinished:
@@ -181,9 +186,16 @@ def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None
 
 def _find(root: Path, run_id: object, step: object) -> Path | None:
     for experiment in find_experiments(root) if run_id is not None else ():
-        if read_run_id(experiment) == run_id and read_json(experiment.path / "status.json").get("step") == step:
+        if read_run_id(experiment) == run_id and _read_step(experiment.path) == step:
             return experiment.path
     return None
+
+
+def _read_step(experiment: Path) -> object:
+    try:
+        return read_json(experiment / "status.json").get("step")
+    except ArchiveError:  # damaged: it holds no result that another one could be twice
+        return object()
 
 
 def _copy_run(run_dir: Path, staging: Path) -> None:
@@ -221,7 +233,7 @@ def _copy(run: RunDir, staging: Path, files: tuple[str, ...]) -> None:
     if run.samples.is_dir():
         (staging / "samples").mkdir()
         for sample in sorted(run.samples.iterdir()):
-            if sample.is_file():
+            if sample.is_file() and not sample.name.startswith("."):  # of the file system, as .DS_Store
                 shutil.copyfile(sample, staging / "samples" / sample.name)
     if run.model.is_file():
         try:

@@ -16,6 +16,7 @@ from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import PLAN, RUNS, Sweep, SweepJob, Word, read_state, read_sweep
+from gpt2lab.record.values import is_number
 
 _RECORD = ("config.yaml", "metrics.csv", "provenance.json", "status.json")
 _HAD_ITS_TURN = ("finished", "diverged", "failed")
@@ -98,7 +99,7 @@ def sweep_status(sweep: Sweep) -> dict[str, Any]:
         "reason": None if finished else _reason(jobs, len(sweep.jobs)),
         "started": min((str(s["started"]) for s in statuses if s.get("started")), default=None),
         "ended": max((str(s["ended"]) for s in statuses if s.get("ended")), default=None),
-        "training_s": sum(s["training_s"] for s in statuses if _is_number(s.get("training_s"))),
+        "training_s": sum(s["training_s"] for s in statuses if is_number(s.get("training_s"))),
         "jobs": jobs,
         "step": digest.hexdigest()[:16],
     }
@@ -126,7 +127,7 @@ def status_words(summary: dict[str, Any]) -> Any:
     jobs = summary.get("jobs")
     if summary.get("kind") != "sweep" or not isinstance(jobs, dict):
         return summary.get("status")
-    counts = {word: count for word, count in jobs.items() if isinstance(count, int)}
+    counts = {word: count for word, count in jobs.items() if is_number(count)}
     return f"{counts.get('finished', 0)} of {sum(counts.values())} finished"
 
 
@@ -214,7 +215,3 @@ def _names(jobs: list[SweepJob]) -> str:
 def _reason(jobs: dict[str, int], total: int) -> str:
     others = ", ".join(f"{count} {word}" for word, count in jobs.items() if word != "finished")
     return f"{jobs.get('finished', 0)} of {total} jobs finished; {others}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

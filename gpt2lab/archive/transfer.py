@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gpt2lab.archive.experiments import NUMBER
 from gpt2lab.archive.manifest import MANIFEST, is_weights, read_manifest, refuse_entry
 from gpt2lab.archive.staging import staging_folder
 from gpt2lab.archive.store import claim_number
@@ -27,7 +28,7 @@ MAX_WEIGHTS_BYTES = (8 << 30) - 1  # the largest entry of a ustar header; GPT-2 
 _BLOCK = 512
 _END = 20 * _BLOCK  # zeros that pad a tar
 _PIECE = 1 << 20
-_FOLDER = re.compile(r"\d{5,12}-([a-z0-9-]{1,80})")
+_FOLDER = re.compile(NUMBER.pattern + r"([a-z0-9-]{1,80})")
 
 
 def export_experiment(directory: Path, output: Path, *, weights: bool = False) -> Path:
@@ -85,7 +86,7 @@ def import_experiment(file: Path, root: Path, *, force: bool = False) -> Path:
                 read = [name for name in ("provenance.json", "status.json") if name in manifest]
                 facts = {name: read_json(staging / name) for name in read}
                 run_id, step = facts.get("provenance.json", {}).get("run_id"), facts.get("status.json", {}).get("step")
-                return claim_number(staging, root, match[1], run_id=run_id, step=step, force=force)
+                return claim_number(staging, root, match[2], run_id=run_id, step=step, force=force)
             except ArchiveError as error:
                 raise ArchiveError(str(error).replace(f"{staging}/", f"{file}, ")) from None
 

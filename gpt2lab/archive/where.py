@@ -6,6 +6,7 @@ and, or, not. Anything else is refused, and nothing is evaluated as Python.
 
 import ast
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 from gpt2lab.archive.experiments import Listed
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.values import is_number
 
 _MAX_LENGTH = 1000  # characters of an expression
 _MAX_DEPTH = 2  # of the keys that an error suggests: a.b.c
@@ -204,7 +206,8 @@ def _kind(value: object) -> str:
     if isinstance(value, bool):
         return "truth value"
     if isinstance(value, int | float):
-        return "null" if value != value else "number"  # NaN is in no order either
+        # NaN is in no order; an infinite loss is above every other.
+        return "number" if is_number(value) or value in (math.inf, -math.inf) else "null"
     return "word" if isinstance(value, str) else "null"
 
 

@@ -1,8 +1,11 @@
 """Commands on the archive: snapshot, list, show, report."""
 
+import functools
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -10,18 +13,21 @@ from gpt2lab.archive import (
     create,
     list_experiments,
     read_summary,
-    refresh_manifest,
     resolve_experiment,
     status_words,
     write_index,
 )
-from gpt2lab.archive.verify import refuse_links
+from gpt2lab.archive.rewrite import rewrite_report
 from gpt2lab.archive.where import select, sort
 from gpt2lab.cli.terminal import printable, table
-from gpt2lab.errors import ArchiveError
+from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
 from gpt2lab.record.disk import read_plain_file
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
+from gpt2lab.record.values import is_number
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
 _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
@@ -29,6 +35,31 @@ _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, s
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
 )
+
+
+def says_what_is_damaged(command: Callable[P, T]) -> Callable[P, T]:
+    """Let a command end in one line that names its experiments, whatever the record of a stranger does to it.
+
+    GPT2LAB_TRACEBACK=1 shows where, as for every error.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return command(*args, **options)
+        except (Gpt2labError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get(TRACEBACK_VARIABLE):
+                raise
+            names = options.get("experiment") or options.get("experiments")
+            named = " ".join(map(str, names)) if isinstance(names, tuple) else str(names)
+            why = f"{type(error).__name__}: {error}"[:400]
+            raise ArchiveError(
+                f"{named}: no report can be made of this record ({why}); gpt2lab verify says what is damaged in it"
+            ) from None
+
+    return wrapped
 
 
 @click.command()
@@ -75,9 +106,9 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
             refused.append(error)
         else:
             click.echo(f"{result} is experiment {path}{_weights(path)}")
-    write_index(root)
     if len(refused) == len(results):
         raise ArchiveError(f"{directory}: none of its {len(results)} runs was archived")
+    write_index(root)
 
 
 def _name(directory: Path) -> str:
@@ -124,7 +155,7 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
 
 def _cells(summary: dict[str, Any]) -> list[str]:
     def number(key: str, form: str) -> str:
-        return form.format(summary[key]) if isinstance(summary.get(key), int | float) else "-"
+        return form.format(summary[key]) if is_number(summary.get(key)) else "-"
 
     return [
         str(summary.get("name") or "-"),
@@ -142,6 +173,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 @click.argument("experiment")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json.")
 @root_option
+@says_what_is_damaged
 def show(experiment: str, as_json: bool, root: Path) -> None:
     """Show the report of EXPERIMENT: a number, a folder name, or a name that only one has."""
     from rich.console import Console  # a list does without
@@ -165,18 +197,17 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
 @click.command()
 @click.argument("experiment")
 @root_option
+@says_what_is_damaged
 def report(experiment: str, root: Path) -> None:
     """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
     from gpt2lab.report import write_report
 
     path = resolve_experiment(root, experiment)
-    refuse_links(path)  # nothing is written through one
     try:
         title = str(read_summary(path)["name"])
     except (ArchiveError, KeyError):  # the report writes it anew
         title = path.name.partition("-")[2]
-    write_report(path, title)
-    refresh_manifest(path)
+    rewrite_report(path, title, write_report)
     write_index(root)
     click.echo(str(path / "README.md"))
 

@@ -91,7 +91,7 @@ def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
 
     if ref.startswith("hf:") or Path(ref).is_file():
         return ref, None
-    directory = Path(ref) if Path(ref).is_dir() else resolve_run(root, ref)
+    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve_run(root, ref)
     model = directory / "model.bin"
     if not model.is_file():
         raise ArchiveError(f"{model}: missing; weights are kept out of git, so a clone does not have them")

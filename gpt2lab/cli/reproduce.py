@@ -17,6 +17,7 @@ from gpt2lab.archive.agreement import Difference
 from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction, source_of
 from gpt2lab.archive.reproduce import reproduce as run_again
 from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.terminal import printable
 
 _DIFFERENT = 5  # exit code
 
@@ -47,18 +48,18 @@ def reproduce(
     click.echo(f"this executes the source code stored in {source_of(path)}", err=as_json)
     plan = plan_reproduction(path, root, steps=steps)
     for line in _describe(plan):
-        click.echo(_printable(line), err=as_json)
+        click.echo(printable(line), err=as_json)
     try:
         with _ended_by_signals():
             result = run_again(plan, keep=keep)
     except ReproduceError as error:
-        raise ReproduceError(_printable(str(error)), error.exit_code) from None
+        raise ReproduceError(printable(str(error)), error.exit_code) from None
     verdict = result.agreement.verdict(tolerance)
     if as_json:
         click.echo(json.dumps(_json(path, plan, result, tolerance)))
     else:
         for line in _result(result, tolerance):
-            click.echo(_printable(line))
+            click.echo(printable(line))
     if verdict == "different":
         raise ReproduceError(f"{path}: its numbers were not reproduced", _DIFFERENT)
 
@@ -126,11 +127,6 @@ def _json_difference(difference: Difference) -> dict[str, Any]:
         "reproduced": number(difference.reproduced),
         "relative": number(difference.relative),
     }
-
-
-def _printable(text: str) -> str:
-    """Return `text`, words of a stranger, without what would move a terminal's cursor or colour it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextmanager

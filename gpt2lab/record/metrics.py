@@ -51,6 +51,8 @@ COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 TIMING_COLUMNS = ("step_ms", "tokens_per_s", "elapsed_s", "peak_mem_mib")
 
 _LAST_STEP = 2**53  # beyond it a float is no step of its own
+_LARGEST = 2**63 - 1  # of a count, as numpy and other readers take it
+_MAX_DIGITS = 19
 _INTEGERS = frozenset({"step", "tokens"})
 _HEADER = (",".join(COLUMN_NAMES) + "\n").encode()
 
@@ -120,9 +122,20 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
+def _value(name: str, cell: str) -> float | int:
+    """Return the number in a cell. Raises ValueError, also for what Python alone takes for one, like 1_0."""
+    if "_" in cell:
+        raise ValueError(cell)
+    if name not in _INTEGERS:
+        return float(cell)
+    if not cell.isdigit() or len(cell) > _MAX_DIGITS or int(cell) > _LARGEST:
+        raise ValueError(cell)
+    return int(cell)
+
+
 def _parse(path: Path, whole: bytes) -> list[Row]:
     try:
-        lines = list(csv.reader(whole.decode("ascii").splitlines()))
+        lines = list(csv.reader(whole.decode("ascii").split("\n")[:-1], quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error):
         bad = next((n for n, line in enumerate(whole.split(b"\n"), 1) if not line.isascii()), 1)
         raise ArchiveError(f"{path}, line {bad}: damaged, it holds bytes that no row has") from None
@@ -138,7 +151,7 @@ def _parse(path: Path, whole: bytes) -> list[Row]:
         row: Row = dict.fromkeys(COLUMN_NAMES)
         for name, cell in zip(header, cells, strict=True):
             try:
-                row[name] = None if cell == "" else int(cell) if name in _INTEGERS else float(cell)
+                row[name] = None if cell == "" else _value(name, cell)
             except ValueError:
                 raise ArchiveError(f"{path}, line {number}: damaged, {name} is {cell[:40]!r}, not a number") from None
         if row["step"] is None:
@@ -169,6 +182,6 @@ def drop_rows_after(path: Path, step: int) -> None:
     with disk_errors("read", path):
         whole = _whole_lines(path.read_bytes())
     rows = _parse(path, whole)
-    lines = whole.splitlines(keepends=True)
+    lines = [line + b"\n" for line in whole.split(b"\n")[:-1]]
     kept = [line for line, row in zip(lines[1:], rows, strict=True) if (row["step"] or 0) <= step]
     write_atomic(path, b"".join(lines[:1] + kept))

@@ -4,8 +4,10 @@
 as long as the `RunDir` is open, and the system drops it when the process dies, however it dies.
 """
 
+import hashlib
 import os
-from collections.abc import Iterator
+import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,7 @@ from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import acquire
 from gpt2lab.record.plain_yaml import read_yaml
 
+_SILENT_S = 86_400.0  # a run that wrote no row for a day is not at work any more
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -137,7 +140,7 @@ class RunDir:
         self.close()
 
     def write_status(self, state: str, *, reason: str | None = None, **details: Any) -> None:
-        """Replace status.json: `state`, `reason`, times, pid, and `details` over those written before.
+        """Replace status.json: `state`, `reason`, times, pid, host, and `details` over those written before.
 
         `started` is the first start of the run; `ended` is null while it runs. `details` are finite JSON values.
         """
@@ -152,6 +155,7 @@ class RunDir:
             "started": before.get("started") or now,
             "ended": None if state == "running" else now,
             "pid": os.getpid(),
+            "host": host_digest(),
             **details,
         }
         write_atomic(self.status, json_bytes(status))
@@ -190,17 +194,22 @@ class RunDir:
         return read_json(self.provenance)
 
 
-def find_runs(directory: Path) -> list[Path]:
-    """Return the run directories at or below `directory`, sorted by path; hidden folders are passed over."""
-    return sorted(_walk_runs(directory))
+def runs_elsewhere(run_dir: Path) -> bool:
+    """Whether a run may be at work on another machine, whose lock is not seen here: its status says running there, and
+    status.json or metrics.csv is less than a day old. Raises ArchiveError for a damaged status.json.
+    """
+    run = RunDir(run_dir)
+    status = run.read_status() if run.status.is_file() else {}
+    if status.get("state") != "running" or status.get("host", host_digest()) == host_digest():
+        return False
+    with disk_errors("read", run_dir):
+        latest = max(file.stat().st_mtime for file in (run.status, run.metrics) if file.exists())
+    return time.time() - latest < _SILENT_S
 
 
-def _walk_runs(directory: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(directory):
-        if "status.json" in files:
-            yield Path(folder)
-            subfolders.clear()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+def host_digest() -> str:
+    """Return a digest of this machine's name: a record goes to strangers, whom the name itself is no business of."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
 def _yaml(value: object) -> bytes:
