@@ -50,12 +50,12 @@ def test_a_job_is_running_while_its_process_holds_it_and_killed_after(tmp_path: 
     assert not is_held(path) and read_state(path).word == "killed"
 
 
-def test_a_job_of_another_machine_counts_as_running_for_a_day(tmp_path: Path) -> None:
+def test_a_job_of_another_machine_counts_as_running_for_an_hour(tmp_path: Path) -> None:
     RunDir.claim(tmp_path / "run").close()
     path = tmp_path / "run" / "status.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "host": "another"}))
     assert read_state(tmp_path / "run").word == "running"
-    os.utime(path, (time.time() - 86_500,) * 2)
+    os.utime(path, (time.time() - 3_700,) * 2)
     assert read_state(tmp_path / "run").word == "killed"
 
 

@@ -22,7 +22,7 @@ from gpt2lab.archive.verify import verify, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.lock import acquire, is_held
-from gpt2lab.record.rundir import RunDir, runs_elsewhere
+from gpt2lab.record.rundir import DAY_S, RunDir, runs_elsewhere
 from gpt2lab.record.sweep import PLAN, Sweep, read_sweep
 
 DELETED = ".deleted-"  # a run directory is renamed to this before it is deleted, so that no half of it looks like a run
@@ -159,7 +159,7 @@ def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:
     for run_dir in _held_dirs(path):
         if not locked and is_held(run_dir):
             return False, f"a process is at work in {run_dir}"
-        if runs_elsewhere(run_dir):
+        if runs_elsewhere(run_dir, silent_s=DAY_S):
             return False, f"{run_dir} is running on another machine, as far as can be seen from here"
     if (path / PLAN).is_file():
         sweep = read_sweep(path)

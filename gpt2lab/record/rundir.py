@@ -20,7 +20,8 @@ from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import acquire
 from gpt2lab.record.plain_yaml import read_yaml
 
-_SILENT_S = 86_400.0  # a run that wrote no row for a day is not at work any more
+DAY_S = 86_400.0
+_SILENT_S = 3_600.0  # a run that wrote no row for so long is not at work any more
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -194,9 +195,9 @@ class RunDir:
         return read_json(self.provenance)
 
 
-def runs_elsewhere(run_dir: Path) -> bool:
+def runs_elsewhere(run_dir: Path, *, silent_s: float = _SILENT_S) -> bool:
     """Whether a run may be at work on another machine, whose lock is not seen here: its status says running there, and
-    status.json or metrics.csv is less than a day old. Raises ArchiveError for a damaged status.json.
+    status.json or metrics.csv is younger than `silent_s` seconds. Raises ArchiveError for a damaged status.json.
     """
     run = RunDir(run_dir)
     status = run.read_status() if run.status.is_file() else {}
@@ -204,7 +205,7 @@ def runs_elsewhere(run_dir: Path) -> bool:
         return False
     with disk_errors("read", run_dir):
         latest = max(file.stat().st_mtime for file in (run.status, run.metrics) if file.exists())
-    return time.time() - latest < _SILENT_S
+    return time.time() - latest < silent_s
 
 
 def host_digest() -> str:

@@ -157,7 +157,10 @@ def read_baseline(words: str | None, grid: Grid) -> dict[str, Any]:
 def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode) -> str | None:
     """Say why a job of an earlier start runs from its beginning; "" to go on in its folder, None to keep it."""
     if state.word == "running":
-        raise ArchiveError(f"{run_dir}: a process is at work in it; wait for it, or stop it first")
+        raise ArchiveError(
+            f"{run_dir}: a process is at work in it, of this machine or of another one within the hour; "
+            "wait for it, or stop it first"
+        )
     if state.word == "not started":
         return ""
     if mode is SweepMode.force:
