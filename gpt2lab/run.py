@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -68,31 +69,23 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
     """Archive a run or a sweep, whose jobs all had their turn, and say where; the same result only once."""
     from gpt2lab.report import freeze_noise, write_report
 
-    root, hypothesis = Path(config.archive.root), config.hypothesis
+    if config.archive.mode is ArchiveMode.off:
+        return
+    root = Path(config.archive.root)
+    if (path := archived_as(directory, root)) is not None:
+        console.print(f"archived already as {path}")
+        return
 
     def complete_sweep(staging: Path) -> None:
         freeze_noise(staging, ((each.path, each.provenance) for each in list_experiments(root, ("provenance",))))
 
-    if config.archive.mode is ArchiveMode.off:
-        return
-    if (path := archived_as(directory, root)) is not None:
-        console.print(f"archived already as {path}")
-        return
+    options: dict[str, Any] = {"name": name, "hypothesis": config.hypothesis, "allow_unfinished": True}
     try:
-        path = create(
-            directory,
-            root,
-            name=name,
-            hypothesis=hypothesis,
-            write_report=write_report,
-            complete_sweep=complete_sweep,
-            allow_unfinished=True,
-        )
+        path = create(directory, root, write_report=write_report, complete_sweep=complete_sweep, **options)
         write_index(root)
     except ArchiveError as error:
-        raise ArchiveError(
-            f"{error}; what ran is complete in {directory}: archive it with gpt2lab snapshot {directory}"
-        ) from error
+        hint = f"what ran is complete in {directory}: archive it with gpt2lab snapshot {directory}"
+        raise ArchiveError(f"{error}; {hint}") from error
     console.print(f"archived {path}  (report: {path / 'README.md'})")
 
 
