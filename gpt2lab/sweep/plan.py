@@ -19,7 +19,7 @@ from gpt2lab.record.rundir import RunDir, create_unique, now_utc
 from gpt2lab.record.sweep import PLAN, RUNS, JobState, Sweep, SweepJob, describe, is_sweep, read_state, read_sweep
 from gpt2lab.schema import RunConfig, SweepMode, plain
 
-_MAX_FOLDER = 80  # characters: an exported experiment has 255 for the whole path
+_MAX_FOLDER = 70  # characters: so that an exported experiment keeps the length of names that a tar allows
 _FAILED = ("failed", "diverged")
 _OF_ONE_START = ("sweep.mode", "hydra.sweep.dir")  # not of the sweep: going on with it must not mean to begin anew
 
