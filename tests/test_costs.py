@@ -80,6 +80,18 @@ def test_runs_of_one_cell_on_two_machines_have_no_time(run: Callable[..., Run]) 
     assert costs([[run(), run()]], 0).untimed is None
 
 
+def test_a_machine_that_was_not_equally_busy_times_nothing(run: Callable[..., Run]) -> None:
+    uneven = costs([[run(ms=500.0), run(ms=700.0)], [run(ms=600.0), run(ms=600.0)]], 0)
+    # ln(7/5) = 0.3365 apart: squares 0.0566 over two degrees of freedom, a spread of 17 %.
+    assert uneven.untimed is not None and "spread by 17%" in uneven.untimed
+    for cell in uneven.cells:
+        assert cell is not None and cell.seconds is None and cell.overhead is None
+        assert cell.tokens_per_s is not None and cell.step is not None
+    even = costs([[run(ms=500.0), run(ms=530.0)], [run(ms=600.0), run(ms=600.0)]], 0)
+    assert even.untimed is None and even.cells[1] is not None
+    assert even.cells[1].overhead == pytest.approx((1 / 0.5 + 1 / 0.53) / 2 * 0.6 - 1)
+
+
 def test_a_mean_is_of_all_runs_of_a_cell_or_is_not_told(run: Callable[..., Run]) -> None:
     cell = costs([[run(), run(slope=0.04)]], 0).cells[0]
     assert cell is not None and cell.step is not None and cell.step.n == 2

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.report.comparison.arms import HARDWARE, Run, differing
-from gpt2lab.report.comparison.statistics import Estimate, estimate
+from gpt2lab.report.comparison.statistics import Estimate, estimate, noise_floor
 from gpt2lab.report.comparison.trajectories import first_reaching, outside_share, seconds_at
 from gpt2lab.report.summary import median_speed
 
 METRIC = "val_loss"
+UNEVEN = 0.1  # spread of the speed of runs of equal config, as a share, from which times say more about the machine
 RULE = (
     "The target is the lowest validation loss that every finished run reached. A run is there at the first step at "
     "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are tokens "
@@ -24,7 +25,7 @@ class Cost:
     """One cell: means over its finished runs, None where a record does not tell."""
 
     step: Estimate | None  # to the target
-    seconds: Estimate | None  # None on other hardware than the baseline's
+    seconds: Estimate | None  # None where times are not held against each other
     flop: Estimate | None
     flop_kept: Estimate | None  # without the products that a band makes unnecessary
     tokens_per_s: Estimate | None
@@ -48,17 +49,37 @@ def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
     reference = cells[baseline] or next(filter(None, cells), ())
     runs = [*reference, *(run for cell in cells for run in cell)]
     target, reason = _target(runs)
-    hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
     alike = [not any(differing(runs[0], run, HARDWARE) for run in (*reference, *cell)) for cell in cells]
+    untimed = _why_untimed(cells, runs)
+    if untimed is not None and all(alike):
+        alike = [False] * len(cells)
     return Costs(
         target=target,
         reason=reason,
-        untimed=f"not timed against each other: other hardware ({'; '.join(hardware)})" if hardware else None,
+        untimed=untimed,
         rule=RULE,
         cells=tuple(
             _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index])
             for index, cell in enumerate(cells)
         ),
+    )
+
+
+def _why_untimed(cells: Sequence[Sequence[Run]], runs: Sequence[Run]) -> str | None:
+    """Say why times are not held against each other: other hardware, or a machine that was not equally busy."""
+    hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
+    if hardware:
+        return f"not timed against each other: other hardware ({'; '.join(hardware)})"
+    uneven = noise_floor(
+        np.log(speeds)
+        for cell in cells
+        if len(speeds := [speed for run in cell if (speed := _tokens_per_s(run)) is not None and speed > 0]) > 1
+    )
+    if uneven is None or uneven.std <= UNEVEN:
+        return None
+    return (
+        f"not timed against each other: the speeds of runs of equal config spread by {uneven.std:.0%} (rule: above "
+        f"{UNEVEN:.0%}), so the machine was not equally busy"
     )
 
 
