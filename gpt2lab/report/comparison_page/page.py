@@ -127,5 +127,9 @@ def _comparability(results: SweepResults) -> list[str]:
         notes.append(f"the noise floor is of {noise_words(comparison)}")
         unfinished = {member.name for member in results.unfinished}  # they have a table of their own
         notes += [f"left out: {name}: {why}" for name, why in comparison.left_out if name not in unfinished]
-        notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]
+        labels = {member.name: cell.label for cell in results.cells for member in cell.members}
+        notes += [
+            f"not compared: {labels.get(names.partition(', ')[0], names)}: {', '.join(reasons)}"
+            for names, reasons in comparison.apart
+        ]
     return notes

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.compare import Row, show_value
 from gpt2lab.report.comparison.costs import Cost
@@ -18,7 +19,6 @@ from gpt2lab.report.comparison_page.words import (
     metric_name,
     metric_unit,
     p_value,
-    plain,
     sentence,
     signed,
     signed_interval,
@@ -50,9 +50,7 @@ class Table:
 
 def factor_heads(results: SweepResults) -> list[str]:
     """Return the names of what varies, as short as they stay apart."""
-    keys = list(results.cells[0].values)
-    short = [key.rpartition(".")[2] for key in keys]
-    return short if len(set(short)) == len(short) else keys
+    return list(results.cells[0].settings)
 
 
 def _arm_heads(results: SweepResults) -> tuple[str, ...]:
@@ -61,7 +59,7 @@ def _arm_heads(results: SweepResults) -> tuple[str, ...]:
 
 def _arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
     cell = results.cells[index]
-    cells = [escape(plain(value)) for value in cell.values.values()] or [escape(cell.label)]
+    cells = [escape(value) for value in cell.settings.values()] or [escape(cell.label)]
     bold = index == results.baseline and results.comparison is not None and len(results.cells) > 1
     return tuple(Markdown(f"**{value}**") if bold and value else value for value in cells)
 
@@ -267,6 +265,5 @@ def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
 
 def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
     """Return (key, values) of what varies, and the seeds."""
-    keys = list(cells[0].values)
-    rows = [(key, ", ".join(dict.fromkeys(plain(cell.values[key]) for cell in cells))) for key in keys]
+    rows = [(key, ", ".join(dict.fromkeys(typed(cell.values[key]) for cell in cells))) for key in cells[0].values]
     return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows

@@ -1,8 +1,6 @@
 """Small wordings that tables, figures and sentences of a comparison share."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
@@ -56,11 +54,6 @@ def listed(items: Sequence[str], most: int = 8) -> str:
     if len(items) > most:
         return f"{', '.join(items[:most])} and {len(items) - most:,} more"
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1] if items else ""]))
-
-
-def plain(value: Any) -> str:
-    """Return a setting as a person would type it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def signed(value: float) -> str:
