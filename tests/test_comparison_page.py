@@ -154,7 +154,7 @@ def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:
     files = {path.name for path in (grokking / "figures").iterdir()}
     assert files == {"differences.svg", "steps.svg", "accuracy.svg", "loss.svg"}
     assert "random guess over the vocabulary 4.2047" in results
-    assert "9 of 16 runs generalised" in page
+    assert "Of 16 runs that ended, 9 generalised" in page and "of 16 runs that ended, 9 generalised." in page
 
 
 def test_writing_twice_gives_the_same_bytes_and_old_figures_go(grokking: Path) -> None:

@@ -324,7 +324,8 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
 def _sentence(comparison: Comparison, row: Row) -> str:
     assert row.judgement is not None
     base = comparison.rows[0]
-    means = f"{show_value(row.estimate.mean)} against {show_value(base.estimate.mean)}"
+    show = numbers.of_metric(comparison.metric)
+    means = f"{show(row.estimate.mean)} against {show(base.estimate.mean)}"
     pairs = row.difference.n if row.difference else 0
     if not row.comparable:
         return f"{row.label}: not compared. {comparison.metric} {means}; {row.judgement.rule}."
@@ -332,8 +333,3 @@ def _sentence(comparison: Comparison, row: Row) -> str:
         f"{row.label}: {row.judgement.verdict}. {comparison.metric} {means} at step {comparison.step:,}, "
         f"{pairs} {'pair' if pairs == 1 else 'pairs'} of equal seed; {row.judgement.rule}."
     )
-
-
-def show_value(value: float) -> str:
-    """A loss, an accuracy or a cost with enough digits to compare."""
-    return numbers.loss(value) if abs(value) < 100 else numbers.count(value)

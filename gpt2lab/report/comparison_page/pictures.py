@@ -8,7 +8,6 @@ from typing import Any
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import show_value
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
@@ -83,6 +82,7 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
         file="curves.svg",
         what=metric_name(column),
         unit=metric_unit(column),
+        show=numbers.of_metric(column),
         references=[(name, value) for name, value in lines if value is not None],
     )
 
@@ -198,7 +198,7 @@ def _metric_cell(results: SweepResults, index: int) -> Cell:
         return Cell(value=None, text=None, absent=absent)
     std = row.estimate.std
     note = "" if std is None else f"± {spread(std)}"
-    return Cell(value=row.estimate.mean, text=show_value(row.estimate.mean), note=note)
+    return Cell(value=row.estimate.mean, text=numbers.of_metric(results.metric)(row.estimate.mean), note=note)
 
 
 def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
-from gpt2lab.report.comparison.compare import Row, show_value
+from gpt2lab.report.comparison.compare import Row
 from gpt2lab.report.comparison.costs import Cost
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
@@ -14,8 +14,12 @@ from gpt2lab.report.comparison.statistics import Censored, Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison_page.words import (
+    CORRECTED,
     NO_BREAK,
+    interval_of,
+    interval_words,
     mean_std,
+    mean_std_of,
     metric_name,
     metric_unit,
     p_value,
@@ -81,11 +85,11 @@ def main_table(results: SweepResults) -> Table | None:
     )
     rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
     unit = metric_unit(results.metric)
-    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; intervals are 95 %, by Student's t."
+    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; {interval_words(results.metric)}."
     if several:
         below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
         many = results.comparison.comparisons
-        below += f"; intervals and p are corrected for {many} comparisons (Holm)." if many > 1 else "."
+        below += f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else "."
     return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=several)
 
 
@@ -96,9 +100,11 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
     n = len(row.by_seed) if row else 0
     seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
     estimate = row.estimate if row else None
-    ends = estimate.interval if estimate else None
-    interval = Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING
-    cells = (*_arm_cells(results, index), *density, seeds, mean_std(estimate, show_value), interval)
+    mean, interval = (
+        mean_std_of(results.metric, estimate),
+        interval_of(results.metric, estimate.interval if estimate else None),
+    )
+    cells = (*_arm_cells(results, index), *density, seeds, mean, interval)
     return (*cells, *_judged(results, index, row)) if several else cells
 
 
@@ -231,7 +237,7 @@ def grokking_table(results: SweepResults) -> Table | None:
         return None
     heads = (
         *_arm_heads(results),
-        "Generalised",
+        "Generalised, of those that ended",
         f"Steps to training {found.threshold:g}",
         f"Steps to validation {found.threshold:g}",
         "Delay (steps)",
