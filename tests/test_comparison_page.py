@@ -144,6 +144,7 @@ def test_unfinished_jobs_are_counted_and_named_with_their_reason(grokking: Path)
     assert row(results, "7")[2:] == ["interrupted", "400", "stopped by SIGINT"]
     assert row(results, "17")[2:] == ["not started", "–", ""]
     assert row(results, "1", "0.5")[2] == "2 of 3"
+    assert "- weight_decay=0 train_fraction=0.3: no run with seed 3" in page
 
 
 def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:

@@ -272,6 +272,7 @@ def _p(difference: Difference | None) -> float:
 
 def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
     keys = dict.fromkeys(key for other in arms for key in differing_keys(arms[0].first, other.first))
+    keys = dict.fromkeys([*(key for key in vary if key in keys), *keys])  # as asked for
     told = {key: show(arm.first.config.get(key, "absent")) for key in keys}
     for fact in FACTS:
         # Where no key of the config says it, the record does: another commit, other bytes under the same path.

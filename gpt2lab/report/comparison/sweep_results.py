@@ -197,7 +197,8 @@ def _compare(cells: Sequence[Cell], baseline: int, metric: str, frozen: FrozenNo
     runs = [run for cell in cells for run in cell.runs]
     first = next(run for run in cells[baseline].finished if not unusable(run, metric))
     # All that differs between the configs was asked for: a group of the config may stand for many of its keys.
-    vary = sorted({key for run in runs for key in differing_keys(first, run)})
+    differ = {key for run in runs for key in differing_keys(first, run)}
+    vary = [*(key for key in cells[0].values if key in differ), *sorted(differ - cells[0].values.keys())]
     return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, frozen=frozen)
 
 

@@ -51,8 +51,8 @@ def draw_curves(
         named = min(len(shown) - 1, MOST_PANELS)
         of = f"the first {named} of {len(shown) - 1} arms" if named < len(shown) - 1 else "an arm"
         cut = f" Each panel is {'one of ' if named < len(shown) - 1 else ''}{of} beside the baseline (black), "
-        cut += f"{shown[0].label}; "
-        cut += "the axis is fitted to the second half, so earlier values lie outside." if fit else ""
+        cut += shown[0].label
+        cut += "; the axis is fitted to the second half, so earlier values lie outside." if fit else "."
     caption = f"{what} over steps{'; on the right its second half' if together else ''}. {seeds_words(shown)}{cut}"
     return Picture(file, _alt(shown, what, show), caption)
 
