@@ -103,11 +103,12 @@ def test_the_forest_has_intervals_the_noise_floor_and_the_verdict_in_words(tmp_p
     rows = [row("a", -0.03, (-0.05, -0.01), "better"), row("b", 0.02, None, "not distinguishable")]
     picture = draw_forest(rows, tmp_path, metric="Loss", baseline="dense", floor=0.006, higher_is_better=False)
     axes = drawn[0].axes[0]
-    assert [text.get_text() for text in axes.texts] == ["-0.0300  better", "+0.0200  not distinguishable (one pair)"]
+    assert [text.get_text() for text in axes.texts] == ["−0.0300  better", "+0.0200  not distinguishable (one pair)"]
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (round(shaded.x0, 6), round(shaded.x1, 6)) == (-0.006, 0.006)
     assert [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2][1] == (-0.05, -0.01)
-    assert picture and "a -0.0300 (-0.0500 to -0.0100), better" in picture.alt and "± 0.0060" in picture.caption
+    assert picture and "a −0.0300 (−0.0500 to −0.0100), better" in picture.alt and "± 0.0060" in picture.caption
+    assert "the line is the 95 % interval" in picture.caption  # of one arm nothing is corrected
     assert "better to the left" in axes.get_xlabel()
 
 

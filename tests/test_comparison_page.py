@@ -143,18 +143,19 @@ def test_unfinished_jobs_are_counted_and_named_with_their_reason(grokking: Path)
     assert row(results, "2")[2:] == ["diverged", "80", "loss nan at step 80"]
     assert row(results, "7")[2:] == ["interrupted", "400", "stopped by SIGINT"]
     assert row(results, "17")[2:] == ["not started", "–", ""]
-    assert row(results, "1.0", "0.5")[2] == "2 of 3"
+    assert row(results, "1", "0.5")[2] == "2 of 3"
+    assert "- weight_decay=0 train_fraction=0.3: no run with seed 3" in page
 
 
 def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:
     page = report(grokking)
     results = section(page, "Results")
-    never = row(results.split("### From memorising to generalising")[1], "0.0", "0.5")
+    never = row(results.split("### From memorising to generalising")[1], "0", "0.5")
     assert never[2] == "0 of 3" and never[4] == "&gt; 2,000" and never[-1] == "3 memorised"
     files = {path.name for path in (grokking / "figures").iterdir()}
     assert files == {"differences.svg", "steps.svg", "accuracy.svg", "loss.svg"}
     assert "random guess over the vocabulary 4.2047" in results
-    assert "9 of 16 runs generalised" in page
+    assert "Of 16 runs that ended, 9 generalised" in page and "of 16 runs that ended, 9 generalised." in page
 
 
 def test_writing_twice_gives_the_same_bytes_and_old_figures_go(grokking: Path) -> None:

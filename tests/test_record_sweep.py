@@ -11,11 +11,13 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import (
+    describe,
     find_results,
     is_sweep,
     latest_result,
     read_state,
     read_sweep,
+    short_keys,
     sweep_of,
     write_sweep,
 )
@@ -135,3 +137,14 @@ def test_the_latest_result_is_the_last_to_start_or_end_and_damage_is_passed_over
         status = sweep / job.folder / "status.json"
         status.write_text(json.dumps(json.loads(status.read_text()) | {"ended": "2026-05-01T10:00:00.000Z"}))
     assert latest_result(tmp_path) == sweep
+
+
+def test_settings_are_described_as_a_person_would_type_them() -> None:
+    assert describe({"decay": 0.0, "rate": 3e-4, "task_position": None, "flag": True, "data": "pydocs"}) == (
+        "decay=0 rate=0.0003 task_position=null flag=true data=pydocs"
+    )
+
+
+def test_a_key_is_as_short_as_it_stays_apart() -> None:
+    assert short_keys(["optim.weight_decay", "seed"]) == {"optim.weight_decay": "weight_decay", "seed": "seed"}
+    assert short_keys(["data.path", "model.path"]) == {"data.path": "data.path", "model.path": "model.path"}

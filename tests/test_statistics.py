@@ -253,12 +253,6 @@ def test_the_censored_median_is_where_the_survival_of_scipy_falls_below_one_half
         assert found.median == (below[0] if not len(at_half) else (at_half[0] + below[0]) / 2)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 3), (3, 3), (2, 3), (1, 1), (7, 20)])
-def test_the_interval_of_a_share_is_the_one_of_scipy(successes, n):
-    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    assert statistics.wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_the_definition_rejects(p_values):
     # Holm 1979: in rising order, reject while p(i) <= alpha / (m - i); stop at the first that is not.

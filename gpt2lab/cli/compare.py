@@ -1,6 +1,7 @@
 """The command that compares experiments."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from gpt2lab.cli.archive import root_option, says_what_is_damaged
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import read_run
-from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, show_value
+from gpt2lab.report.comparison.compare import METRICS, Comparison, Row
 from gpt2lab.report.comparison.compare import compare as compare_runs
 from gpt2lab.report.comparison.sweep_results import baseline_run
+from gpt2lab.report.comparison_page.words import p_value, within
 
 MOST_LABEL = 80  # characters of what varies; the sentence below the table has all of it
 
@@ -91,28 +93,29 @@ def _table(found: Comparison) -> Table:
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for row in found.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, found.metric))
     return table
 
 
-def _cells(row: Row) -> list[str]:
-    def interval(ends: tuple[float, float] | None) -> str:
-        return f"[{show_value(ends[0])}, {show_value(ends[1])}]" if ends else numbers.MISSING
+def _cells(row: Row, metric: str) -> list[str]:
+    def interval(ends: tuple[float, float] | None, show: Callable[[float], str] = numbers.loss_or_cost) -> str:
+        return f"[{show(ends[0])}, {show(ends[1])}]" if ends else numbers.MISSING
 
-    spread = row.estimate.std
+    show = numbers.of_metric(metric)
+    spread = numbers.MISSING if row.estimate.std is None else numbers.loss_or_cost(row.estimate.std)
     difference = numbers.MISSING
     if row.difference is not None:
         sign = "+" if row.difference.mean > 0 else ""
-        difference = f"{sign}{show_value(row.difference.mean)} {interval(row.corrected_interval)}"
+        difference = f"{sign}{numbers.loss_or_cost(row.difference.mean)} {interval(row.corrected_interval)}"
     return [
         " ".join(_number(name) for name in row.experiments),
         row.label if len(row.label) <= MOST_LABEL else f"{row.label[:MOST_LABEL]}…",
         *(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2")),
         str(row.estimate.n),
-        f"{show_value(row.estimate.mean)} ± {numbers.MISSING if spread is None else show_value(spread)}",
-        interval(row.estimate.interval),
+        f"{show(row.estimate.mean)} ± {spread}",
+        interval(within(row.estimate.interval, metric), show),
         difference,
-        numbers.rounded(row.corrected_p),
+        p_value(row.corrected_p),
         row.judgement.verdict if row.judgement else "baseline",
     ]
 
@@ -127,7 +130,8 @@ def _floor(found: Comparison) -> str:
     if found.floor is None:
         return f"noise floor: unknown, no config was run with two seeds{p}"
     floor = found.floor
-    return f"noise floor: {show_value(floor.std)}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
+    std = numbers.loss_or_cost(floor.std)
+    return f"noise floor: {std}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
 
 
 COMMANDS = (compare,)

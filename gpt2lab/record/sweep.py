@@ -5,8 +5,9 @@ together from the disk alone, whoever ran its jobs, and after any death of any p
 """
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,11 +93,21 @@ class JobState:
 
 def describe(values: dict[str, Any]) -> str:
     """Return the values that set a job apart as a person would type them: weight_decay=0.3 seed=1."""
-    return " ".join(f"{key}={_typed(value)}" for key, value in values.items()) or "the only one"
+    return " ".join(f"{key}={typed(value)}" for key, value in values.items()) or "the only one"
 
 
-def _typed(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+def typed(value: Any) -> str:
+    """Return a setting as a person would type it: 0 for 0.0, null for None."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return {override key: its last part}, the whole key where another of `keys` ends alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    ends = list(last.values())
+    return {key: end if end and ends.count(end) == 1 else key for key, end in last.items()}
 
 
 def write_sweep(sweep: Sweep) -> None:

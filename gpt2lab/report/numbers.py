@@ -53,6 +53,16 @@ def percent(value: float) -> str:
     return "100 %" if value == 1 else f"{min(100 * value, 99.99):.2f} %"
 
 
+def of_metric(metric: str) -> Callable[[float], str]:
+    """Return how values of a column of metrics.csv are written, with digits enough to compare."""
+    return share if metric.endswith("_accuracy") else loss_or_cost
+
+
+def loss_or_cost(value: float) -> str:
+    """A loss as `loss` has it; seconds and MiB of a hundred or more as whole numbers."""
+    return loss(value) if abs(value) < 100 else count(value)
+
+
 OF_MEASURE = {"loss": loss, "accuracy": share}
 
 

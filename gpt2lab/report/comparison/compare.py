@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.metrics import COLUMN_NAMES
+from gpt2lab.record.sweep import short_keys, typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import (
     FACTS,
@@ -76,7 +77,7 @@ class Row:
     @property
     def label(self) -> str:
         """What tells this arm from the others, in words."""
-        return " ".join(f"{key}={value}" for key, value in self.varies.items()) or self.experiments[0]
+        return _label(self.varies) or self.experiments[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +272,7 @@ def _p(difference: Difference | None) -> float:
 
 def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
     keys = dict.fromkeys(key for other in arms for key in differing_keys(arms[0].first, other.first))
+    keys = dict.fromkeys([*(key for key in vary if key in keys), *keys])  # as asked for
     told = {key: show(arm.first.config.get(key, "absent")) for key in keys}
     for fact in FACTS:
         # Where no key of the config says it, the record does: another commit, other bytes under the same path.
@@ -282,8 +284,22 @@ def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
     return told
 
 
+def _label(varies: dict[str, str]) -> str:
+    short = short_keys(varies)
+    return " ".join(f"{short[key]}={_typed(value)}" for key, value in varies.items())
+
+
+def _typed(value: str) -> str:
+    """Return a recorded value as a person would type it: 0 for 0.0."""
+    try:
+        return typed(float(value)) if "." in value else value
+    except ValueError:
+        return value
+
+
 def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: Archived) -> Iterable[str]:
     runs = [run for arm in arms for run in arm.runs]
+    named = [(_label(_varies(arm, arms, vary)) or arm.names, arm) for arm in arms]
     first = runs[0]
     different = {fact.name: found for fact in FACTS for run in runs if (found := differing(first, run, fact))}
     equal = [fact.name for fact in FACTS if fact.name not in different]
@@ -291,14 +307,14 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
     yield from (f"not the same {name}, as asked: {'; '.join(details)}" for name, details in different.items())
     if details := next(filter(None, (differing(first, run, HARDWARE) for run in runs)), []):
         yield f"not the same hardware: {'; '.join(details)}"
-    later = [run.name for run in runs if run.inputs.curve(metric).last[0] > step]
+    later = [name for name, arm in named if any(run.inputs.curve(metric).last[0] > step for run in arm.runs)]
     if later:
         yield f"compared at step {step:,}, the last that all have; {', '.join(later)} went on after it"
     everyone = sorted({run.seed for run in runs})
-    for arm in arms:
+    for name, arm in named:
         missing = sorted(set(everyone) - {run.seed for run in arm.runs})
         if missing:
-            yield f"{arm.names}: no run with seed {', '.join(map(str, missing))}"
+            yield f"{name}: no run with seed {', '.join(map(str, missing))}"
     if len(arms) == 1:
         yield "one arm: nothing varies, so there is nothing to hold it to"
     if step == 0:
@@ -309,7 +325,8 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
 def _sentence(comparison: Comparison, row: Row) -> str:
     assert row.judgement is not None
     base = comparison.rows[0]
-    means = f"{show_value(row.estimate.mean)} against {show_value(base.estimate.mean)}"
+    show = numbers.of_metric(comparison.metric)
+    means = f"{show(row.estimate.mean)} against {show(base.estimate.mean)}"
     pairs = row.difference.n if row.difference else 0
     if not row.comparable:
         return f"{row.label}: not compared. {comparison.metric} {means}; {row.judgement.rule}."
@@ -317,8 +334,3 @@ def _sentence(comparison: Comparison, row: Row) -> str:
         f"{row.label}: {row.judgement.verdict}. {comparison.metric} {means} at step {comparison.step:,}, "
         f"{pairs} {'pair' if pairs == 1 else 'pairs'} of equal seed; {row.judgement.rule}."
     )
-
-
-def show_value(value: float) -> str:
-    """A loss, an accuracy or a cost with enough digits to compare."""
-    return numbers.loss(value) if abs(value) < 100 else numbers.count(value)

@@ -11,9 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from gpt2lab.report import numbers
 from gpt2lab.report.analysis import ACCURACY_REACHED, DELAY_FACTOR, reached
-from gpt2lab.report.comparison.statistics import Censored, Interval, censored_median, wilson_interval
+from gpt2lab.report.comparison.statistics import Censored, censored_median
 from gpt2lab.report.inputs import Curve, Inputs
 from gpt2lab.report.summary import counts_every_position
 
@@ -42,7 +41,6 @@ class GrokkingRun:
     last_step: int  # of the last evaluation
     train_step: int | None
     val_step: int | None
-    held: bool  # reached by validation, and still there at the last evaluation
     phase: Phase | None  # None: it did not end by itself, so what it would have become is open
 
     @property
@@ -60,19 +58,6 @@ class GrokkingRun:
         """Steps to generalise over steps to fit; None unless it did both, the latter after step 0."""
         return self.val_step / self.train_step if self.val_step is not None and self.train_step else None
 
-    @property
-    def train_text(self) -> str:
-        """Steps to fit, `1,250` or `> 2,000`."""
-        return self._text(self.train_step)
-
-    @property
-    def val_text(self) -> str:
-        """Steps to generalise, `1,250` or `> 2,000`."""
-        return self._text(self.val_step)
-
-    def _text(self, step: int | None) -> str:
-        return f"> {numbers.count(self.last_step)}" if step is None else numbers.count(step)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrokkingCell:
@@ -81,8 +66,6 @@ class GrokkingCell:
     runs: tuple[GrokkingRun, ...]
     settled: int  # runs that finished or diverged
     success: int  # of those, validation accuracy reached
-    held: int  # of those, still there at the end
-    success_interval: Interval | None
     train: Censored | None  # steps
     val: Censored | None
     delay: Censored | None  # of runs that fitted
@@ -135,7 +118,6 @@ def read_grokking(name: str, seed: int, inputs: Inputs, state: str) -> GrokkingR
         last_step=max(steps, default=0),
         train_step=reached(train),
         val_step=val_step,
-        held=val_step is not None and val.last[1] >= ACCURACY_REACHED,
         phase=classify(train, val, diverged=state == "diverged") if state in SETTLED else None,
     )
 
@@ -150,8 +132,6 @@ def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
         runs=tuple(runs),
         settled=len(settled),
         success=success,
-        held=sum(run.held for run in settled),
-        success_interval=wilson_interval(success, len(settled)) if settled else None,
         train=_censored([(run.train_step, _bound(run)) for run in runs]),
         val=_censored([(run.val_step, _bound(run)) for run in runs]),
         delay=_censored([(run.delay, _bound(run) - (run.train_step or 0)) for run in fitted]),

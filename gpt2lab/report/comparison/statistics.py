@@ -192,17 +192,6 @@ def _kaplan_meier_median(values: np.ndarray, reached: np.ndarray, times: np.ndar
     return None
 
 
-def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the interval of a share of `successes` in `n`, at least 1 (Wilson 1927): it stays within 0 and 1."""
-    from scipy.special import ndtri
-
-    assert 0 <= successes <= n and n, f"expected a share, got {successes} of {n}"
-    z, share = float(ndtri((1 + confidence) / 2)), successes / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def judge(
     difference: Difference | None,
     *,

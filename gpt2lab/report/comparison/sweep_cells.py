@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.sweep import JobState, Sweep, SweepJob, read_state
+from gpt2lab.record.sweep import JobState, Sweep, SweepJob, read_state, short_keys, typed
 from gpt2lab.report.comparison.arms import FACTS, Run, density, differing, differing_keys, read_run, show
 
 SEED = "seed"
@@ -43,7 +43,13 @@ class Cell:
     @property
     def label(self) -> str:
         """What tells this cell from the others, in words."""
-        return " ".join(f"{key}={show(value)}" for key, value in self.values.items()) or "all runs"
+        return " ".join(f"{key}={show(value)}" for key, value in self.settings.items()) or "all runs"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What sets this cell apart as a person would type it, by keys as short as they stay apart."""
+        short = short_keys(self.values)
+        return {short[key]: typed(value) for key, value in self.values.items()}
 
     @property
     def runs(self) -> tuple[Run, ...]:

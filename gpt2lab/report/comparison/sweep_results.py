@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.sweep import WORDS, Sweep, read_sweep
+from gpt2lab.record.sweep import WORDS, Sweep, describe, read_sweep
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
@@ -153,7 +153,7 @@ def _baseline(sweep: Sweep, cells: Sequence[Cell], chosen: Mapping[str, Any]) ->
         if all(key in cell.values and _equal(cell.values[key], value) for key, value in wanted.items()):
             return index
     asked = ", ".join(f"{show(key)}={show(value)}" for key, value in wanted.items())
-    labels = "; ".join(cell.label for cell in cells[:4]) + ("; …" if len(cells) > 4 else "")
+    labels = "; ".join(describe(cell.values) for cell in cells[:4]) + ("; …" if len(cells) > 4 else "")
     raise ArchiveError(f"{sweep.path}: no cell of this sweep is the baseline {asked}; there are {labels}")
 
 
@@ -197,7 +197,8 @@ def _compare(cells: Sequence[Cell], baseline: int, metric: str, frozen: FrozenNo
     runs = [run for cell in cells for run in cell.runs]
     first = next(run for run in cells[baseline].finished if not unusable(run, metric))
     # All that differs between the configs was asked for: a group of the config may stand for many of its keys.
-    vary = sorted({key for run in runs for key in differing_keys(first, run)})
+    differ = {key for run in runs for key in differing_keys(first, run)}
+    vary = [*(key for key in cells[0].values if key in differ), *sorted(differ - cells[0].values.keys())]
     return compare_runs(runs, metric=metric, baseline=first.name, vary=vary, frozen=frozen)
 
 
@@ -218,8 +219,10 @@ def _notes(cells: Sequence[Cell], comparison: Comparison | None) -> Iterable[str
                 "first is told by the steps to get there, not by these values"
             )
     if comparison is not None:
+        labels = {member.name: cell.label for cell in cells for member in cell.members}
         yield from (
-            f"{row.label}: not compared, {row.judgement.rule}: no difference, no equal training loss, no cost"
+            f"{labels[row.experiments[0]]}: not compared, {row.judgement.rule}: no difference, no equal training "
+            "loss, no cost"
             for row in comparison.rows
             if row.judgement is not None and not row.comparable
         )

@@ -1,7 +1,7 @@
 """Losses of several arms over steps: one pair of axes for few arms, a panel for each beside the baseline for many."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,13 @@ def draw_curves(
     unit: str,
     references: References = (),
     fit: float = 0.5,
+    show: Callable[[float], str] = numbers.loss,
 ) -> Picture | None:
     """Write `file` into `folder`: `what`, in `unit`, of every series over steps, the baseline first.
 
     Up to six arms share two panels, the whole run and its second half; more get a panel each, beside the baseline,
-    fitted to what lies
-    beyond the share `fit` of the steps. None where no series has two steps.
+    fitted to what lies beyond the share `fit` of the steps. `show` writes the values of the alt text. None where no
+    series has two steps.
     """
     shown = [each for each in series if len(band(each.curves)) > 1]
     if not shown:
@@ -50,20 +51,20 @@ def draw_curves(
         named = min(len(shown) - 1, MOST_PANELS)
         of = f"the first {named} of {len(shown) - 1} arms" if named < len(shown) - 1 else "an arm"
         cut = f" Each panel is {'one of ' if named < len(shown) - 1 else ''}{of} beside the baseline (black), "
-        cut += f"{shown[0].label}; "
-        cut += "the axis is fitted to the second half, so earlier values lie outside." if fit else ""
+        cut += shown[0].label
+        cut += "; the axis is fitted to the second half, so earlier values lie outside." if fit else "."
     caption = f"{what} over steps{'; on the right its second half' if together else ''}. {seeds_words(shown)}{cut}"
-    return Picture(file, _alt(shown, what), caption)
+    return Picture(file, _alt(shown, what, show), caption)
 
 
-def _alt(series: Sequence[Series], what: str) -> str:
+def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> str:
     ends = []
     for each in series[: MOST_PANELS + 1]:
         found = band(each.curves)
         spread = ""
         if len(each.curves) > 1:
-            spread = f" (seeds {numbers.loss(float(found.low[-1]))} to {numbers.loss(float(found.high[-1]))})"
-        ends.append(f"{each.label} {numbers.loss(float(found.mean[-1]))}{spread} at step {int(found.steps[-1]):,}")
+            spread = f" (seeds {show(float(found.low[-1]))} to {show(float(found.high[-1]))})"
+        ends.append(f"{each.label} {show(float(found.mean[-1]))}{spread} at step {int(found.steps[-1]):,}")
     return f"{what} over steps. Where the lines end: {'; '.join(ends)}."
 
 
@@ -151,4 +152,4 @@ def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
         write_svg(figure, folder / "gap.svg", "Gap over steps")
     caption = f"Gap between the splits, validation minus training loss measured the same way. {seeds_words(shown)}"
-    return Picture("gap.svg", _alt(shown, "Validation minus training loss"), caption)
+    return Picture("gap.svg", _alt(shown, "Validation minus training loss", numbers.loss), caption)

@@ -1,6 +1,7 @@
 """The page of a comparison of experiments: README.md and figures/ in a folder of the reader's choice."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import Comparison, Row, show_value
+from gpt2lab.report.comparison.compare import Comparison, Row
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.tables import Table, judged_cells
 from gpt2lab.report.comparison_page.words import (
-    NO_BREAK,
+    CORRECTED,
     count_verdicts,
+    interval_of,
+    interval_words,
     lowered,
-    mean_std,
+    mean_std_of,
     metric_name,
     metric_unit,
     plural,
@@ -29,7 +32,6 @@ from gpt2lab.report.comparison_page.words import (
     unbroken,
 )
 from gpt2lab.report.inputs import Curve
-from gpt2lab.report.markdown import Markdown
 from gpt2lab.report.templates import template
 
 FILES = ("differences.svg", "curves.svg", "gap.svg")
@@ -77,7 +79,7 @@ def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
         "notes": notes,
         "main": _table(found),
         "pictures": pictures,
-        "sentences": found.sentences,
+        "sentences": [re.sub(r"(?<= )-(?=[0-9])", "−", text) for text in found.sentences],
         "floor": _floor(found),
         "arms": [(row.label, ", ".join(row.experiments)) for row in found.rows],
     }
@@ -96,24 +98,25 @@ def _table(found: Comparison) -> Table:
         "p",
         "Verdict",
     )
-    below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; intervals are 95 %, by Student's t. "
+    below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; {interval_words(found.metric)}. "
     below += "Differences are to the first arm, paired by seed"
     below += (
-        f"; intervals and p are corrected for {found.comparisons} comparisons (Holm)." if found.comparisons > 1 else "."
+        f"; p is corrected for {found.comparisons} comparisons (Holm), and {CORRECTED}."
+        if found.comparisons > 1
+        else "."
     )
-    rows = tuple(_row(row, with_density) for row in found.rows)
+    rows = tuple(_row(row, found.metric, with_density) for row in found.rows)
     return Table(heads=heads, rows=rows, n_text=1, below=below, last_is_text=True)
 
 
-def _row(row: Row, with_density: bool) -> tuple[Any, ...]:
+def _row(row: Row, metric: str, with_density: bool) -> tuple[Any, ...]:
     kept = " / ".join(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2"))
-    ends = row.estimate.interval
     return (
         row.label,
         *((unbroken(kept),) if with_density else ()),
         str(row.estimate.n),
-        mean_std(row.estimate, show_value),
-        Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING,
+        mean_std_of(metric, row.estimate),
+        interval_of(metric, row.estimate.interval),
         *judged_cells(row),
     )
 
@@ -157,6 +160,7 @@ def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture
             file="curves.svg",
             what=metric_name(found.metric),
             unit=metric_unit(found.metric),
+            show=numbers.of_metric(found.metric),
         ),
         draw_gap(series(lambda run: gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))), folder),
     ]

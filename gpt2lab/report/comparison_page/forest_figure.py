@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, label_text, style, write_svg
 from gpt2lab.report.comparison.statistics import Interval, Verdict
-from gpt2lab.report.comparison_page.words import signed, spread
+from gpt2lab.report.comparison_page.words import CORRECTED, signed, spread
 
 MOST_ROWS = 60
 _LABEL_CHARS = 34
@@ -84,8 +84,9 @@ def _alt(rows: Sequence[ForestRow], metric: str, baseline: str, floor: float | N
 
 
 def _caption(rows: Sequence[ForestRow], baseline: str, floor: float | None) -> str:
-    text = f"Differences to the baseline {baseline}, paired by seed, with 95 % intervals corrected for the number of "
-    text += "comparisons: an interval that contains 0 is no difference."
+    many = sum(row.interval is not None for row in rows)
+    text = f"Differences to the baseline {baseline}, paired by seed"
+    text += f"; {CORRECTED if many > 1 else 'the line is the 95 % interval' if many else 'one pair has no interval'}."
     if floor is not None:
         text += f" Shaded: the noise floor, ± {spread(floor)}."
     if len(rows) > MOST_ROWS:

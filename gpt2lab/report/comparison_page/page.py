@@ -13,7 +13,7 @@ from gpt2lab.report.comparison_page import tables
 from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
 from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
 from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
-from gpt2lab.report.comparison_page.words import jobs_line, lowered
+from gpt2lab.report.comparison_page.words import jobs_line, lowered, sentence
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, read_method
@@ -70,7 +70,7 @@ def _context(
     return {
         "title": summary["name"],
         "status": Markdown(" · ".join(_status_parts(results, summary))),
-        "in_short": "; ".join(lowered(finding.verdict) for finding in findings if finding.topic in IN_SHORT),
+        "in_short": "; ".join(lowered(finding.verdict) for finding in _in_short(findings)),
         "question": markdown.notes(question),
         "hypothesis": summary["hypothesis"],
         "evidence": evidence(findings),
@@ -78,13 +78,13 @@ def _context(
         "method": _method(shared, summary),
         "varies": tables.settings_rows(results.cells, _seeds(results)),
         "comparability": _comparability(results),
-        "no_comparison": results.no_comparison,
+        "no_comparison": sentence(results.no_comparison or ""),
         "main": tables.main_table(results),
         "unfinished": tables.unfinished_table(results),
         "pictures": marked(pictures, _FIRST),
         "grokking": tables.grokking_table(results),
         "matched": tables.matched_table(results),
-        "no_match": results.matched.reason if not results.matched.targets and results.grokking is None else None,
+        "no_match": _no_match(results),
         "cost": tables.cost_table(results),
         "findings": [finding for finding in findings if finding.topic not in EVIDENCE],
         "notes": markdown.notes(rest),
@@ -93,6 +93,17 @@ def _context(
         "provenance": provenance_rows(shared),
         "files": [name for name in (*RECORD, "runs/") if (directory / name).exists()],
     }
+
+
+def _in_short(findings: list[Finding]) -> list[Finding]:
+    """Return the findings of the line at the top; one arm alone has nothing to say there."""
+    return [found for found in findings if found.topic in IN_SHORT and not found.verdict.startswith("One arm")]
+
+
+def _no_match(results: SweepResults) -> str | None:
+    """Return why there is no table of equal training losses; None where there is one or none is wanted."""
+    reason = results.matched.reason
+    return None if results.matched.targets or results.grokking is not None or not reason else sentence(reason)
 
 
 def _shared(results: SweepResults) -> Inputs:
@@ -127,5 +138,9 @@ def _comparability(results: SweepResults) -> list[str]:
         notes.append(f"the noise floor is of {noise_words(comparison)}")
         unfinished = {member.name for member in results.unfinished}  # they have a table of their own
         notes += [f"left out: {name}: {why}" for name, why in comparison.left_out if name not in unfinished]
-        notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]
+        labels = {member.name: cell.label for cell in results.cells for member in cell.members}
+        notes += [
+            f"not compared: {labels.get(names.partition(', ')[0], names)}: {', '.join(reasons)}"
+            for names, reasons in comparison.apart
+        ]
     return notes

@@ -8,7 +8,6 @@ from typing import Any
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import show_value
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
@@ -16,7 +15,7 @@ from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
 from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.words import metric_name, metric_unit, plain, spread
+from gpt2lab.report.comparison_page.words import metric_name, metric_unit, spread
 from gpt2lab.report.inputs import Curve
 
 FILES = ("differences.svg", "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
@@ -83,6 +82,7 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
         file="curves.svg",
         what=metric_name(column),
         unit=metric_unit(column),
+        show=numbers.of_metric(column),
         references=[(name, value) for name, value in lines if value is not None],
     )
 
@@ -143,10 +143,10 @@ def _panel_columns(results: SweepResults) -> int:
 
 def _sides(results: SweepResults) -> tuple[list[str], list[str]] | None:
     """Return the settings of both factors in plan order, None unless exactly two factors vary."""
-    keys = list(results.cells[0].values)
+    keys = list(results.cells[0].settings)
     if len(keys) != 2:
         return None
-    rows, columns = (list(dict.fromkeys(plain(cell.values[key]) for cell in results.cells)) for key in keys)
+    rows, columns = (list(dict.fromkeys(cell.settings[key] for cell in results.cells)) for key in keys)
     return rows, columns
 
 
@@ -154,8 +154,8 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
     sides = _sides(results)
     if sides is None or min(map(len, sides)) < 2:
         return None
-    keys = list(results.cells[0].values)
-    at = {tuple(plain(cell.values[key]) for key in keys): index for index, cell in enumerate(results.cells)}
+    keys = list(results.cells[0].settings)
+    at = {tuple(cell.settings.values()): index for index, cell in enumerate(results.cells)}
     cell_of = _steps_cell if results.grokking is not None else _metric_cell
     grid = Grid(
         row_factor=keys[0],
@@ -198,7 +198,7 @@ def _metric_cell(results: SweepResults, index: int) -> Cell:
         return Cell(value=None, text=None, absent=absent)
     std = row.estimate.std
     note = "" if std is None else f"± {spread(std)}"
-    return Cell(value=row.estimate.mean, text=show_value(row.estimate.mean), note=note)
+    return Cell(value=row.estimate.mean, text=numbers.of_metric(results.metric)(row.estimate.mean), note=note)
 
 
 def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:

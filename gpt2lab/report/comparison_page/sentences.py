@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
-from gpt2lab.report.comparison.compare import Row, show_value
+from gpt2lab.report.comparison.compare import Row
 from gpt2lab.report.comparison.grokking import PHASES
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
@@ -15,6 +15,7 @@ from gpt2lab.report.comparison_page.words import (
     jobs_line,
     listed,
     mean_std,
+    mean_std_of,
     metric_name,
     plural,
     sentence,
@@ -56,7 +57,7 @@ def _arms(results: SweepResults) -> list[tuple[str, Row]]:
 def differences(results: SweepResults) -> Finding | None:
     """How many arms are better, worse or not distinguishable, and each with its difference."""
     if results.comparison is None:
-        return Finding("comparison", "Nothing was compared", results.no_comparison or "No run finished.")
+        return Finding("comparison", "Nothing was compared", sentence(results.no_comparison or "no run finished"))
     base = results.rows[results.baseline]
     arms = _arms(results)
     if not arms or base is None:
@@ -65,9 +66,10 @@ def differences(results: SweepResults) -> Finding | None:
     heading = count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
     told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
     more = f"; the table has {len(arms) - MOST_ARMS} more" if len(arms) > MOST_ARMS else ""
+    baseline = f"{label} ({numbers.of_metric(results.metric)(base.estimate.mean)})"
     text = (
-        f"{name} at step {results.comparison.step:,}, differences to {label} ({show_value(base.estimate.mean)}), "
-        f"paired by seed: {'; '.join(told)}{more}. Rule: better or worse when the corrected interval leaves out 0 and "
+        f"{name} at step {results.comparison.step:,}, differences to {baseline}, paired by seed: "
+        f"{'; '.join(told)}{more}. Rule: better or worse when the corrected interval leaves out 0 and "
         "the difference is larger than the noise floor; never with one pair."
     )
     return Finding("comparison", heading, text)
@@ -76,7 +78,7 @@ def differences(results: SweepResults) -> Finding | None:
 def _alone(results: SweepResults) -> Finding:
     """What there is to say of one arm: its mean."""
     told = [
-        f"{cell.label}: {mean_std(row.estimate, show_value)} over {plural(row.estimate.n, 'seed')}"
+        f"{cell.label}: {mean_std_of(results.metric, row.estimate)} over {plural(row.estimate.n, 'seed')}"
         for cell, row in zip(results.cells, results.rows, strict=True)
         if row is not None
     ]
@@ -102,18 +104,18 @@ def best_arm(results: SweepResults) -> Finding | None:
     best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
     extreme = "Highest" if results.higher_is_better else "Lowest"
     name = metric_name(results.metric).lower()
-    if not _ordered(best[1].estimate, other[1].estimate, show_value):
+    if not _ordered(best[1].estimate, other[1].estimate, numbers.of_metric(results.metric)):
         return None
     if best[2] == results.baseline:
         said = "That is the baseline"
     else:
         verdict = best[1].judgement.verdict if best[1].judgement else "not compared"
         said = f"Against the baseline it is {verdict}"
-    text = (
-        f"{mean_std(best[1].estimate, show_value)} over {plural(best[1].estimate.n, 'seed')}, before {other[0]} with "
-        f"{mean_std(other[1].estimate, show_value)} over {plural(other[1].estimate.n, 'seed')}. {said}; the order "
-        "among the other arms is not tested."
+    first, second = (
+        f"{mean_std_of(results.metric, each.estimate)} over {plural(each.estimate.n, 'seed')}"
+        for _, each, _ in (best, other)
     )
+    text = f"{first}, before {other[0]} with {second}. {said}; the order among the other arms is not tested."
     return Finding("best", f"{extreme} mean {name}: {best[0]}", text)
 
 
@@ -240,7 +242,7 @@ def generalisation(results: SweepResults) -> Finding | None:
         beyond = [cell.val.median_beyond for label, cell in labelled if label in never and cell.val is not None]
         steps = [step for step in beyond if step is not None and math.isfinite(step)]
         text += f" by step {numbers.count(min(steps))}." if steps else "."
-    return Finding("generalisation", f"{success:,} of {plural(settled, 'run')} generalised", text)
+    return Finding("generalisation", f"Of {plural(settled, 'run')} that ended, {success:,} generalised", text)
 
 
 def unfinished(results: SweepResults) -> Finding | None:

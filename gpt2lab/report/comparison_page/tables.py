@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
-from gpt2lab.report.comparison.compare import Row, show_value
+from gpt2lab.report.comparison.compare import Row
 from gpt2lab.report.comparison.costs import Cost
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
@@ -13,12 +14,15 @@ from gpt2lab.report.comparison.statistics import Censored, Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison_page.words import (
+    CORRECTED,
     NO_BREAK,
+    interval_of,
+    interval_words,
     mean_std,
+    mean_std_of,
     metric_name,
     metric_unit,
     p_value,
-    plain,
     sentence,
     signed,
     signed_interval,
@@ -50,9 +54,7 @@ class Table:
 
 def factor_heads(results: SweepResults) -> list[str]:
     """Return the names of what varies, as short as they stay apart."""
-    keys = list(results.cells[0].values)
-    short = [key.rpartition(".")[2] for key in keys]
-    return short if len(set(short)) == len(short) else keys
+    return list(results.cells[0].settings)
 
 
 def _arm_heads(results: SweepResults) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ def _arm_heads(results: SweepResults) -> tuple[str, ...]:
 
 def _arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
     cell = results.cells[index]
-    cells = [escape(plain(value)) for value in cell.values.values()] or [escape(cell.label)]
+    cells = [escape(value) for value in cell.settings.values()] or [escape(cell.label)]
     bold = index == results.baseline and results.comparison is not None and len(results.cells) > 1
     return tuple(Markdown(f"**{value}**") if bold and value else value for value in cells)
 
@@ -83,11 +85,11 @@ def main_table(results: SweepResults) -> Table | None:
     )
     rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
     unit = metric_unit(results.metric)
-    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; intervals are 95 %, by Student's t."
+    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; {interval_words(results.metric)}."
     if several:
         below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
         many = results.comparison.comparisons
-        below += f"; intervals and p are corrected for {many} comparisons (Holm)." if many > 1 else "."
+        below += f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else "."
     return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=several)
 
 
@@ -98,9 +100,11 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
     n = len(row.by_seed) if row else 0
     seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
     estimate = row.estimate if row else None
-    ends = estimate.interval if estimate else None
-    interval = Markdown(f"{show_value(ends[0])}{NO_BREAK}to {show_value(ends[1])}") if ends else numbers.MISSING
-    cells = (*_arm_cells(results, index), *density, seeds, mean_std(estimate, show_value), interval)
+    mean, interval = (
+        mean_std_of(results.metric, estimate),
+        interval_of(results.metric, estimate.interval if estimate else None),
+    )
+    cells = (*_arm_cells(results, index), *density, seeds, mean, interval)
     return (*cells, *_judged(results, index, row)) if several else cells
 
 
@@ -233,7 +237,7 @@ def grokking_table(results: SweepResults) -> Table | None:
         return None
     heads = (
         *_arm_heads(results),
-        "Generalised",
+        "Generalised, of those that ended",
         f"Steps to training {found.threshold:g}",
         f"Steps to validation {found.threshold:g}",
         "Delay (steps)",
@@ -267,6 +271,5 @@ def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
 
 def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
     """Return (key, values) of what varies, and the seeds."""
-    keys = list(cells[0].values)
-    rows = [(key, ", ".join(dict.fromkeys(plain(cell.values[key]) for cell in cells))) for key in keys]
+    rows = [(key, ", ".join(dict.fromkeys(typed(cell.values[key]) for cell in cells))) for key in cells[0].values]
     return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows

@@ -1,8 +1,6 @@
 """Small wordings that tables, figures and sentences of a comparison share."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
@@ -21,6 +19,10 @@ METRIC_NAMES = {
     "elapsed_s": "Training time",
     "peak_mem_mib": "Peak memory",
 }
+CORRECTED = (
+    "intervals of arms that are not distinguishable hold together with 95 % (Bonferroni), those of the others are at "
+    "the level at which Holm's procedure rejects, each for itself"
+)
 UNITS = {"elapsed_s": "s", "peak_mem_mib": "MiB"}
 
 
@@ -58,22 +60,18 @@ def listed(items: Sequence[str], most: int = 8) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1] if items else ""]))
 
 
-def plain(value: Any) -> str:
-    """Return a setting as a person would type it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def signed(value: float) -> str:
     """A difference with its sign, and digits enough to compare."""
+    sign = "−" if value < 0 else "+"
     if value == 0 or 0.001 <= abs(value) < 100:
-        return f"{value:+.4f}"
-    return f"{value:+,.0f}" if abs(value) >= 100 else f"{'+' if value > 0 else ''}{numbers.loss(value)}"
+        return f"{sign}{abs(value):.4f}"
+    return f"{sign}{numbers.loss_or_cost(abs(value))}"
 
 
 def signed_percent(value: float) -> str:
     """A share as a percentage with its sign; what rounds to nothing has none."""
     shown = f"{100 * value:+.1f}"
-    return f"{'0.0' if float(shown) == 0 else shown} %"
+    return f"{'0.0' if float(shown) == 0 else shown.replace('-', '−')} %"
 
 
 def two_digits(value: float) -> str:
@@ -82,7 +80,7 @@ def two_digits(value: float) -> str:
 
 
 def signed_interval(ends: Interval | None) -> str:
-    """Return `-0.0100 to +0.0300`."""
+    """Return `−0.0100 to +0.0300`."""
     return numbers.MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
 
 
@@ -99,6 +97,32 @@ def mean_std(estimate: Estimate | None, show: Callable[[float], str], of: Callab
     return Markdown(f"{show(estimate.mean)}{deviation}")
 
 
+def mean_std_of(metric: str, estimate: Estimate | None) -> Markdown:
+    """Return mean and deviation of `metric`; of an accuracy nothing below the decimals that it is shown with."""
+    if not metric.endswith("_accuracy"):
+        return mean_std(estimate, numbers.of_metric(metric))
+    return mean_std(estimate, numbers.of_metric(metric), lambda std: "< 0.0001" if 0 < std < 1e-4 else f"{std:.4f}")
+
+
+def within(ends: Interval | None, metric: str) -> Interval | None:
+    """Return the interval of a mean of `metric`; of an accuracy only what lies between 0 and 1."""
+    if ends is None or not metric.endswith("_accuracy"):
+        return ends
+    return max(ends[0], 0.0), min(ends[1], 1.0)
+
+
+def interval_of(metric: str, ends: Interval | None) -> Markdown:
+    """Return `1.8012 to 1.8210`, the interval of a mean of `metric`."""
+    ends, show = within(ends, metric), numbers.of_metric(metric)
+    return Markdown(f"{show(ends[0])}{NO_BREAK}to {show(ends[1])}" if ends else numbers.MISSING)
+
+
+def interval_words(metric: str) -> str:
+    """Say what the intervals of the means of `metric` are."""
+    cut = ", of which only what lies between 0 and 1 is shown" if metric.endswith("_accuracy") else ""
+    return f"intervals are 95 %, by Student's t{cut}"
+
+
 def unbroken(text: str) -> Markdown:
     """Return text that no line break parts."""
     return Markdown(escape(text).replace(" ", NO_BREAK))
@@ -110,8 +134,8 @@ def p_value(p: float | None) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return text with a capital at its beginning and a full stop at its end."""
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+    """Return text with a capital at its beginning and a full stop at its end; of nothing, nothing."""
+    return f"{text[:1].upper()}{text[1:]}" + ("" if not text or text.endswith(".") else ".")
 
 
 def lowered(text: str) -> str:
