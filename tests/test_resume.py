@@ -158,13 +158,15 @@ def test_a_continuation_says_what_is_not_as_it_was(workplace, capsys):
     assert len(status(path)["resumes"][0]["changed"]) == 2
 
 
-def test_a_run_that_went_on_after_it_was_archived_is_archived_again(workplace):
+def test_a_run_that_went_on_after_it_was_archived_is_archived_again(workplace, capsys):
     overrides = [item for item in QUIET if item != "archive.mode=off"]
     path = run(*overrides, "train.max_steps=4", "schedule=constant", "name=long")
     assert main([f"resume={path}", "train.max_steps=8"]) == 0
     assert sorted(folder.name for folder in Path("experiments").glob("0*")) == ["00001-long", "00002-long"]
     assert "Continued from step 4" in Path("experiments/00002-long/README.md").read_text()
-    assert main([f"resume={path}"]) == 5  # nothing new to archive
+    assert main([f"resume={path}"]) == 0  # nothing new to archive
+    assert "archived already as experiments/00002-long" in capsys.readouterr().out
+    assert len(list(Path("experiments").glob("0*"))) == 2
 
 
 def test_a_job_of_a_sweep_continues_as_a_run_of_its_own(workplace, capsys):
