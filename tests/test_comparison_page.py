@@ -126,11 +126,11 @@ def test_the_main_table_has_density_seeds_mean_difference_and_verdict(banded: Pa
     results = section(page, "Results")
     base, both = row(results, "0", "0"), row(results, "256", "256")
     arms = {arm["label"]: arm for arm in summary(banded)["arms"]}
-    assert base[2:4] == ["100 % / 100 %", "3"] and base[-3:] == ["–", "–", "baseline"]
-    assert both[2] == "43.90 % / 43.90 %"
+    assert base[2:5] == ["baseline", "100 % / 100 %", "3"] and base[-2:] == ["–", "–"]
+    assert both[2:4] == ["**worse**", "43.90 % / 43.90 %"]
     mean, found = arms["fc1_band=256 fc2_band=256"]["mean"], arms["fc1_band=0 fc2_band=0"]["mean"]
-    assert both[4].startswith(f"{mean:.4f} ± ")
-    assert both[6].startswith(f"{mean - found:+.4f} (") and both[-1] == "**worse**"
+    assert both[5].startswith(f"{mean:.4f} ± ")
+    assert both[7].startswith(f"{mean - found:+.4f} (")
     # By hand: the fixture lets both bands of 256 end 2 x 0.02 above dense, less what is left of the way down to it.
     assert math.isclose(mean - found, 0.04 * (1 - math.exp(-1000 / 120)), abs_tol=1e-9)
 
@@ -143,7 +143,7 @@ def test_unfinished_jobs_are_counted_and_named_with_their_reason(grokking: Path)
     assert row(results, "2")[2:] == ["diverged", "80", "loss nan at step 80"]
     assert row(results, "7")[2:] == ["interrupted", "400", "stopped by SIGINT"]
     assert row(results, "17")[2:] == ["not started", "–", ""]
-    assert row(results, "1", "0.5")[2] == "2 of 3"
+    assert row(results, "1", "0.5")[3] == "2 of 3"
     assert "- weight_decay=0 train_fraction=0.3: no run with seed 3" in page
 
 

@@ -29,7 +29,6 @@ from gpt2lab.report.comparison_page.words import (
     metric_unit,
     plural,
     spread,
-    unbroken,
 )
 from gpt2lab.report.inputs import Curve
 from gpt2lab.report.templates import template
@@ -90,13 +89,13 @@ def _table(found: Comparison) -> Table:
     name, unit = metric_name(found.metric), metric_unit(found.metric)
     heads = (
         "Arm",
+        "Verdict",
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
         f"{name}, mean ± std",
         "95 % interval",
         "Difference (interval)",
         "p",
-        "Verdict",
     )
     below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; {interval_words(found.metric)}. "
     below += "Differences are to the first arm, paired by seed"
@@ -106,18 +105,21 @@ def _table(found: Comparison) -> Table:
         else "."
     )
     rows = tuple(_row(row, found.metric, with_density) for row in found.rows)
-    return Table(heads=heads, rows=rows, n_text=1, below=below, last_is_text=True)
+    return Table(heads=heads, rows=rows, n_text=2, below=below)
 
 
 def _row(row: Row, metric: str, with_density: bool) -> tuple[Any, ...]:
     kept = " / ".join(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2"))
+    difference, p, verdict = judged_cells(row)
     return (
         row.label,
-        *((unbroken(kept),) if with_density else ()),
+        verdict,
+        *((kept,) if with_density else ()),
         str(row.estimate.n),
         mean_std_of(metric, row.estimate),
         interval_of(metric, row.estimate.interval),
-        *judged_cells(row),
+        difference,
+        p,
     )
 
 

@@ -69,7 +69,7 @@ def _arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
 
 
 def main_table(results: SweepResults) -> Table | None:
-    """One row per arm: what varies, density, seeds, mean, interval, difference, p, verdict."""
+    """One row per arm: what varies, verdict, density, seeds, mean, interval, difference, p."""
     if results.comparison is None or not any(results.rows):
         return None
     with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
@@ -77,11 +77,12 @@ def main_table(results: SweepResults) -> Table | None:
     name, step = metric_name(results.metric), results.comparison.step
     heads = (
         *_arm_heads(results),
+        *(("Verdict",) if several else ()),
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
         f"{name}, mean ± std",
         "95 % interval",
-        *(("Difference (interval)", "p", "Verdict") if several else ()),
+        *(("Difference (interval)", "p") if several else ()),
     )
     rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
     unit = metric_unit(results.metric)
@@ -90,13 +91,13 @@ def main_table(results: SweepResults) -> Table | None:
         below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
         many = results.comparison.comparisons
         below += f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else "."
-    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=several)
+    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)) + several, below=below)
 
 
 def _main_row(results: SweepResults, index: int, with_density: bool, several: bool) -> tuple[Any, ...]:
     cell, row = results.cells[index], results.rows[index]
     kept = " / ".join(numbers.percent(cell.density.get(matrix)) for matrix in ("fc1", "fc2"))
-    density = (unbroken(kept),) if with_density else ()
+    density = (kept,) if with_density else ()
     n = len(row.by_seed) if row else 0
     seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
     estimate = row.estimate if row else None
@@ -104,8 +105,11 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
         mean_std_of(results.metric, estimate),
         interval_of(results.metric, estimate.interval if estimate else None),
     )
-    cells = (*_arm_cells(results, index), *density, seeds, mean, interval)
-    return (*cells, *_judged(results, index, row)) if several else cells
+    cells = (*density, seeds, mean, interval)
+    if not several:
+        return (*_arm_cells(results, index), *cells)
+    difference, p, verdict = _judged(results, index, row)
+    return (*_arm_cells(results, index), verdict, *cells, difference, p)
 
 
 def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ...]:
