@@ -58,9 +58,9 @@ def run_grid(grid: Grid) -> int:
 
     result = run_sweep(grid, check=check, execute=train_job, metrics=tuple(METRICS), console=console)
     path = result.sweep.path
-    if result.interrupted:
+    if not result.has_ended:
         console.print(f"continue python -m gpt2lab.run resume={path}  (as it is: gpt2lab snapshot {path} --force)")
-    elif result.has_record:
+    else:
         archive(path, config, name=result.sweep.name, console=console)
     return result.exit_code
 

@@ -123,6 +123,29 @@ def test_a_setting_of_the_sweep_that_cannot_be_is_one_line(workplace, capsys, se
     assert not list(Path().rglob("sweep.json"))
 
 
+def test_values_beyond_a_million_keep_their_size_in_the_name_of_a_folder(workplace):
+    assert main(["-m", *SHORT, "optim.grad_clip=1e6,1e-6"]) == 0
+    assert [job.folder for job in sweeps()[0].jobs] == ["runs/0-grad_clip=1e06", "runs/1-grad_clip=1e-06"]
+
+
+def test_a_sweep_whose_launcher_gave_up_waits_for_another_start(workplace, monkeypatch, capsys):
+    def give_up(worker, jobs, directory, of_hydra):
+        raise ValueError("no workers")
+
+    monkeypatch.setattr("gpt2lab.sweep.run.launch", give_up)
+    grid = ["-m", *[item for item in SHORT if item != "archive.mode=off"], "seed=5,6"]
+    assert main(grid) == 1
+    shown = capsys.readouterr().out
+    assert "the launcher ended with ValueError: no workers" in shown
+    assert "continue python -m gpt2lab.run resume=runs/sweeps/" in shown
+    assert not list(Path("experiments").glob("0*"))
+
+
+def test_a_baseline_is_compared_as_a_number_where_it_is_one(workplace):
+    assert main(["-m", *SHORT, "optim.learning_rate=0.001,0.002", "sweep.baseline='optim.learning_rate=1e-3'"]) == 0
+    assert sweeps()[0].baseline == {"optim.learning_rate": 0.001}
+
+
 def test_the_baseline_is_written_into_the_plan(workplace):
     assert main(["-m", *SHORT, "seed=5,6", "optim.weight_decay=0,0.1", "sweep.baseline='optim.weight_decay=0.1'"]) == 0
     assert sweeps()[0].baseline == {"optim.weight_decay": 0.1}

@@ -204,3 +204,17 @@ def test_an_archived_sweep_is_not_run_on(workplace, capsys):
     assert not (Path("experiments/00001-mini-pydocs") / ".lock").exists()
     assert main(grid) == 0
     assert "archived already as experiments/00001-mini-pydocs" in capsys.readouterr().out
+
+
+def test_a_sweep_goes_on_as_it_was_planned_or_not_at_all(workplace, monkeypatch, capsys):
+    grid = ["-m", *SHORT, "hydra/launcher=basic", "seed=5,6"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, signal.SIGINT)
+        assert main(grid) == 130
+    [sweep] = sweeps()
+    before = (sweep.path / "sweep.json").read_bytes()
+    assert main([f"resume={sweep.path}", "seed=5"]) == 2
+    assert "a sweep goes on as it was planned: leave seed=5 out" in capsys.readouterr().err
+    assert (sweep.path / "sweep.json").read_bytes() == before
+    assert main([f"resume={sweep.path}", "sweep.fail_fast=true", "hydra/launcher=basic"]) == 0
+    assert words(sweeps()[0]) == ["finished"] * 2

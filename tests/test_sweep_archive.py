@@ -213,6 +213,21 @@ def test_a_sweep_goes_to_another_archive_with_all_its_runs(archived_sweep, tmp_p
     assert (import_experiment(weights, tmp_path / "more") / FIRST / "model.bin").read_bytes() == b"weights"
 
 
+def test_an_experiment_that_cannot_be_read_does_not_hide_the_others_from_verify(archived_sweep, command, monkeypatch):
+    archive(write_banded_sweep(Path("other"), widths=(128,)), Path("experiments"), force=True)
+
+    def unreadable(path, **options):
+        if path.name.startswith("00001"):
+            raise ArchiveError(f"{path}: cannot read: permission denied")
+        return verify(path, **{**options, "write_report": write_small_report})
+
+    monkeypatch.setattr("gpt2lab.cli.trust.verify_experiment", unreadable)
+    shown, error = command("verify", expect=5)
+    assert "00001" in shown and "unreadable" in shown and "permission denied" in shown
+    assert "00002-a-sweep: ok" in shown
+    assert "1 of 2 experiments" in error
+
+
 def test_compare_takes_the_runs_of_a_sweep_by_its_number_alone(archived_sweep, command):
     out, _ = command("compare", "1")
     assert "1/0 1/1 1/2" in out and "fc1_band=128 fc2_band=0" in out and "worse" in out

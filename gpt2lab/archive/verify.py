@@ -30,7 +30,7 @@ class Fault:
     """One file that is not as it was archived."""
 
     file: str
-    kind: str  # changed, missing, extra, refused or stale
+    kind: str  # changed, missing, extra, refused, stale or unreadable
     why: str
 
 

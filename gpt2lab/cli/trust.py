@@ -37,7 +37,11 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
         raise ArchiveError(f"{root}: there are no experiments in it to verify")
     differing = 0
     for path in paths:
-        verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
+        try:
+            verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
+        except ArchiveError as error:  # one that cannot be read does not hide the others
+            fault = Fault(file=str(path), kind="unreadable", why=str(error))
+            verdict = Verdict(path=path, faults=(fault,), absent=(), notes_edited=False)
         differing += bool(verdict.faults)
         click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
     if differing:

@@ -7,6 +7,8 @@ import yaml
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.sweep import is_sweep, read_sweep
 
+_OF_ONE_START = ("hydra.", "hydra/", "sweep.", "tracker", "archive.")  # what may change when a sweep goes on
+
 
 def with_resumed(arguments: list[str]) -> list[str]:
     """Put the overrides of a resumed run before those given now, and its directory in place of a new one."""
@@ -27,8 +29,7 @@ def with_resumed(arguments: list[str]) -> list[str]:
     if is_sweep(directory):
         if any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments):
             return arguments  # asks for information, and runs nothing
-        now = [a for a in arguments if not a.startswith("-") and not a.lstrip("+").startswith("resume=")]
-        return ["-m", *last_of_each_key([*read_sweep(directory).overrides, *now, f"hydra.sweep.dir='{escaped}'"])]
+        return _resumed_sweep(directory, [a for a in arguments if not a.startswith("-")], escaped)
     if not overrides.is_file():
         raise ConfigError(f"resume={directory}: holds no run (no overrides.yaml); name a run directory below runs/")
     try:
@@ -42,6 +43,23 @@ def with_resumed(arguments: list[str]) -> list[str]:
     # hydra.mode: the run may have been a job of an experiment that is a sweep.
     merged = last_of_each_key([*earlier, *overrides_now, f"hydra.run.dir='{escaped}'", "hydra.mode=RUN"])
     return [*merged, *flags]
+
+
+def _resumed_sweep(directory: Path, arguments: list[str], escaped: str) -> list[str]:
+    """Return the command line of the sweep in `directory`, with what may be another one now: how its jobs are run."""
+    now = [argument for argument in arguments if not argument.lstrip("+").startswith("resume=")]
+    other = [item for item in now if not item.lstrip("+").startswith(_OF_ONE_START)]
+    if other:
+        raise ConfigError(
+            f"resume={directory}: a sweep goes on as it was planned: leave {other[0]} out, or start a grid "
+            "with it (hydra.sweep.dir= takes over what the two have in common)"
+        )
+    earlier = read_sweep(directory).overrides
+    if any(item.startswith("hydra/launcher=") for item in now):
+        earlier = tuple(
+            item for item in earlier if not item.lstrip("+").startswith(("hydra.launcher.", "hydra/launcher="))
+        )
+    return ["-m", *last_of_each_key([*earlier, *now, f"hydra.sweep.dir='{escaped}'"])]
 
 
 def last_of_each_key(overrides: list[str]) -> list[str]:

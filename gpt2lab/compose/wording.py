@@ -55,7 +55,7 @@ def _explain(error: Exception) -> str:
     merged = re.search(r"Error merging override (.*)", text)
     if merged:
         return f"{merged[1].strip()}: {_expected(cause)}"
-    if "LexerNoViableAlt" in text or "Error parsing override" in text:
+    if "LexerNoViableAlt" in text or "Error parsing override" in text or "mismatched input" in text:
         override = getattr(error, "override", None) or text.splitlines()[0]
         return (
             f"{override}: not an override; expected KEY=VALUE, and quotes of its own around a value with spaces or "

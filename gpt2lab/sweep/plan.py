@@ -142,16 +142,21 @@ def read_baseline(words: str | None, grid: Grid) -> dict[str, Any]:
         return {}
     asked = dict(word.partition("=")[::2] for word in words.split())
     for job in grid.jobs:
-        given = {
-            *(item.lstrip("+") for item in job.overrides),
-            *(f"{key}={value}" for key, value in job.values.items()),
-        }
-        if all(f"{key}={value}" in given for key, value in asked.items()):
+        given = dict(item.lstrip("+").partition("=")[::2] for item in job.overrides) | job.values
+        if all(key in given and _is_same(given[key], value) for key, value in asked.items()):
             return {key: job.values[key] for key in asked if key in job.values}
     raise ConfigError(
         f"sweep.baseline={words}: no job of the grid has these values; expected KEY=VALUE words, separated by spaces, "
         f"of {', '.join(key for key in grid.varies if key != 'seed') or 'a key that varies'}"
     )
+
+
+def _is_same(value: Any, typed: str) -> bool:
+    """Whether a value of the grid is what a person typed: 0.001 is 1e-3."""
+    try:
+        return str(value) == typed or float(value) == float(typed)
+    except (TypeError, ValueError):
+        return False
 
 
 def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode) -> str | None:
@@ -190,4 +195,5 @@ def _moved(directory: Path, job: SweepJob) -> SweepJob:
 
 
 def _slug(text: str) -> str:
+    text = text.replace("e+", "e")  # 1e+06; a plus sign counts attempts
     return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-.")[:_MAX_FOLDER].rstrip("-.")

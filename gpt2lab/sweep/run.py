@@ -28,9 +28,8 @@ class Result:
     """What a start of a sweep came to."""
 
     sweep: Sweep
-    interrupted: bool  # by a person: the rest waits for another start
-    has_record: bool  # some job got as far as to leave one
-    exit_code: int  # of the first job without a result, else 0
+    has_ended: bool  # every job had its turn; else the rest waits for another start
+    exit_code: int  # of the first job without a result, 1 when jobs are left over, 130 when a person stopped them
 
 
 def run_sweep(
@@ -122,11 +121,11 @@ def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console:
 
 def _result(agenda: Agenda, interrupted: bool) -> Result:
     sweep = agenda.sweep
-    states = [(job, read_state(sweep.run_dir(job))) for job in sweep.jobs]
-    has_record = any(RunDir(sweep.run_dir(job)).metrics.is_file() for job in sweep.jobs)
+    states = [(job, read_state(sweep.run_dir(job)).word) for job in sweep.jobs]
+    has_ended = not interrupted and all(word != "not started" for _, word in states)
     code = 130 if interrupted else 0
-    for job, state in states:
-        if code == 0 and state.word != "finished":
+    for job, word in states:
+        if code == 0 and word not in ("finished", "not started"):
             run = RunDir(sweep.run_dir(job))
-            code = int(run.read_status().get("exit_code") or 1) if run.status.is_file() else 1
-    return Result(sweep=sweep, has_record=has_record, interrupted=interrupted, exit_code=code)
+            code = int(run.read_status().get("exit_code") or 1)
+    return Result(sweep=sweep, has_ended=has_ended, exit_code=code or (0 if has_ended else 1))
