@@ -213,6 +213,17 @@ def test_a_sweep_goes_to_another_archive_with_all_its_runs(archived_sweep, tmp_p
     assert (import_experiment(weights, tmp_path / "more") / FIRST / "model.bin").read_bytes() == b"weights"
 
 
+def test_weights_that_are_absent_from_many_runs_are_counted(workplace, command, monkeypatch):
+    sweep = write_banded_sweep(Path("sweep"), widths=(128,))
+    for run in (sweep / "runs").iterdir():
+        (run / "model.bin").write_bytes(b"weights")
+    path = archive(sweep, Path("experiments"))
+    for weights in path.glob("runs/*/model.bin"):
+        weights.unlink()
+    monkeypatch.setattr("gpt2lab.report.write_report", write_small_report)
+    assert command("verify")[0] == "00001-a-sweep: ok (12 files of weights absent)\n"
+
+
 def test_an_experiment_that_cannot_be_read_does_not_hide_the_others_from_verify(archived_sweep, command, monkeypatch):
     archive(write_banded_sweep(Path("other"), widths=(128,)), Path("experiments"), force=True)
 

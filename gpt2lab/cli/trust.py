@@ -16,6 +16,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
 
 _SHOWN_FAULTS = 8  # of one experiment, in the line for people
+_SHOWN_ABSENT = 2
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_VALUES = 10_000
 
@@ -105,7 +106,8 @@ def _refuse_expressions(path: Path, config: dict[str, Any]) -> None:
 
 
 def _line(verdict: Verdict) -> str:
-    notes = [f"{name} absent" for name in verdict.absent]
+    absent = [f"{name} absent" for name in verdict.absent]
+    notes = absent if len(absent) <= _SHOWN_ABSENT else [f"{len(absent)} files of weights absent"]
     notes += ["notes.md edited since its report"] if verdict.notes_edited else []
     remarks = f" ({', '.join(notes)})" if notes else ""
     if not verdict.faults:
