@@ -13,7 +13,7 @@ from gpt2lab.errors import ConfigError
 from gpt2lab.record.lock import held
 from gpt2lab.record.rundir import RunDir, now_utc
 from gpt2lab.record.source_archive import find_source_root, source_hash
-from gpt2lab.record.sweep import Sweep, SweepJob, is_sweep, read_state, write_sweep
+from gpt2lab.record.sweep import Sweep, SweepJob, read_state, write_sweep
 from gpt2lab.schema import RunConfig, SweepMode
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import Agenda, find_earlier, list_jobs, new_directory, plan_sweep
@@ -53,9 +53,7 @@ def run_sweep(
         )
     source = source_hash(find_source_root())
     jobs, repeats = list_jobs(grid, check)
-    with _opened(grid, config, jobs) as directory:
-        agenda = plan_sweep(directory, grid, jobs, source_hash=source)
-        write_sweep(agenda.sweep)
+    with _planned(grid, config, jobs, source) as agenda:
         started = now_utc()
         board = Board(agenda.sweep, (job.number for job in agenda.pending), started, console)
         board.say_plan()
@@ -63,7 +61,7 @@ def run_sweep(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         worker = Worker(
             execute=execute,
-            directory=directory,
+            directory=agenda.sweep.path,
             source_hash=source,
             pending=tuple(job.number for job in agenda.pending),
             started=started,
@@ -76,8 +74,8 @@ def run_sweep(
 
 
 @contextmanager
-def _opened(grid: Grid, config: RunConfig, jobs: list[SweepJob]) -> Iterator[Path]:
-    """Hold the directory of the sweep: the one asked for, that of an earlier start, or a new one."""
+def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], source: str) -> Iterator[Agenda]:
+    """Hold the directory of the sweep, the one asked for, that of an earlier start, or a new one, with its plan."""
     name = config.name or "sweep"
     with ExitStack() as stack:
         # Two starts of a new sweep at once must not both find no earlier one.
@@ -89,9 +87,9 @@ def _opened(grid: Grid, config: RunConfig, jobs: list[SweepJob]) -> Iterator[Pat
             directory = directory or new_directory(ROOT, name)
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(directory))
-            if not is_sweep(directory):
-                write_sweep(plan_sweep(directory, grid, jobs, source_hash="").sweep)
-        yield directory
+            agenda = plan_sweep(directory, grid, jobs, source_hash=source)
+            write_sweep(agenda.sweep)
+        yield agenda
 
 
 def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console: Console) -> bool:

@@ -1,6 +1,5 @@
 """The page of a comparison of experiments: README.md and figures/ in a folder of the reader's choice."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,16 +12,13 @@ from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison, Row
-from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.pictures import draw_differences, gap_curve
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.tables import Table, judged_cells
+from gpt2lab.report.comparison_page.tables import Table, judged_cells, kept_words, main_caption
 from gpt2lab.report.comparison_page.words import (
-    CORRECTED,
     count_verdicts,
     interval_of,
-    interval_words,
     lowered,
     mean_std_of,
     metric_name,
@@ -86,35 +82,26 @@ def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
 
 def _table(found: Comparison) -> Table:
     with_density = any(share != 1 for row in found.rows for share in row.density.values())
-    name, unit = metric_name(found.metric), metric_unit(found.metric)
     heads = (
         "Arm",
         "Verdict",
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
-        f"{name}, mean ± std",
+        f"{metric_name(found.metric)}, mean ± std",
         "95 % interval",
         "Difference (interval)",
         "p",
     )
-    below = f"{name}{f' in {unit}' if unit else ''} at step {found.step:,}; {interval_words(found.metric)}. "
-    below += "Differences are to the first arm, paired by seed"
-    below += (
-        f"; p is corrected for {found.comparisons} comparisons (Holm), and {CORRECTED}."
-        if found.comparisons > 1
-        else "."
-    )
     rows = tuple(_row(row, found.metric, with_density) for row in found.rows)
-    return Table(heads=heads, rows=rows, n_text=2, below=below)
+    return Table(heads=heads, rows=rows, n_text=2, below=main_caption(found, "the first arm"))
 
 
 def _row(row: Row, metric: str, with_density: bool) -> tuple[Any, ...]:
-    kept = " / ".join(numbers.percent(row.density.get(matrix)) for matrix in ("fc1", "fc2"))
     difference, p, verdict = judged_cells(row)
     return (
         row.label,
         verdict,
-        *((kept,) if with_density else ()),
+        *((kept_words(row.density),) if with_density else ()),
         str(row.estimate.n),
         mean_std_of(metric, row.estimate),
         interval_of(metric, row.estimate.interval),
@@ -136,26 +123,8 @@ def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture
     def series(curve: Callable[[Run], Curve]) -> list[Series]:
         return [Series(label=r.label, curves=tuple(curve(runs[name]) for name in r.experiments)) for r in found.rows]
 
-    rows = [
-        ForestRow(
-            label=row.label,
-            difference=row.difference.mean,
-            interval=row.corrected_interval,
-            verdict=row.judgement.verdict,
-            pairs=row.difference.n,
-        )
-        for row in found.rows
-        if row.difference is not None and row.judgement is not None and math.isfinite(row.difference.mean)
-    ]
     drawn = [
-        draw_forest(
-            rows,
-            folder,
-            metric=metric_name(found.metric),
-            baseline=found.rows[0].label,
-            floor=found.floor.std if found.floor else None,
-            higher_is_better=found.higher_is_better,
-        ),
+        draw_differences(((row.label, row) for row in found.rows), found, folder, baseline=found.rows[0].label),
         draw_curves(
             series(lambda run: run.inputs.curve(found.metric)),
             folder,
@@ -164,7 +133,7 @@ def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture
             unit=metric_unit(found.metric),
             show=numbers.of_metric(found.metric),
         ),
-        draw_gap(series(lambda run: gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))), folder),
+        draw_gap(series(gap_curve), folder),
     ]
     pictures = [picture for picture in drawn if picture is not None]
     for file in set(FILES) - {picture.file for picture in pictures}:

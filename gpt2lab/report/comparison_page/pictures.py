@@ -1,13 +1,14 @@
 """Which figures a sweep's page has, and what goes into each."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
+from gpt2lab.report.comparison.compare import Comparison, Row
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
@@ -50,25 +51,33 @@ def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series
 def _forest(results: SweepResults, folder: Path) -> Picture | None:
     if results.comparison is None:
         return None
+    labels = [cell.label for cell in results.cells]
+    arms = list(zip(labels, results.rows, strict=True))
+    return draw_differences(arms, results.comparison, folder, baseline=labels[results.baseline])
+
+
+def draw_differences(
+    arms: Iterable[tuple[str, Row | None]], found: Comparison, folder: Path, *, baseline: str
+) -> Picture | None:
+    """Write differences.svg of labelled arms that were held to the baseline; None where none was."""
     rows = [
         ForestRow(
-            label=results.cells[index].label,
+            label=label,
             difference=row.difference.mean,
             interval=row.corrected_interval,
             verdict=row.judgement.verdict,
             pairs=row.difference.n,
         )
-        for index, row in enumerate(results.rows)
+        for label, row in arms
         if row is not None and row.difference is not None and row.judgement is not None
     ]
-    floor = results.comparison.floor
     return draw_forest(
         rows,
         folder,
-        metric=metric_name(results.metric),
-        baseline=results.cells[results.baseline].label,
-        floor=None if floor is None else floor.std,
-        higher_is_better=results.higher_is_better,
+        metric=metric_name(found.metric),
+        baseline=baseline,
+        floor=None if found.floor is None else found.floor.std,
+        higher_is_better=found.higher_is_better,
     )
 
 
@@ -88,10 +97,12 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
 
 
 def _gap(results: SweepResults, folder: Path) -> Picture | None:
-    def curve(run: Run) -> Curve:
-        return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
+    return draw_gap(_series(results, gap_curve), folder)
 
-    return draw_gap(_series(results, curve), folder)
+
+def gap_curve(run: Run) -> Curve:
+    """Validation minus training loss of a run."""
+    return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
 
 
 def _splits(results: SweepResults, train: str, val: str) -> list[SplitSeries]:

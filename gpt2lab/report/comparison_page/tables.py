@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
-from gpt2lab.report.comparison.compare import Row
+from gpt2lab.report.comparison.compare import Comparison, Row
 from gpt2lab.report.comparison.costs import Cost
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
@@ -74,30 +74,41 @@ def main_table(results: SweepResults) -> Table | None:
         return None
     with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
     several = len(results.cells) > 1
-    name, step = metric_name(results.metric), results.comparison.step
     heads = (
         *_arm_heads(results),
         *(("Verdict",) if several else ()),
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
-        f"{name}, mean ± std",
+        f"{metric_name(results.metric)}, mean ± std",
         "95 % interval",
         *(("Difference (interval)", "p") if several else ()),
     )
     rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
-    unit = metric_unit(results.metric)
-    below = f"{name}{f' in {unit}' if unit else ''} at step {step:,}; {interval_words(results.metric)}."
-    if several:
-        below += f" Differences are to {results.cells[results.baseline].label} (in bold), paired by seed"
-        many = results.comparison.comparisons
-        below += f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else "."
+    baseline = f"{results.cells[results.baseline].label} (in bold)" if several else None
+    below = main_caption(results.comparison, baseline)
     return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)) + several, below=below)
+
+
+def main_caption(found: Comparison, baseline: str | None) -> str:
+    """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
+    unit = metric_unit(found.metric)
+    text = f"{metric_name(found.metric)}{f' in {unit}' if unit else ''} at step {found.step:,}; "
+    text += f"{interval_words(found.metric)}."
+    if baseline is None:
+        return text
+    text += f" Differences are to {baseline}, paired by seed"
+    many = found.comparisons
+    return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
+
+
+def kept_words(density: dict[str, float]) -> str:
+    """Return the shares of FC1 and FC2 that the bands keep."""
+    return " / ".join(numbers.percent(density.get(matrix)) for matrix in ("fc1", "fc2"))
 
 
 def _main_row(results: SweepResults, index: int, with_density: bool, several: bool) -> tuple[Any, ...]:
     cell, row = results.cells[index], results.rows[index]
-    kept = " / ".join(numbers.percent(cell.density.get(matrix)) for matrix in ("fc1", "fc2"))
-    density = (kept,) if with_density else ()
+    density = (kept_words(cell.density),) if with_density else ()
     n = len(row.by_seed) if row else 0
     seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
     estimate = row.estimate if row else None
