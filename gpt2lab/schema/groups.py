@@ -204,6 +204,9 @@ class EngineConfig:
     deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
     graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
     checked: bool = False  # engine.device=host: watch every memory access of the kernels; about four times slower
+    banded_products: bool = True  # leave out products outside a band where that is faster; false: multiply, then mask
+    skip_uncounted: bool = True  # leave out work that no counted position needs; false: compute every position
+    share_prefixes: bool = True  # compute once what rows of a batch begin with alike; false: every row by itself
 
     def __post_init__(self) -> None:
         core = self.name is EngineName.cuda

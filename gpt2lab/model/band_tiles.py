@@ -1,0 +1,88 @@
+"""How the products of a banded matrix are cut into small dense ones, and whether that pays.
+
+The band connects hidden unit h and channel c where |h - 4c| <= w/2 (`bands.py`). So a tile of neighbouring hidden units
+needs a window of channels and no others, and a tile of channels a window of hidden units. Each tile with its window is
+an ordinary dense product on a part of the matrix as it lies in memory; what it holds outside the band is zero.
+Windows keep their width at the edges, where they are shifted inwards, so that products of a kind have one shape.
+"""
+
+from dataclasses import dataclass
+
+from gpt2lab.model.bands import is_dense
+
+TILES = (64, 128, 192, 256, 384, 512)  # hidden units; a tile of channels has a quarter as many
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of the matrix: the hidden units and the channels of one product."""
+
+    hidden: slice
+    channels: slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What products cost on a device: seconds = calls * call_s + multiply-adds * multiply_add_s + moved * value_s."""
+
+    call_s: float  # to start one product
+    multiply_add_s: float
+    value_s: float  # to read or write one value of an activation
+
+
+def hidden_blocks(n_embd: int, band: int, size: int) -> list[Block]:
+    """Return blocks of `size` hidden units (the last may be smaller) with their windows of channels.
+
+    Together they hold every kept weight; the hidden units of different blocks are different ones.
+    """
+    F, half_band = 4 * n_embd, band // 2
+    tiles = [slice(h, min(h + size, F)) for h in range(0, F, size)]
+    needed = [
+        (max(-(-(tile.start - half_band) // 4), 0), min((tile.stop - 1 + half_band) // 4 + 1, n_embd)) for tile in tiles
+    ]
+    return [Block(tile, window) for tile, window in zip(tiles, _of_one_width(needed, n_embd), strict=True)]
+
+
+def channel_blocks(n_embd: int, band: int, size: int) -> list[Block]:
+    """Return blocks of `size` channels (the last may be smaller) with their windows of hidden units.
+
+    Together they hold every kept weight; the channels of different blocks are different ones.
+    """
+    F, half_band = 4 * n_embd, band // 2
+    tiles = [slice(c, min(c + size, n_embd)) for c in range(0, n_embd, size)]
+    needed = [(max(4 * tile.start - half_band, 0), min(4 * (tile.stop - 1) + half_band + 1, F)) for tile in tiles]
+    return [Block(window, tile) for tile, window in zip(tiles, _of_one_width(needed, F), strict=True)]
+
+
+def _of_one_width(spans: list[tuple[int, int]], end: int) -> list[slice]:
+    """Return windows as wide as the widest of the spans (first, past the last), moved to end at `end` at most."""
+    width = max(last - first for first, last in spans)
+    return [slice(start, start + width) for start in (min(first, end - width) for first, _ in spans)]
+
+
+def block_multiply_adds(blocks: list[Block]) -> int:
+    """Return the multiply-adds of the blocks for one row of activations."""
+    return sum((b.hidden.stop - b.hidden.start) * (b.channels.stop - b.channels.start) for b in blocks)
+
+
+def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
+    """Return how many hidden units a tile should have for products of `rows` rows; None where dense costs no more."""
+    if is_dense(n_embd, band):
+        return None
+    dense = cost.call_s + rows * (4 * n_embd * n_embd * cost.multiply_add_s + 5 * n_embd * cost.value_s)
+    best, chosen = dense, None
+    for tile in TILES:
+        if tile >= 4 * n_embd:
+            continue
+        seconds = blocks_seconds(hidden_blocks(n_embd, band, tile), rows, cost)
+        if seconds < best:
+            best, chosen = seconds, tile
+    return chosen
+
+
+def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:
+    """Return what the products of `blocks` are expected to take for `rows` rows."""
+    values = sum(b.hidden.stop - b.hidden.start + b.channels.stop - b.channels.start for b in blocks)
+    return len(blocks) * cost.call_s + rows * (
+        block_multiply_adds(blocks) * cost.multiply_add_s + values * cost.value_s
+    )

@@ -1,0 +1,41 @@
+"""Blocks of a band: together they hold every kept weight, and no two write the same place."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2lab.model.band_tiles import Cost, block_multiply_adds, channel_blocks, choose_tile, hidden_blocks
+from gpt2lab.model.bands import band_mask
+
+FREE = Cost(call_s=0.0, multiply_add_s=1e-11, value_s=0.0)
+
+
+@given(n_embd=st.integers(1, 40), band=st.integers(1, 200), size=st.integers(1, 70))
+def test_blocks_hold_every_kept_weight_and_share_no_tile(n_embd, band, size):
+    mask = band_mask(n_embd, band)
+    for blocks, side in (
+        (hidden_blocks(n_embd, band, size), "hidden"),
+        (channel_blocks(n_embd, band, size), "channels"),
+    ):
+        held = np.zeros_like(mask)
+        for block in blocks:
+            held[block.hidden, block.channels] = True
+        assert (held >= mask).all()
+        tiles = [getattr(block, side) for block in blocks]
+        assert [i for tile in tiles for i in range(tile.start, tile.stop)] == list(
+            range(4 * n_embd if side == "hidden" else n_embd)
+        )
+        windows = [getattr(block, "channels" if side == "hidden" else "hidden") for block in blocks]
+        assert len({window.stop - window.start for window in windows}) == 1
+
+
+def test_multiply_adds_are_those_of_the_blocks():
+    blocks = hidden_blocks(768, 256, 128)
+    assert block_multiply_adds(blocks) == 24 * 128 * 96
+
+
+def test_a_tile_is_chosen_only_where_it_is_cheaper_than_dense():
+    assert choose_tile(768, 256, 1024, FREE) == 64
+    assert choose_tile(768, 0, 1024, FREE) is None
+    assert choose_tile(128, 1024, 1024, FREE) is None  # keeps everything
+    assert choose_tile(768, 256, 1024, Cost(call_s=1.0, multiply_add_s=1e-11, value_s=0.0)) is None
