@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from gpt2lab.report.canvas import line_style
 from gpt2lab.report.comparison_page.curves_figure import MOST_PANELS, draw_curves, draw_gap
+from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
 from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
 from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
@@ -34,7 +35,7 @@ def series(label: str, level: float, seeds: int = 3, points: int = 11) -> Series
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that were drawn, in place of their files."""
     figures: list[Figure] = []
-    for module in ("curves_figure", "forest_figure", "grokking_figure", "heatmap_figure"):
+    for module in ("curves_figure", "factor_figure", "forest_figure", "grokking_figure", "heatmap_figure"):
         target = f"gpt2lab.report.comparison_page.{module}.write_svg"
         monkeypatch.setattr(target, lambda figure, path, title: figures.append(figure))
     return figures
@@ -171,3 +172,28 @@ def test_labels_of_any_origin_draw_the_same_bytes_twice(tmp_path: Path) -> None:
 def test_every_pair_of_arms_and_seeds_draws(tmp_path: Path) -> None:
     for arms, seeds in product((1, 8), (1, 2)):
         assert draw_gap([series(f"a={n}", n / 10, seeds=seeds) for n in range(arms)], tmp_path)
+
+
+def settings(*speeds: float) -> list[Setting]:
+    return [
+        Setting(label=label, metric=(loss, loss + 0.2), token_us=speeds)
+        for label, loss in (("0", 1.5), ("64", 1.6), ("256", 1.4))
+    ]
+
+
+def test_one_factor_shows_every_seed_of_the_metric_and_of_the_time_per_token(tmp_path: Path, drawn) -> None:
+    picture = draw_factor(settings(20.0, 22.0), tmp_path, factor="w", metric="Loss", unit="nats", untimed=None)
+    losses, times = drawn[0].axes
+    assert [text.get_text() for text in losses.get_xticklabels()] == ["0", "64", "256"]
+    assert [list(line.get_ydata()) for line in losses.lines[:3]] == [[1.5, 1.7], [1.6, 1.6 + 0.2], [1.4, 1.4 + 0.2]]
+    assert list(losses.lines[3].get_ydata()) == pytest.approx([1.6, 1.7, 1.5])
+    assert list(times.lines[3].get_ydata()) == [21.0, 21.0, 21.0]
+    assert times.get_ylim()[0] == 0 < losses.get_ylim()[0]
+    assert picture and "64: 1.7000, 21.0 µs per token" in picture.alt
+
+
+def test_times_that_cannot_be_held_against_each_other_are_not_drawn(tmp_path: Path, drawn) -> None:
+    picture = draw_factor(settings(20.0), tmp_path, factor="w", metric="Loss", unit="", untimed="a busy machine")
+    assert len(drawn[0].axes) == 1
+    assert picture and picture.caption.endswith("No times: a busy machine.")
+    assert draw_factor(settings(20.0)[:2], tmp_path, factor="w", metric="Loss", unit="", untimed=None) is None

@@ -73,7 +73,7 @@ def _why_untimed(cells: Sequence[Sequence[Run]], runs: Sequence[Run]) -> str | N
     uneven = noise_floor(
         np.log(speeds)
         for cell in cells
-        if len(speeds := [speed for run in cell if (speed := _tokens_per_s(run)) is not None and speed > 0]) > 1
+        if len(speeds := [speed for run in cell if (speed := tokens_per_s(run)) is not None and speed > 0]) > 1
     )
     if uneven is None or uneven.std <= UNEVEN:
         return None
@@ -100,7 +100,7 @@ def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *,
     """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
-    speed = _mean(cell, _tokens_per_s)
+    speed = _mean(cell, tokens_per_s)
     return Cost(
         step=_mean(cell, lambda run: _step(run, target)),
         seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
@@ -113,7 +113,7 @@ def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *,
 
 
 def _overhead(baseline: Sequence[Run], speed: Estimate | None) -> float | None:
-    reference = _mean(baseline, _tokens_per_s)
+    reference = _mean(baseline, tokens_per_s)
     if speed is None or reference is None or not speed.mean:
         return None
     return reference.mean / speed.mean - 1
@@ -126,7 +126,8 @@ def _mean(cell: Iterable[Run], measure: Callable[[Run], float | None]) -> Estima
     return estimate(np.array(told)) if told and len(told) == len(values) else None
 
 
-def _tokens_per_s(run: Run) -> float | None:
+def tokens_per_s(run: Run) -> float | None:
+    """Return the speed of a run, the median of its logged rows."""
     return median_speed(run.inputs.curve("tokens_per_s"))
 
 

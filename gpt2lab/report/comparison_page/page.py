@@ -10,6 +10,7 @@ from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
 from gpt2lab.report.comparison_page import tables
+from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
 from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
 from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
@@ -32,7 +33,7 @@ RECORD = (
     "source.tar.gz",
 )
 IN_SHORT = ("comparison", "generalisation")  # what was tested or counted; the others describe means
-_FIRST = ("differences.svg", "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
+_FIRST = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 
 
 def write_sweep_report(directory: Path, title: str) -> None:

@@ -9,9 +9,12 @@ from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison, Row
+from gpt2lab.report.comparison.costs import tokens_per_s
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
+from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
+from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
 from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
 from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
@@ -19,8 +22,9 @@ from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import metric_name, metric_unit, spread
 from gpt2lab.report.inputs import Curve
 
-FILES = ("differences.svg", "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
+FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
+DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 
 
 def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) -> list[Picture]:
@@ -30,7 +34,7 @@ def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) 
     if results.grokking is not None:
         drawn += [_accuracy(results, folder), _losses(results, folder)]
     else:
-        drawn += [_curves(results, summary, folder), _gap(results, folder)]
+        drawn += [_factor(results, folder), _curves(results, summary, folder), _gap(results, folder)]
     pictures = [picture for picture in drawn if picture is not None]
     for file in set(FILES) - {picture.file for picture in pictures}:
         (folder / file).unlink(missing_ok=True)
@@ -78,6 +82,34 @@ def draw_differences(
         baseline=baseline,
         floor=None if found.floor is None else found.floor.std,
         higher_is_better=found.higher_is_better,
+    )
+
+
+def _factor(results: SweepResults, folder: Path) -> Picture | None:
+    """Draw metric and speed by the one factor that varies; None where several do."""
+    factors = list(results.cells[0].settings)
+    if len(factors) != 1 or results.comparison is None:
+        return None
+    settings = []
+    for cell, row in zip(results.cells, results.rows, strict=True):
+        if row is None:
+            continue
+        speeds = [tokens_per_s(run) for run in cell.finished]
+        setting = cell.settings[factors[0]]
+        settings.append(
+            Setting(
+                label="dense" if (factors[0], setting) in DENSE else setting,
+                metric=tuple(row.by_seed.values()),
+                token_us=tuple(1e6 / speed for speed in speeds if speed) if all(speeds) else (),
+            )
+        )
+    return draw_factor(
+        settings,
+        folder,
+        factor=factors[0],
+        metric=metric_name(results.metric),
+        unit=metric_unit(results.metric),
+        untimed=results.costs.untimed,
     )
 
 
