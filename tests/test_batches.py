@@ -107,6 +107,14 @@ def test_full_takes_every_row_in_file_order_at_every_step():
         assert made.batch(step)[0][:, 1].tolist() == list(range(7))
 
 
+def test_full_is_the_same_read_only_arrays_at_every_step():
+    made = batches(rows(7), B="full", row_len=4)
+    for first, again in zip(made.batch(0), made.batch(9), strict=True):
+        assert first is again
+        assert not first.flags.writeable
+    assert batches(rows(7), B=7, row_len=4).batch(0)[0].flags.writeable
+
+
 def test_full_takes_every_window_of_a_stream():
     made = batches(stream(9, 3, 14), T=4, B="full")
     assert made.batch(3)[0][:, 0].tolist() == [0, 4, 20000, 20004, 20008]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.model.huggingface import from_huggingface, to_huggingface
 from gpt2lab.model.init import init_params
@@ -35,7 +36,7 @@ def test_a_transformers_model_gives_equal_logits_here(hf_model):
     tokens = torch.randint(0, 50, (2, 24))
     with torch.no_grad():
         expected = hf_model(tokens).logits
-        found, _ = GPT.from_params(config, params)(tokens)
+        found = GPT.from_params(config, params)(Rows(tokens))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
@@ -43,7 +44,7 @@ def test_an_exported_model_gives_equal_logits_there():
     params = init_params(CONFIG, seed=5)
     tokens = torch.randint(0, 50, (2, 24))
     with torch.no_grad():
-        expected, _ = GPT.from_params(CONFIG, params)(tokens)
+        expected = GPT.from_params(CONFIG, params)(Rows(tokens))
         found = to_transformers(CONFIG, params)(tokens).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -60,7 +61,7 @@ def test_a_saved_folder_loads_as_pretrained(hf_model, tmp_path):
     model = GPT.from_pretrained(str(tmp_path))
     tokens = torch.randint(0, 50, (1, 7))
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens)[0], hf_model(tokens).logits, rtol=0, atol=2e-5)
+        torch.testing.assert_close(model(Rows(tokens)), hf_model(tokens).logits, rtol=0, atol=2e-5)
 
 
 def test_missing_misshapen_and_unknown_tensors_are_refused_by_name():

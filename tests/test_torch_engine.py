@@ -4,6 +4,7 @@ import torch
 from tiny_models import config, engine, random_params
 
 from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows
 from gpt2lab.errors import EngineError
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import tensor_shapes
@@ -16,10 +17,11 @@ def test_gradients_equal_finite_differences_in_float64(bands, counted):
     model = GPT.from_params(shape, random_params(shape), dtype=torch.float64)
     rng = np.random.default_rng(3)
     tokens, targets = (torch.from_numpy(rng.integers(0, 13, (3, 10))) for _ in range(2))
-    index = None if counted is None else torch.tensor(counted)
+    positions = list(counted or range(10))
+    rows = Rows(tokens, targets[:, positions], None if counted is None else torch.tensor(positions))
 
     def loss() -> torch.Tensor:
-        return model(tokens, targets, index)[1] / (3 * (10 if counted is None else len(counted)))
+        return rows.loss_sum(model(rows)) / (3 * len(positions))
 
     loss().backward()
     masks = {id(tensor): mask for tensor, mask in model.band_masks()}

@@ -35,7 +35,8 @@ class Batches:
     `shuffled`: each epoch visits every row, or non-overlapping windows of the stream, once in a new random order;
     for a stream the windows also start at a new random offset, so that the cuts move. `sequential`: llm.c's way,
     batch k of a shard starts at token k*B*T, then the next shard, then around again. `batch_size="full"`: every
-    row, or every window from token 0 on, in file order, at every step.
+    row, or every window from token 0 on, in file order, at every step: the same read-only arrays, so that an engine
+    plans its passes once.
 
     With `world_size` processes, `batch_size` stays that of the whole update and each rank gets its share of the
     rows, in order. Attributes: `batch_size`, `n_examples` (rows or windows of an epoch), `tokens_per_batch`.
@@ -60,6 +61,7 @@ class Batches:
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         self._examples = _Examples(split, seq_len=seq_len, row_len=row_len, split_name=split_name)
         self._full = batch_size == "full"
+        self._whole: Batch | None = None
         self._order = order
         self._seed = seed
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -89,7 +91,11 @@ class Batches:
         """Return inputs and targets of update `step`, two int32 (B, T) arrays; step 0 is the first update."""
         assert step >= 0, f"step {step}"
         if self._full:
-            return self._examples.read(*_locate(self._rows, self._counts))
+            if self._whole is None:
+                self._whole = self._examples.read(*_locate(self._rows, self._counts))
+                for array in self._whole:
+                    array.flags.writeable = False
+            return self._whole
         if self._order is Order.sequential:
             per_shard = self._counts // self.batch_size
             shard, batch = _locate(np.array([step % int(per_shard.sum())]), per_shard)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
+from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -38,7 +40,10 @@ class TorchEngine:
         self._model = GPT.from_params(spec.model, params).to(self._device)
         self._parameters = list(self._model.parameters())
         self._band_masks = [(tensor, mask.to(self._device)) for tensor, mask in self._model.band_masks()]
-        self._counted = None if spec.counted is None else torch.tensor(spec.counted, device=self._device)
+        planner = PassPlanner(
+            spec.counted, skip_uncounted=spec.engine.skip_uncounted, share_prefixes=spec.engine.share_prefixes
+        )
+        self._planner = TorchPlanner(planner, n_head=spec.model.n_head, device=self._device)
         self._optimizer = self._create_optimizer()
 
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
@@ -65,23 +70,19 @@ class TorchEngine:
     @torch.no_grad()
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
         total = Evaluation()
-        for rows in self._micro_batches(inputs):
+        for rows in self._passes(inputs, targets):
             with self._autocast:
-                logits, loss_sum = self._model(self._tensor(inputs[rows]), self._tensor(targets[rows]), self._counted)
-            expected = self._tensor(targets[rows])
-            expected = expected if self._counted is None else expected[:, self._counted]
-            total += Evaluation(
-                loss_sum=float(loss_sum),
-                n_correct=int((logits.argmax(dim=-1) == expected).sum()),
-                n_counted=expected.numel(),
-            )
+                logits = self._model(rows)
+                loss_sum = rows.loss_sum(logits)
+            total += Evaluation(loss_sum=float(loss_sum), n_correct=rows.n_correct(logits), n_counted=rows.n_counted)
         return total
 
     @torch.no_grad()
     def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
         positions = torch.tensor([tokens.shape[1] - 1], device=self._device) if last_only else None
+        rows = Rows(torch.from_numpy(tokens.astype(np.int64)).to(self._device), counted=positions)
         with self._autocast:
-            logits, _ = self._model(self._tensor(tokens), counted=positions)
+            logits = self._model(rows)
         return logits.float().cpu().numpy()
 
     def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, Params]:
@@ -124,9 +125,9 @@ class TorchEngine:
             p.grad = None
         n_counted = self._n_counted(targets)
         total = torch.zeros((), device=self._device)
-        for rows in self._micro_batches(inputs):
+        for rows in self._passes(inputs, targets):
             with self._autocast:
-                _, loss_sum = self._model(self._tensor(inputs[rows]), self._tensor(targets[rows]), self._counted)
+                loss_sum = rows.loss_sum(self._model(rows))
             (loss_sum / n_counted).backward()
             total += loss_sum.detach()
         for p, mask in self._band_masks:
@@ -134,15 +135,11 @@ class TorchEngine:
             p.grad.mul_(mask)
         return total
 
-    def _micro_batches(self, inputs: np.ndarray) -> list[slice]:
-        size = self._spec.micro_batch_size or len(inputs)
-        return [slice(start, start + size) for start in range(0, len(inputs), size)]
+    def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> list[Rows | Tree]:
+        return self._planner.passes(inputs, targets, self._spec.micro_batch_size or len(inputs))
 
     def _n_counted(self, targets: np.ndarray) -> int:
-        return len(targets) * (targets.shape[1] if self._counted is None else len(self._counted))
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device, torch.long)
+        return targets.size if self._spec.counted is None else len(targets) * len(self._spec.counted)
 
     def _create_optimizer(self) -> torch.optim.AdamW:
         optim = self._spec.optim

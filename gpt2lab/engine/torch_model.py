@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2lab.engine.torch_passes import Rows, Tree
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
 
@@ -35,7 +36,7 @@ MODULE_NAMES = {
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which each position sees itself and what came before."""
+    """Multi-head attention in which each position sees itself and what came before in its row."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -43,13 +44,16 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = (
-            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in self.qkv(x).split(C, dim=2)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, NH, T, HS)
-        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+    def forward(self, x: Tensor, rows: Rows | Tree, *, trimmed: bool = False) -> Tensor:
+        """Return x's shape, or with `trimmed` only what is counted."""
+        C = x.shape[-1]
+        if trimmed:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(rows.at_counted(x), weight[:C], bias[:C])
+            k, v = F.linear(x, weight[C:], bias[C:]).split(C, dim=-1)
+        else:
+            q, k, v = self.qkv(x).split(C, dim=-1)
+        return self.proj(rows.attend(q, k, v, self.n_head, trimmed=trimmed))
 
 
 class MLP(nn.Module):
@@ -74,8 +78,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, rows: Rows | Tree, *, trimmed: bool = False) -> Tensor:
+        """Return x's shape, or with `trimmed` only what is counted."""
+        y = self.attn(self.ln_1(x), rows, trimmed=trimmed)
+        x = (rows.at_counted(x) if trimmed else x) + y
         return x + self.mlp(self.ln_2(x))
 
 
@@ -90,24 +96,16 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, counted: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return logits and, with targets, the summed loss in nats.
-
-        tokens, targets: (B, T) int64. counted: 1-D int64 target positions that the loss counts, None for all n = T;
-        logits are computed at those positions only: (B, n, V).
-        """
-        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        if counted is not None:
-            x = x[:, counted]
-            targets = targets[:, counted] if targets is not None else None
-        logits = F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    def forward(self, rows: Rows | Tree) -> Tensor:
+        """Return the logits at what is counted: (B, n, V) of rows, (m, V) of a tree."""
+        x = self.wte(rows.tokens) + rows.at_positions(self.wpe.weight)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, rows)
+        x = last(x, rows, trimmed=rows.trims_last)
+        if not rows.trims_last:
+            x = rows.at_counted(x)
+        return F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
 
     @classmethod
     def from_params(cls, config: GPTConfig, params: Params, *, dtype: torch.dtype = torch.float32) -> "GPT":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gpt2lab.engine.torch_device import set_precision
 from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import OptimConfig, Precision
 from gpu.cases import Case
@@ -40,7 +41,7 @@ class Peer:
         self._graph: Any = None
         self._n_counted = case.batch_size * (len(case.counted) if case.counted else case.seq_len)
         self.notes: list[str] = []
-        self._forward: Callable[..., Any] = self._model
+        self._loss_sum: Callable[[Tensor, Tensor], Tensor] = self._plain_loss_sum
         self.variant = EAGER
         if compiled:
             self._compile()
@@ -121,7 +122,7 @@ class Peer:
         inputs, targets = self._static
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast:
-            _, loss_sum = self._forward(inputs, targets, self._counted)
+            loss_sum = self._loss_sum(inputs, targets)
         loss = loss_sum / self._n_counted
         loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
@@ -130,7 +131,7 @@ class Peer:
 
     def _compile(self) -> None:
         try:
-            self._forward = torch.compile(self._model, dynamic=False)
+            self._loss_sum = torch.compile(self._plain_loss_sum, dynamic=False)
             self._update()
             self.synchronize()
             self.variant = COMPILED
@@ -138,7 +139,12 @@ class Peer:
             raise
         except Exception as error:  # whatever the compiler, or the compiler's compiler, raises
             self.notes.append(f"not compiled: {first_line(error)}")
-            self._forward = self._model
+            self._loss_sum = self._plain_loss_sum
+
+    def _plain_loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets if self._counted is None else targets[:, self._counted]
+        rows = Rows(inputs, wanted, self._counted)
+        return rows.loss_sum(self._model(rows))
 
     def _empty(self) -> Tensor:
         return torch.zeros(self._case.batch_size, self._case.seq_len, dtype=torch.long, device=self._device)

@@ -13,6 +13,7 @@ from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import Device as DeviceChoice
@@ -101,8 +102,9 @@ class _Step:
             torch.from_numpy(array.astype(np.int64)).to(self.reference_device) for array in (inputs, targets)
         )
         counted = None if self.counted is None else torch.tensor(self.counted, device=self.reference_device)
-        logits, loss_sum = model(tokens, expected, counted)
-        loss = loss_sum / logits[..., 0].numel()
+        rows = Rows(tokens, expected if counted is None else expected[:, counted], counted)
+        logits = model(rows)
+        loss = rows.loss_sum(logits) / logits[..., 0].numel()
         loss.backward()
         gradients = model.collect({key: p.grad for key, p in model.named_parameters()})
         return logits.detach().cpu().numpy(), loss.item(), apply_bands(gradients, self.model)

@@ -1,0 +1,143 @@
+"""A pass on its device: what the model asks of one, of rows and of a tree alike.
+
+`tokens` and `at_positions` are what is embedded; `at_counted` picks what the loss needs; `attend` is attention, for
+queries everywhere or (`trimmed`) at what is counted; `loss_sum` and `n_correct` read the logits at what is counted.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
+from gpt2lab.engine.prefix_tree import PrefixTree
+from gpt2lab.engine.torch_tree_attention import SeenNodes, attend_tree
+
+
+class Rows:
+    """Rows as they are: activations (B, T, C), logits (B, n, V)."""
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        counted: Tensor | None = None,
+        *,
+        trims_last: bool = False,
+    ) -> None:
+        """tokens (B, T), counted (n,) ascending positions, None for all n = T, targets (B, n): int64.
+
+        With `trims_last` the rows must end at the last counted position.
+        """
+        T = tokens.shape[1]
+        self.tokens, self.targets, self._counted = tokens, targets, counted
+        self.trims_last = trims_last and counted is not None and len(counted) < T
+        self._sees: Tensor | None = None  # (n, T) bool, for trimmed queries; None: they see everything
+        if self.trims_last and counted is not None and len(counted) > 1:
+            self._sees = torch.arange(T, device=tokens.device) <= counted[:, None]
+
+    def at_positions(self, wpe: Tensor) -> Tensor:
+        """Return the rows of wpe that are added to the tokens', (T, C)."""
+        return wpe[: self.tokens.shape[1]]
+
+    def at_counted(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, n, C)."""
+        return x if self._counted is None else x.index_select(1, self._counted)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n_head: int, *, trimmed: bool) -> Tensor:
+        """q: (B, T or n, C), k and v: (B, T, C); returns q's shape."""
+        q_heads, k_heads, v_heads = (part.view(*part.shape[:2], n_head, -1).transpose(1, 2) for part in (q, k, v))
+        sees = self._sees if trimmed else None
+        y = F.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=sees, is_causal=not trimmed)
+        return y.transpose(1, 2).reshape(q.shape)  # from (B, NH, T or n, HS)
+
+    @property
+    def n_counted(self) -> int:
+        """Targets in the loss."""
+        assert self.targets is not None
+        return self.targets.numel()
+
+    def loss_sum(self, logits: Tensor) -> Tensor:
+        """Return the summed loss in nats, a scalar on the device."""
+        assert self.targets is not None
+        return F.cross_entropy(logits.flatten(0, 1), self.targets.flatten(), reduction="sum")
+
+    def n_correct(self, logits: Tensor) -> int:
+        """Return how many of the targets are the likeliest prediction."""
+        assert self.targets is not None
+        return int((logits.argmax(dim=-1) == self.targets).sum())
+
+
+class Tree:
+    """Distinct prefixes as nodes: activations (n, C), logits (m, V) at counted nodes; tensors of a PrefixTree."""
+
+    def __init__(self, tree: PrefixTree, n_head: int, device: torch.device) -> None:
+        def upload(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array.astype(np.int64)).to(device)
+
+        self.tokens, self._positions, self._counted = (
+            upload(array) for array in (tree.tokens, tree.positions, tree.counted)
+        )
+        self._pair_rows, self._targets, self._counts = (
+            upload(array) for array in (tree.pair_rows, tree.targets, tree.counts)
+        )
+        self.n_counted = tree.n_counted
+        self._counts_everything = len(tree.counted) == tree.n_nodes
+        self.trims_last = tree.trims_last and not self._counts_everything
+        self._seen = {False: SeenNodes(tree, np.arange(tree.n_nodes), n_head, device)}
+        if self.trims_last:
+            self._seen[True] = SeenNodes(tree, tree.counted, n_head, device)
+
+    def at_positions(self, wpe: Tensor) -> Tensor:
+        """Return the rows of wpe that are added to the tokens', (n, C)."""
+        return F.embedding(self._positions, wpe)
+
+    def at_counted(self, x: Tensor) -> Tensor:
+        """(n, C) to (m, C)."""
+        return x if self._counts_everything else x.index_select(0, self._counted)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n_head: int, *, trimmed: bool) -> Tensor:
+        """q: (n or m, C), k and v: (n, C); returns q's shape."""
+        return attend_tree(q, k, v, self._seen[trimmed], n_head)
+
+    def loss_sum(self, logits: Tensor) -> Tensor:
+        """Return the summed loss in nats, a scalar on the device; a pair enters as often as rows have it."""
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        log_p = F.log_softmax(wide, dim=-1)
+        of_pairs = log_p.flatten().index_select(0, self._pair_rows * logits.shape[-1] + self._targets)
+        return -(of_pairs * self._counts).sum()
+
+    def n_correct(self, logits: Tensor) -> int:
+        """Return how many of the targets are the likeliest prediction."""
+        correct = logits.argmax(dim=-1)[self._pair_rows] == self._targets
+        return int((correct * self._counts).sum())
+
+
+class TorchPlanner:
+    """PassPlanner, with the passes' tensors on a device. Those of a batch that comes again are made once."""
+
+    def __init__(self, planner: PassPlanner, *, n_head: int, device: torch.device) -> None:
+        self._planner, self._n_head, self._device = planner, n_head, device
+        self._last: tuple[list[Pass], list[Rows | Tree]] | None = None
+
+    def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> list[Rows | Tree]:
+        """Return the passes of one batch, (B, T) int32 each, in order; each takes up to `micro_batch_size` rows."""
+        planned = self._planner.passes(inputs, targets, micro_batch_size)
+        if self._last is not None and self._last[0] is planned:
+            return self._last[1]
+        passes = [self._convert(part) for part in planned]
+        if not (inputs.flags.writeable or targets.flags.writeable):
+            self._last = planned, passes
+        return passes
+
+    def _convert(self, part: Pass) -> Rows | Tree:
+        if isinstance(part, PrefixTree):
+            return Tree(part, self._n_head, self._device)
+        return rows_on(part, self._device)
+
+
+def rows_on(part: RowPass, device: torch.device) -> Rows:
+    """Return the tensors of a pass over rows."""
+    tokens, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in (part.tokens, part.targets))
+    counted = None if part.counted is None else torch.from_numpy(part.counted.astype(np.int64)).to(device)
+    return Rows(tokens, targets, counted, trims_last=part.trims_last)
