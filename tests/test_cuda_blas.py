@@ -7,6 +7,7 @@ import types
 
 import fake_cublas
 import numpy as np
+import proofs.banded_linear
 import proofs.gemm
 import proofs.linear
 import pytest
@@ -110,6 +111,36 @@ def test_batches_with_any_stride_and_lists_of_pointers_are_the_row_major_product
                 assert np.array_equal(values(out), start)
                 multiply()
                 assert np.array_equal(values(out), expected), (form, options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "first", "k", "batches"),
+    [
+        (Precision.bf16, 8, 16, 1),
+        (Precision.bf16, 4, 16, 0),  # 8 bytes: tensor cores would read 16 from there
+        (Precision.bf16, 2, 6, 1),
+        (Precision.bf16, 1, 6, 0),
+        (Precision.bf16, 1, 5, 1),
+        (Precision.tf32, 4, 4, 1),
+        (Precision.tf32, 2, 4, 0),
+        (Precision.tf32, 1, 6, 1),
+        (Precision.fp32, 1, 4, 1),
+    ],
+)
+def test_operands_that_begin_between_the_reads_of_tensor_cores_are_multiplied_one_by_one(
+    precision: Precision, first: int, k: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, calls = Setup(precision), []
+    batched = setup.blas.gemm_batched_ex
+    monkeypatch.setattr(setup.blas, "gemm_batched_ex", lambda *arguments: (calls.append(1), batched(*arguments)))
+    wide = setup.random(5, 40)
+    a = [wide[:, :k], wide[:, first : first + k]]
+    b, out = ([setup.random(*shape) for _ in range(2)] for shape in ((k, 4), (5, 4)))
+    table = np.zeros(pointer_table_size(2), dtype=np.int64).view(DeviceArray)
+    setup.gemm.prepare_pointers(out, a, b, table=table)()
+    for i in range(2):
+        assert np.array_equal(values(out[i]), values(a[i]) @ values(b[i]))
+    assert len(calls) == batches
 
 
 def same(setup: Setup, n: int, rows: int, columns: int) -> DeviceArray:
@@ -273,7 +304,8 @@ def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
         return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=lt)
 
     monkeypatch.setattr(proofs.gemm, "create_gemm", create)
-    checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision)]
+    banded = proofs.banded_linear.check(CardlikeHost(), precision, proofs.banded_linear.CASES[::3])
+    checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision), *banded]
     assert [str(check) for check in checks if not check.passed] == []
     used = {operation.get(fake_cublas.MatmulDescAttribute.EPILOGUE) for operation in lt.run} - {None}
     with_gelu = {164, 192} if precision is Precision.bf16 else set()
