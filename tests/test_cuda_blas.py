@@ -4,6 +4,7 @@ import gc
 import itertools
 import sys
 import types
+from dataclasses import replace
 
 import fake_cublas
 import numpy as np
@@ -12,11 +13,15 @@ import proofs.gemm
 import proofs.linear
 import pytest
 from fake_cublas import DeviceArray, FakeCublas, FakeCublasLt, FakeDevice
+from proof import compare, tolerance
+from tiny_models import CUDA_ON_HOST, config, random_params, spec_for, tokens_for
 
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm, open_cublas
+from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.gemm import Epilogue, EpilogueKind, pointer_table_size, windows
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.ops.banded_linear import DENSE, MlpTiles, Tiles
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
 
@@ -310,3 +315,26 @@ def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
     used = {operation.get(fake_cublas.MatmulDescAttribute.EPILOGUE) for operation in lt.run} - {None}
     with_gelu = {164, 192} if precision is Precision.bf16 else set()
     assert used == (set() if refuses else {4} | with_gelu)
+
+
+@pytest.mark.parametrize("tiles", [DENSE, {"fc1": Tiles(forward=16, input=24, weight=20), "fc2": Tiles(input=8)}])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_banded_step_through_the_calls_of_cublas_is_that_of_the_host(
+    precision: Precision, tiles: MlpTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = config(n_embd=24, fc1_band=9, fc2_band=24)
+    spec = spec_for(model, None, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
+    expected = CudaEngine(spec, random_params(model, std=0.05), mlp_tiles=tiles)
+
+    def create(device: CardlikeHost, precision: Precision) -> CublasGemm:
+        return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=FakeCublasLt())
+
+    monkeypatch.setattr("gpt2lab.engine.cuda_engine.create_gemm", create)
+    found = CudaEngine(spec, random_params(model, std=0.05), CardlikeHost(), mlp_tiles=tiles)
+    limit = (2 * model.n_layer + 1) * tolerance(terms=model.n_hidden, store=precision.name, roundings=4)
+    for _ in range(2):
+        (loss, gradients), (wanted, others) = (e.loss_and_gradients(*tokens_for(model)) for e in (found, expected))
+        assert loss == pytest.approx(wanted, rel=limit)
+        for name in ("wte", "ln2w", "fcw", "fcb", "fcprojw", "fcprojb"):
+            check = compare(name, gradients[name], others[name].astype(np.float64), limit)
+            assert check.passed, check

@@ -125,22 +125,30 @@ def backward(arrays: Arrays, op: Linear, rows: int, kept: np.ndarray, about: str
 
 
 def passes(arrays: Arrays, op: Linear, case: Case, kept: np.ndarray, about: str) -> Iterator[Check]:
-    """Fewer rows of the same arrays, between two passes of all of them."""
+    """Two layers in turns, and fewer rows of one: each has its own arrays, and says where they are once."""
     n, k = kept.shape
-    (x, x64), (weight, weight64) = arrays.act(arrays.normal(case.rows, k)), arrays.act(arrays.normal(n, k) * kept)
+    layers = [
+        (
+            arrays.act(arrays.normal(case.rows, k)),
+            arrays.act(arrays.normal(n, k) * kept),
+            arrays.empty_act(case.rows, n),
+        )
+        for _ in range(2)
+    ]
     bias, _ = arrays.float(np.zeros(n))
-    out, garbage = arrays.act(arrays.normal(case.rows, n))
     allowed = tolerance(
         terms=int(kept.sum(axis=1).max()), compute=product_format(arrays), store=arrays.store, roundings=2
     )
-    before, found = arrays.act(garbage)[0], []
-    for rows in (case.rows, -(-case.rows // 2), case.rows):
+    found = []
+    for i, rows in ((0, case.rows), (1, case.rows), (0, -(-case.rows // 2)), (0, case.rows), (1, case.rows)):
+        (x, x64), (weight, weight64), out = layers[i]
+        garbage, garbage64 = arrays.act(arrays.normal(case.rows, n))
+        arrays.device.upload(out, arrays.device.download(garbage))
         op.forward(out=out[:rows], x=x[:rows], weight=weight, bias=bias, bias_act=None)
         found.append(arrays.device.download(out))
-        expected = np.concatenate([x64[:rows] @ weight64.T, garbage[rows:]])
-        yield compare(f"pass of {rows}{about}", arrays.values(out), expected, allowed)
-        arrays.device.upload(out, arrays.device.download(before))
-    yield same(f"the same pass twice{about}", found[0], found[2])
+        expected = np.concatenate([x64[:rows] @ weight64.T, garbage64[rows:]])
+        yield compare(f"pass of {rows} in layer {i}{about}", arrays.values(out), expected, allowed)
+    yield same(f"the same pass twice{about}", found[0], found[3])
 
 
 def untouched(arrays: Arrays, op: Linear, name: str, case: Case, kept: np.ndarray, about: str) -> Iterator[Check]:
@@ -160,5 +168,5 @@ def untouched(arrays: Arrays, op: Linear, name: str, case: Case, kept: np.ndarra
 
 
 def checks_per_case() -> int:
-    """Return how many comparisons one case makes: two matrices, ten of the layer, four of passes, one beside."""
-    return 2 * (10 + 4 + 1)
+    """Return how many comparisons one case makes: two matrices, ten of the layer, six of passes, one beside."""
+    return 2 * (10 + 6 + 1)
