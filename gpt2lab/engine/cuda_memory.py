@@ -3,14 +3,15 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda_bands import choose_mlp_tiles
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops import attention, bias, grad_norm, layer_norm
+from gpt2lab.engine.ops import attention, banded_linear, bias, grad_norm, layer_norm
 from gpt2lab.engine.ops.embedding import segments_size as segments_of_pass
 from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
 from gpt2lab.errors import EngineError
@@ -34,6 +35,7 @@ class Workload:
     micro_batch_size: int  # sequences per pass
     seq_len: int  # T
     n_counted: int  # target positions per sequence that enter the loss
+    mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,9 @@ def _arrays(
 
     yield "scratch", "delta", (rows * NH,), real
     yield "scratch", "partials", (partials_size(config, numerics, rows),), real
+    n_pointers = banded_linear.pointer_tables_size(config, numerics, workload.mlp_tiles)
+    if n_pointers:
+        yield "scratch", "pointers", (n_pointers,), np.int64  # where the blocks of banded products begin
 
     yield "batch", "tokens", (update_rows,), np.int32
     yield "batch", "order", (update_rows,), np.int32  # rows of each pass, sorted by token
@@ -167,6 +172,7 @@ def workload_of(spec: EngineSpec) -> Workload:
         micro_batch_size=min(spec.micro_batch_size or spec.batch_size, spec.batch_size),
         seq_len=seq_len,
         n_counted=seq_len if spec.counted is None else len(spec.counted),
+        mlp_tiles=choose_mlp_tiles(spec),
     )
 
 

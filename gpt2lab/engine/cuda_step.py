@@ -14,6 +14,7 @@ from gpt2lab.engine.gemm import Gemm
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.adamw import AdamW
 from gpt2lab.engine.ops.attention import Attention
+from gpt2lab.engine.ops.banded_linear import MlpTiles, mlp_products
 from gpt2lab.engine.ops.cross_entropy import CrossEntropy
 from gpt2lab.engine.ops.embedding import Embedding, segments_size
 from gpt2lab.engine.ops.grad_norm import GradNorm
@@ -36,6 +37,7 @@ class Step:
         config: GPTConfig,
         optim: OptimConfig,
         arena: Mapping[str, Array],
+        mlp_tiles: MlpTiles,
     ) -> None:
         C, F = config.n_embd, config.n_hidden
         self._device, self._gemm, self._config, self._arena = device, gemm, config, arena
@@ -44,8 +46,9 @@ class Step:
         self._qkv = Linear(device, numerics, gemm, n_in=C, n_out=3 * C)
         self._attention = Attention(device, numerics, n_head=config.n_head, head_size=config.head_size)
         self._proj = Linear(device, numerics, gemm, n_in=C, n_out=C)
-        self._fc1 = Linear(device, numerics, gemm, n_in=C, n_out=F)
-        self._fc2 = Linear(device, numerics, gemm, n_in=F, n_out=C)
+        mlp = mlp_products(gemm, numerics, config, mlp_tiles, arena.get("pointers"))
+        self._fc1 = Linear(device, numerics, mlp["fc1"], n_in=C, n_out=F)
+        self._fc2 = Linear(device, numerics, mlp["fc2"], n_in=F, n_out=C)
         self._positions = Positions(device, numerics, n_embd=C)
         self._loss = CrossEntropy(
             device, numerics, vocab_size=config.vocab_size, padded_vocab_size=config.padded_vocab_size
