@@ -12,6 +12,7 @@ from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import GPTConfig
 
 TILES = (64, 128, 192, 256, 384, 512)  # hidden units; a tile of channels has a quarter as many
+SETUP_CALLS = 2  # besides the products of tiles: laying out the band, taking its gradient out
 MARGIN = 0.9  # tiles are used where they are expected to take less than this share of the dense product
 
 
@@ -83,14 +84,15 @@ def block_multiply_adds(blocks: list[Block]) -> int:
 
 def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
     """Return how many hidden units a tile should have for products of `rows` rows, None where tiles do not pay."""
-    if is_dense(n_embd, band):
+    if band >= 4 * n_embd or is_dense(n_embd, band):  # as wide as the matrix: it leaves out a quarter at most
         return None
     dense = cost.call_s + rows * (4 * n_embd * n_embd * cost.multiply_add_s + 5 * n_embd * cost.value_s)
     best, chosen = MARGIN * dense, None
     for tile in TILES:
         if tile >= 4 * n_embd:
             continue
-        seconds = blocks_seconds(hidden_blocks(n_embd, band, tile, clipped=True), rows, cost)
+        blocks = hidden_blocks(n_embd, band, tile, clipped=True)
+        seconds = SETUP_CALLS * cost.call_s + blocks_seconds(blocks, rows, cost)
         if seconds < best:
             best, chosen = seconds, tile
     return chosen
