@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 from tiny_models import CUDA_ON_HOST, TORCH, batch, config, engine
 
+from gpt2lab.engine import torch_engine
 from gpt2lab.engine.base import EngineSpec, create_engine
 from gpt2lab.errors import DivergedError
-from gpt2lab.model.bands import banded_tensors
+from gpt2lab.model.bands import banded_tensors, is_dense
 from gpt2lab.model.llmc import read_checkpoint, read_tensors
+from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Decay, EngineConfig, OptimConfig, Precision
 
 
-@pytest.fixture(params=[TORCH, CUDA_ON_HOST], ids=["torch", "cuda on host"])
-def kind(request: pytest.FixtureRequest) -> EngineConfig:
-    """Each engine in turn."""
+@pytest.fixture(params=[TORCH, "tiles", CUDA_ON_HOST], ids=["torch", "torch, bands in tiles", "cuda on host"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
+    """Each engine in turn; bands as narrow as those of small models are multiplied in tiles only where told to."""
+    if request.param == "tiles":
+        monkeypatch.setattr(torch_engine, "mlp_tiles", small_tiles)
+        return TORCH
     return request.param
+
+
+def small_tiles(shape: GPTConfig, *_: object) -> dict[str, int | None]:
+    bands = {"fc1": shape.fc1_band, "fc2": shape.fc2_band}
+    return {name: None if is_dense(shape.n_embd, band) else 5 for name, band in bands.items()}
 
 
 def test_the_mask_of_positions_counts_only_their_targets(kind):

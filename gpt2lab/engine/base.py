@@ -28,6 +28,11 @@ class EngineSpec:
     seq_len: int | None = None  # positions per sequence, T; None = the model's longest
     micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
 
+    @property
+    def rows(self) -> int:
+        """Rows of activations that a pass of an update has when nothing is left out: sequences x positions."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size) * (self.seq_len or self.model.max_seq_len)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:

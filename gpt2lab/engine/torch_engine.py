@@ -12,6 +12,7 @@ from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
 from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
+from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -37,9 +38,9 @@ class TorchEngine:
         self.step = 0
         self._result: StepResult | None = None
         self._spec = spec
-        self._model = GPT.from_params(spec.model, params).to(self._device)
+        tiles = mlp_tiles(spec.model, spec.rows, TORCH_COSTS[self.device], spec.engine.banded_products)
+        self._model = GPT.from_params(spec.model, params, tiles=tiles).to(self._device)
         self._parameters = list(self._model.parameters())
-        self._band_masks = [(tensor, mask.to(self._device)) for tensor, mask in self._model.band_masks()]
         planner = PassPlanner(
             spec.counted, skip_uncounted=spec.engine.skip_uncounted, share_prefixes=spec.engine.share_prefixes
         )
@@ -109,8 +110,9 @@ class TorchEngine:
         self._optimizer.state.clear()
         if step == 0:
             return
-        for name, _, index, p in self._model.named_tensors():
-            m, v = (torch.from_numpy(np.array(moments[f"{prefix}.{name}"][index])).to(p.device) for prefix in "mv")
+        first, second = ({spec.name: moments[f"{prefix}.{spec.name}"] for spec in TENSORS} for prefix in "mv")
+        for (p, m), (_, v) in zip(self._model.shared_out(first), self._model.shared_out(second), strict=True):
+            m, v = (value.to(p.device, copy=True) for value in (m, v))
             count = torch.tensor(float(step), device=p.device if p.device.type == "cuda" else "cpu")
             self._optimizer.state[p] = {"step": count, "exp_avg": m, "exp_avg_sq": v}
 
@@ -130,9 +132,7 @@ class TorchEngine:
                 loss_sum = rows.loss_sum(self._model(rows))
             (loss_sum / n_counted).backward()
             total += loss_sum.detach()
-        for p, mask in self._band_masks:
-            assert p.grad is not None
-            p.grad.mul_(mask)
+        self._model.clear_gradients_outside_bands()
         return total
 
     def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> list[Rows | Tree]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
 from gpt2lab.engine.torch_passes import Rows, Tree
-from gpt2lab.model.bands import banded_tensors
+from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
 
 # Where each of the 16 tensors lives in the module tree; {i} is the layer.
@@ -33,6 +34,8 @@ MODULE_NAMES = {
     "lnfw": "ln_f.weight",
     "lnfb": "ln_f.bias",
 }
+
+DENSE: Mapping[str, int | None] = {"fc1": None, "fc2": None}
 
 
 class CausalSelfAttention(nn.Module):
@@ -57,12 +60,13 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """FC1 (C to 4C), tanh-GELU, FC2 (4C to C)."""
+    """FC1 (C to 4C), tanh-GELU, FC2 (4C to C); each by tiles of its band where `tiles` says so."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, tiles: Mapping[str, int | None]) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.n_embd, config.n_hidden)
-        self.fc2 = nn.Linear(config.n_hidden, config.n_embd)
+        C, fc1, fc2 = config.n_embd, tiles["fc1"], tiles["fc2"]
+        self.fc1 = BandedLinear(C, config.fc1_band, fc1, widens=True) if fc1 else nn.Linear(C, 4 * C)
+        self.fc2 = BandedLinear(C, config.fc2_band, fc2, widens=False) if fc2 else nn.Linear(4 * C, C)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -71,12 +75,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a layer norm and around a residual connection."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, tiles: Mapping[str, int | None]) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, tiles)
 
     def forward(self, x: Tensor, rows: Rows | Tree, *, trimmed: bool = False) -> Tensor:
         """Return x's shape, or with `trimmed` only what is counted."""
@@ -86,14 +90,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The model. Its vocabulary rows are padded as in llm.c's files; logits cover the V real ones only."""
+    """The model. Its vocabulary rows are padded as in llm.c's files; logits cover the V real ones only.
 
-    def __init__(self, config: GPTConfig) -> None:
+    `tiles` (of `mlp_tiles`) are the hidden units per product of each banded matrix; without, products are dense.
+    """
+
+    def __init__(self, config: GPTConfig, tiles: Mapping[str, int | None] = DENSE) -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.max_seq_len, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, tiles) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def forward(self, rows: Rows | Tree) -> Tensor:
@@ -108,10 +115,17 @@ class GPT(nn.Module):
         return F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
 
     @classmethod
-    def from_params(cls, config: GPTConfig, params: Params, *, dtype: torch.dtype = torch.float32) -> "GPT":
+    def from_params(
+        cls,
+        config: GPTConfig,
+        params: Params,
+        *,
+        dtype: torch.dtype = torch.float32,
+        tiles: Mapping[str, int | None] = DENSE,
+    ) -> "GPT":
         """Build a model on the CPU that holds the 16 tensors `params`."""
         with torch.device("meta"):  # no memory and no random numbers before the values are there
-            model = cls(config)
+            model = cls(config, tiles)
         model.to_empty(device="cpu").to(dtype)
         model.load_params(params)
         return model
@@ -128,8 +142,15 @@ class GPT(nn.Module):
         """Copy the 16 tensors into the model."""
         check_params(params, self.config)
         with torch.no_grad():
-            for name, _, index, tensor in self.named_tensors():
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(params[name][index])))
+            for tensor, value in self.shared_out(params):
+                tensor.copy_(value)
+
+    def shared_out(self, values: Mapping[str, np.ndarray]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each parameter with its part of 16 tensors (parameters, moments), in its own shape, on the CPU."""
+        for name, key, index, tensor in self.named_tensors():
+            value = torch.from_numpy(np.ascontiguousarray(values[name][index]))
+            banded = self._banded(key)
+            yield tensor, banded.from_matrix(value) if banded else value
 
     def params(self) -> Params:
         """Return copies of the 16 tensors, float32."""
@@ -139,7 +160,9 @@ class GPT(nn.Module):
         """Stack values keyed by module name (parameters, gradients, moments) into the 16 tensors, float32 copies."""
         parts: dict[str, list[np.ndarray]] = {}
         for name, key, _, _ in self.named_tensors():
-            parts.setdefault(name, []).append(values[key].detach().float().cpu().numpy())
+            value, banded = values[key].detach(), self._banded(key)
+            matrix = banded.to_matrix(value) if banded else value
+            parts.setdefault(name, []).append(matrix.float().cpu().numpy())
         return {s.name: np.stack(parts[s.name]) if s.per_layer else parts[s.name][0].copy() for s in TENSORS}
 
     def named_tensors(self) -> Iterator[tuple[str, str, int | slice, nn.Parameter]]:
@@ -150,7 +173,16 @@ class GPT(nn.Module):
                 key = MODULE_NAMES[spec.name].format(i=layer)
                 yield spec.name, key, layer if spec.per_layer else slice(None), modules[key]
 
-    def band_masks(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """Return (parameter, bool mask of its kept weights) for every matrix that a band thins out."""
-        masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(self.config).items()}
-        return [(tensor, masks[name]) for name, _, _, tensor in self.named_tensors() if name in masks]
+    def clear_gradients_outside_bands(self) -> None:
+        """Set the gradients of weights outside a band to zero; products of tiles make none."""
+        bands = {"fcw": self.config.fc1_band, "fcprojw": self.config.fc2_band}
+        for name, key, _, tensor in self.named_tensors():
+            if name in bands and not is_dense(self.config.n_embd, bands[name]) and not self._banded(key):
+                assert tensor.grad is not None
+                clear_outside_band(tensor.grad, bands[name], widens=name == "fcw")
+
+    def _banded(self, key: str) -> BandedLinear | None:
+        """Return the layer whose weight `key` names, if that holds a band and not a matrix."""
+        path, _, name = key.rpartition(".")
+        module = self.get_submodule(path)
+        return module if name == "weight" and isinstance(module, BandedLinear) else None

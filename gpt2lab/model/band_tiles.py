@@ -9,8 +9,11 @@ Windows keep their width at the edges, where they are shifted inwards, so that p
 from dataclasses import dataclass
 
 from gpt2lab.model.bands import is_dense
+from gpt2lab.model.params import GPTConfig
 
 TILES = (64, 128, 192, 256, 384, 512)  # hidden units; a tile of channels has a quarter as many
+SETUP_CALLS = 2  # besides the products of tiles: laying out the band, taking its gradient out
+MARGIN = 0.9  # tiles are used where they are expected to take less than this share of the dense product
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +33,46 @@ class Cost:
     value_s: float  # to read or write one value of an activation
 
 
-def hidden_blocks(n_embd: int, band: int, size: int) -> list[Block]:
+# PyTorch. cpu: fitted by tools/bench_band_costs.py on two cores of an AMD EPYC with AVX-512, in fp32; only their ratios
+# matter. The others are not measured but derived: cuda from an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two
+# bytes) and 5 us for a call from Python; mps from the M1's data sheet (2.6 TFLOP/s, 68 GB/s, values of four bytes).
+TORCH_COSTS = {
+    "cpu": Cost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
+    "cuda": Cost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
+    "mps": Cost(call_s=5e-6, multiply_add_s=7.7e-13, value_s=5.9e-11),
+}
+
+
+def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[Block]:
     """Return blocks of `size` hidden units (the last may be smaller) with their windows of channels.
 
-    Together they hold every kept weight; the hidden units of different blocks are different ones.
+    Together they hold every kept weight; the hidden units of different blocks are different ones. `clipped` windows
+    hold what the tile needs and no more, also at the edges: they differ in width, down to none.
     """
     F, half_band = 4 * n_embd, band // 2
     tiles = [slice(h, min(h + size, F)) for h in range(0, F, size)]
     needed = [
         (max(-(-(tile.start - half_band) // 4), 0), min((tile.stop - 1 + half_band) // 4 + 1, n_embd)) for tile in tiles
     ]
-    return [Block(tile, window) for tile, window in zip(tiles, _of_one_width(needed, n_embd), strict=True)]
+    return [Block(tile, window) for tile, window in zip(tiles, _windows(needed, n_embd, clipped), strict=True)]
 
 
-def channel_blocks(n_embd: int, band: int, size: int) -> list[Block]:
+def channel_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[Block]:
     """Return blocks of `size` channels (the last may be smaller) with their windows of hidden units.
 
-    Together they hold every kept weight; the channels of different blocks are different ones.
+    Together they hold every kept weight; the channels of different blocks are different ones. `clipped` windows
+    hold what the tile needs and no more, also at the edges: they differ in width, down to none.
     """
     F, half_band = 4 * n_embd, band // 2
     tiles = [slice(c, min(c + size, n_embd)) for c in range(0, n_embd, size)]
     needed = [(max(4 * tile.start - half_band, 0), min(4 * (tile.stop - 1) + half_band + 1, F)) for tile in tiles]
-    return [Block(window, tile) for tile, window in zip(tiles, _of_one_width(needed, F), strict=True)]
+    return [Block(window, tile) for tile, window in zip(tiles, _windows(needed, F, clipped), strict=True)]
 
 
-def _of_one_width(spans: list[tuple[int, int]], end: int) -> list[slice]:
-    """Return windows as wide as the widest of the spans (first, past the last), moved to end at `end` at most."""
+def _windows(spans: list[tuple[int, int]], end: int, clipped: bool) -> list[slice]:
+    """Return the spans (first, past the last), or windows as wide as the widest of them, moved to end at `end`."""
+    if clipped:
+        return [slice(*span) for span in spans]
     width = max(last - first for first, last in spans)
     return [slice(start, start + width) for start in (min(first, end - width) for first, _ in spans)]
 
@@ -66,18 +83,28 @@ def block_multiply_adds(blocks: list[Block]) -> int:
 
 
 def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
-    """Return how many hidden units a tile should have for products of `rows` rows; None where dense costs no more."""
-    if is_dense(n_embd, band):
+    """Return how many hidden units a tile should have for products of `rows` rows, None where tiles do not pay."""
+    if band >= 4 * n_embd or is_dense(n_embd, band):  # as wide as the matrix: it leaves out a quarter at most
         return None
     dense = cost.call_s + rows * (4 * n_embd * n_embd * cost.multiply_add_s + 5 * n_embd * cost.value_s)
-    best, chosen = dense, None
+    best, chosen = MARGIN * dense, None
     for tile in TILES:
         if tile >= 4 * n_embd:
             continue
-        seconds = blocks_seconds(hidden_blocks(n_embd, band, tile), rows, cost)
+        blocks = hidden_blocks(n_embd, band, tile, clipped=True)
+        seconds = SETUP_CALLS * cost.call_s + blocks_seconds(blocks, rows, cost)
         if seconds < best:
             best, chosen = seconds, tile
     return chosen
+
+
+def mlp_tiles(config: GPTConfig, rows: int, cost: Cost, enabled: bool = True) -> dict[str, int | None]:
+    """Return the hidden units per tile of each MLP matrix ("fc1", "fc2"); None where its products are dense.
+
+    `rows` is how many rows of activations a pass is expected to have; `enabled` is `engine.banded_products`.
+    """
+    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
+    return {name: choose_tile(config.n_embd, band, rows, cost) if enabled else None for name, band in bands.items()}
 
 
 def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:

@@ -1,0 +1,259 @@
+"""Products over tiles of a band against the whole matrix multiplied with its mask."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from proof import UNIT_ROUNDOFF, compare, tolerance
+from tiny_models import TORCH, batch, config, engine, random_params, tokens_for
+from torch import Tensor, nn
+
+from gpt2lab.engine import torch_engine
+from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
+from gpt2lab.engine.torch_model import GPT
+from gpt2lab.engine.torch_passes import Rows
+from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
+from gpt2lab.model.bands import band_mask, banded_tensors
+
+BANDS = st.sampled_from([1, 2, 3, 7, 64, 256, 10**6])
+WIDENS = {"fc1": True, "fc2": False}
+
+
+def mask_of(n_embd: int, band: int, *, widens: bool) -> Tensor:
+    mask = torch.from_numpy(band_mask(n_embd, band))
+    return mask if widens else mask.T.contiguous()
+
+
+def layer_of(matrix: Tensor, bias: Tensor, band: int, tile: int) -> BandedLinear:
+    layer = BandedLinear(min(matrix.shape), band, tile, widens=len(matrix) >= len(matrix.T)).to(matrix.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(layer.from_matrix(matrix))
+        layer.bias.copy_(bias)
+    return layer
+
+
+def assert_products_are_those_of_the_masked_matrix(
+    n_embd: int, band: int, tile: int, rows: int, *, widens: bool
+) -> None:
+    generator = torch.Generator().manual_seed(n_embd + 100 * rows)
+    mask = mask_of(n_embd, band, widens=widens)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    matrix, bias, x, upstream = (
+        draw(*mask.shape) * mask,
+        draw(len(mask)),
+        draw(rows, len(mask.T)),
+        draw(rows, len(mask)),
+    )
+    layer = layer_of(matrix, bias, band, tile)
+    given_x = x.clone().requires_grad_()
+    out = layer(given_x)
+    out.backward(upstream)
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+    found = {
+        "out": (out.detach(), x @ matrix.T + bias, len(mask.T) + 1),
+        "input": (given_x.grad, upstream @ matrix, len(mask)),
+        "weight": (layer.to_matrix(layer.weight.grad), upstream.T @ x * mask, rows),
+        "bias": (layer.bias.grad, upstream.sum(0), rows),
+    }
+    for name, (value, expected, terms) in found.items():
+        check = compare(name, value.numpy(), expected.numpy(), tolerance(terms=terms, compute="fp64", roundings=0))
+        assert check.passed, str(check)
+    # what a row of the band has beyond the first or last hidden unit is no weight, and gets no gradient
+    assert torch.equal(layer.from_matrix(layer.to_matrix(layer.weight.grad)), layer.weight.grad)
+
+
+@settings(deadline=None)
+@given(n_embd=st.integers(1, 48), band=BANDS, tile=st.integers(1, 100), rows=st.integers(1, 70), widens=st.booleans())
+@example(n_embd=20, band=7, tile=6, rows=5, widens=True)
+@example(n_embd=20, band=64, tile=16, rows=33, widens=False)
+def test_a_layer_multiplies_as_the_masked_matrix_does(n_embd, band, tile, rows, widens):
+    assert_products_are_those_of_the_masked_matrix(n_embd, band, tile, rows, widens=widens)
+
+
+@pytest.mark.parametrize("widens", WIDENS.values(), ids=WIDENS)
+def test_a_layer_of_gpt2_width_multiplies_as_the_masked_matrix_does(widens):
+    assert_products_are_those_of_the_masked_matrix(768, 256, 64, 9, widens=widens)
+
+
+@settings(deadline=None)
+@given(n_embd=st.integers(1, 40), band=BANDS, tile=st.integers(1, 100), widens=st.booleans())
+def test_a_matrix_comes_back_as_it_was_given(n_embd, band, tile, widens):
+    mask = mask_of(n_embd, band, widens=widens)
+    matrix = torch.arange(1.0, mask.numel() + 1).view(mask.shape) * mask
+    layer = layer_of(matrix, torch.zeros(len(mask)), band, tile)
+    assert torch.equal(layer.to_matrix(layer.weight.detach()), matrix)
+    if not mask.all():
+        with pytest.raises(AssertionError, match="outside the band"):
+            layer.from_matrix(torch.ones(mask.shape))
+
+
+@settings(deadline=None)
+@given(n_embd=st.integers(1, 40), band=BANDS, widens=st.booleans())
+def test_clearing_leaves_what_the_mask_keeps(n_embd, band, widens):
+    mask = mask_of(n_embd, band, widens=widens)
+    matrix = torch.arange(1.0, mask.numel() + 1).view(mask.shape)
+    cleared = matrix.clone()
+    clear_outside_band(cleared, band, widens=widens)
+    assert torch.equal(cleared, matrix * mask)
+
+
+@pytest.mark.parametrize("widens", WIDENS.values(), ids=WIDENS)
+def test_bfloat16_rounds_no_more_than_a_dense_product_under_autocast(widens):
+    mask = mask_of(96, 64, widens=widens)
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(mask.shape, generator=generator) * mask
+    bias, x, upstream = (
+        torch.randn(shape, generator=generator) for shape in (len(mask), (50, len(mask.T)), (50, len(mask)))
+    )
+    dense = nn.Linear(len(mask.T), len(mask))
+    with torch.no_grad():
+        dense.weight.copy_(matrix)
+        dense.bias.copy_(bias)
+    layer = layer_of(matrix, bias, 64, 32)
+
+    def products(module: nn.Module) -> list[Tensor]:
+        given_x = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = module(given_x)
+        assert out.dtype == torch.bfloat16
+        out.backward(upstream.bfloat16())
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        assert [grad.dtype for grad in grads] == [torch.float32] * 2
+        return [out.detach(), given_x.grad, grads[0], grads[1]]
+
+    exact = [x.double() @ matrix.double().T + bias.double(), upstream.double() @ matrix.double()]
+    exact += [upstream.double().T @ x.double() * mask, upstream.double().sum(0)]
+    found, reference = products(layer), products(dense)
+    found[2], reference[2] = layer.to_matrix(found[2]), reference[2] * mask
+    for ours, theirs, expected in zip(found, reference, exact, strict=True):
+        scale = expected.abs().max()
+        # both round the same operands and each sum once; only the order of the float32 sums differs
+        assert (ours - expected).abs().max() <= (theirs - expected).abs().max() + UNIT_ROUNDOFF["bf16"] * scale
+        assert (ours - expected).norm() <= 1.05 * (theirs - expected).norm()
+
+
+TILES = {"fc1": 8, "fc2": 5}
+WHOLE: dict[str, int | None] = {"fc1": None, "fc2": None}
+SHAPE = config(fc1_band=9, fc2_band=14)
+
+
+def matrices(model: GPT, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return values keyed by parameter as arrays with whole matrices, in float64."""
+    found = {}
+    for key, value in values.items():
+        path, _, name = key.rpartition(".")
+        module = model.get_submodule(path)
+        banded = isinstance(module, BandedLinear) and name == "weight"
+        found[key] = (module.to_matrix(value) if banded else value).detach().numpy()
+    return found
+
+
+def test_a_model_in_tiles_trains_as_the_masked_one():
+    params, eps, rate = random_params(SHAPE), 1e-8, 1e-2
+    rows = Rows(*(torch.from_numpy(array).long() for array in tokens_for(SHAPE)))
+    models = [GPT.from_params(SHAPE, params, dtype=torch.float64, tiles=tiles) for tiles in (TILES, WHOLE)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=rate, eps=eps, weight_decay=0.1) for m in models]
+    masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(SHAPE).items()}
+    # Relative error of any gradient.
+    allowed = tolerance(terms=rows.n_counted * SHAPE.n_hidden, compute="fp64", roundings=0)
+    drift = 0.0  # bound on the difference of a parameter: a step divides a gradient by eps at least
+    for _ in range(20):
+        losses = []
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss = rows.loss_sum(model(rows)) / rows.n_counted
+            loss.backward()
+            losses.append(loss.item())
+        for name, _, _, p in models[1].named_tensors():
+            if name in masks:
+                p.grad *= masks[name]
+        found, expected = (matrices(m, {key: p.grad for key, p in m.named_parameters()}) for m in models)
+        slope = sum(np.abs(gradient).sum() for gradient in expected.values())
+        assert losses[0] == pytest.approx(losses[1], rel=allowed, abs=slope * drift)
+        if drift == 0:
+            scale = max(np.abs(gradient).max() for gradient in expected.values())  # of key biases all is rounding
+            for key, gradient in expected.items():
+                np.testing.assert_allclose(found[key], gradient, rtol=0, atol=allowed * scale, err_msg=key)
+        drift += rate * allowed * max(np.abs(gradient).max() for gradient in expected.values()) / eps
+        for optimizer in optimizers:
+            optimizer.step()
+    assert drift < rate / 100
+    found, expected = (matrices(m, dict(m.named_parameters())) for m in models)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=drift, err_msg=key)
+    for name, array in models[0].params().items():
+        assert name not in masks or not array[:, ~masks[name].numpy()].any()
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Engines whose MLP works in tiles that do not divide its size."""
+    monkeypatch.setattr(torch_engine, "mlp_tiles", lambda *_: TILES)
+
+
+def test_nothing_is_as_large_as_a_whole_matrix(small_tiles):
+    shape = replace(SHAPE, n_embd=64, n_head=1, vocab_size=2, padded_vocab_size=2)
+    trained = engine(TORCH, shape)
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+        return tensor
+
+    inputs, targets = (array % 2 for array in batch())
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        trained.train_step(inputs, targets, learning_rate=1e-3)
+    held = [tensor for state in trained._optimizer.state.values() for tensor in state.values()]
+    held += [*trained._model.parameters(), *trained._model.buffers(), *(p.grad for p in trained._model.parameters())]
+    sizes += [tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in held]
+    assert max(sizes) < 4 * 64 * 64
+
+
+def test_what_a_band_has_beyond_the_ends_stays_zero_in_training(small_tiles):
+    trained = engine(TORCH, SHAPE, optim={"decay": "all", "weight_decay": 0.5})
+    for step in range(10):
+        trained.train_step(*batch(seed=step), learning_rate=1e-2)
+    for layer in (layer for block in trained._model.blocks for layer in (block.mlp.fc1, block.mlp.fc2)):
+        state = trained._optimizer.state[layer.weight]
+        for values in (layer.weight.detach(), layer.weight.grad, state["exp_avg"], state["exp_avg_sq"]):
+            assert torch.equal(layer.from_matrix(layer.to_matrix(values)), values)
+
+
+def test_the_key_that_switches_tiles_off_changes_rounding_only(monkeypatch):
+    shape = config(n_embd=96, fc1_band=20, fc2_band=40)
+    found = {}
+    for on in (True, False):
+        monkeypatch.setattr(
+            torch_engine, "mlp_tiles", lambda config, rows, cost, enabled: {"fc1": 64, "fc2": 64} if enabled else WHOLE
+        )
+        e = engine(replace(TORCH, banded_products=on), shape)
+        assert isinstance(e._model.blocks[0].mlp.fc1, BandedLinear if on else nn.Linear)
+        found[on] = e.loss_and_gradients(*batch())
+    assert found[True][0] == pytest.approx(found[False][0], rel=tolerance(terms=96))
+    scale = max(np.abs(gradient).max() for gradient in found[False][1].values())
+    for name, expected in found[False][1].items():
+        np.testing.assert_allclose(
+            found[True][1][name], expected, rtol=0, atol=scale * tolerance(terms=60 * 384), err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("n_embd", "band", "rows", "pays"),
+    [
+        (768, 256, 1024, True),
+        (768, 512, 256, True),
+        (128, 64, 2048, True),
+        (128, 0, 2048, False),
+        (128, 256, 64, False),
+    ],
+)
+def test_tiles_are_used_where_they_were_measured_to_pay(n_embd, band, rows, pays):
+    shape = config(n_embd=n_embd, fc1_band=band)
+    assert (mlp_tiles(shape, rows, TORCH_COSTS["cpu"])["fc1"] is not None) == pays

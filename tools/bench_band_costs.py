@@ -1,0 +1,114 @@
+"""Timed layers of bands: fits the cost of products on this machine, and holds the chosen tiles against the best ones.
+
+python tools/bench_band_costs.py [--quick]
+
+A measurement is forward and backward of FC1 and FC2 with one band: six products. All tiles of a case run in turns
+within one process, and the least time of each counts, because other programs only ever add to it. With one thread
+(OMP_NUM_THREADS=1) it is processor time, to which waiting for others does not add.
+"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gpt2lab.engine.torch_banded import BandedLinear
+from gpt2lab.engine.torch_device import device_name
+from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Cost, block_multiply_adds, choose_tile, hidden_blocks
+
+CASES = [  # C, band, rows
+    *((128, band, rows) for band in (64, 128, 256) for rows in (256, 2048)),
+    *((384, band, rows) for band in (64, 256, 512) for rows in (256, 1024)),
+    *((768, band, rows) for band in (256, 512) for rows in (256, 1024)),
+    (1024, 256, 512),
+]
+QUICK = [(128, 64, 256), (128, 256, 2048), (384, 256, 256)]
+PRODUCTS = 6  # forward, input gradient and weight gradient of two layers
+
+
+class Layers:
+    """FC1 and FC2 with their inputs; `tile` 0 stands for dense products."""
+
+    def __init__(self, n_embd: int, band: int, tile: int, rows: int) -> None:
+        self._pairs = []
+        for widens in (True, False):
+            sizes = (n_embd, 4 * n_embd) if widens else (4 * n_embd, n_embd)
+            layer = BandedLinear(n_embd, band, tile, widens=widens) if tile else nn.Linear(*sizes)
+            with torch.no_grad():
+                for p in layer.parameters():
+                    p.normal_(std=0.02)
+            self._pairs.append((layer, torch.randn(rows, sizes[0], requires_grad=True)))
+        self._upstream = [torch.randn(rows, 4 * n_embd), torch.randn(rows, n_embd)]
+
+    def seconds(self) -> float:
+        """Do forward and backward of both layers."""
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        started = clock()
+        for (layer, x), upstream in zip(self._pairs, self._upstream, strict=True):
+            x.grad = None
+            for p in layer.parameters():
+                p.grad = None
+            layer(x).backward(upstream)
+        return clock() - started
+
+
+def measure(n_embd: int, band: int, rows: int, rounds: int) -> dict[int, float]:
+    """Return {tile, or 0 for dense: least seconds per product}."""
+    layers = {tile: Layers(n_embd, band, tile, rows) for tile in (0, *TILES) if tile < 4 * n_embd}
+    times = [{tile: one.seconds() for tile, one in layers.items()} for _ in range(rounds)]
+    return {tile: min(row[tile] for row in times) / PRODUCTS for tile in layers}
+
+
+def counts(n_embd: int, band: int, rows: int, tile: int) -> tuple[int, int, int]:
+    """Return calls, multiply-adds and values moved of one product."""
+    if not tile:
+        return 1, rows * 4 * n_embd * n_embd, rows * 5 * n_embd
+    blocks = hidden_blocks(n_embd, band, tile, clipped=True)
+    values = sum(b.hidden.stop - b.hidden.start + b.channels.stop - b.channels.start for b in blocks)
+    return len(blocks), rows * block_multiply_adds(blocks), rows * values
+
+
+def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> Cost:
+    """Return the constants whose predictions have the least squared relative error."""
+    rows = [
+        [count / seconds for count in counts(*case, tile)]
+        for case, times in measured.items()
+        for tile, seconds in times.items()
+    ]
+    call_s, multiply_add_s, value_s = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0].tolist()
+    return Cost(call_s=call_s, multiply_add_s=multiply_add_s, value_s=value_s)
+
+
+def chosen(case: tuple[int, int, int], times: dict[int, float], cost: Cost) -> dict[str, Any]:
+    """Return what `choose_tile` takes for a case, the best one measured, and how much longer the choice takes."""
+    tile, best = choose_tile(*case, cost) or 0, min(times, key=times.__getitem__)
+    return {
+        "n_embd, band, rows": case,
+        "chosen": tile or "dense",
+        "best": best or "dense",
+        "chosen_over_best": round(times[tile] / times[best], 3),
+        "dense_over_chosen": round(times[0] / times[tile], 3),
+    }
+
+
+def bench_band_costs(*, quick: bool = False) -> dict[str, Any]:
+    """Measure, fit, and compare the choices of the constants in use with the best tiles measured."""
+    measured = {case: measure(*case, rounds=3 if quick else 25) for case in (QUICK if quick else CASES)}
+    fitted, used = fit(measured), TORCH_COSTS["cpu"]
+    return {
+        "cpu": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "fitted": {name: getattr(fitted, name) for name in Cost.__slots__},
+        "used": {name: getattr(used, name) for name in Cost.__slots__},
+        "choices": [chosen(case, times, used) for case, times in measured.items()],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three small cases, three rounds")
+    print(json.dumps(bench_band_costs(quick=parser.parse_args().quick), indent=1))
