@@ -1,0 +1,86 @@
+"""What the first update of a run computes, and what bands, loss mask and shared prefixes leave out of it.
+
+The same arithmetic for `gpt2lab plan`, before a run, and for the record of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
+from gpt2lab.model.band_tiles import Cost, block_multiply_adds, choose_tile, hidden_blocks
+from gpt2lab.model.flops import Counts, plain_counts, training_flop
+
+CPU_COST = Cost(call_s=1e-5, multiply_add_s=2e-11, value_s=2e-10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One update: what its batch holds, what of it is computed, and the tiles of banded products."""
+
+    positions: int  # of the batch: B * T
+    counts: Counts  # summed over its passes
+    shares: bool  # whether rows of a pass are nodes of a tree
+    flop_dense: int  # of the plain batch: all positions in all layers, dense products
+    flop_done: int
+    mlp_tiles: dict[str, int | None]  # hidden units of a block of fc1 and fc2; None: dense products
+
+
+def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
+    """Return the work of an update on one batch, (B, T) int32 each."""
+    engine, model = spec.engine, spec.model
+    planner = PassPlanner(spec.counted, skip_uncounted=engine.skip_uncounted, share_prefixes=engine.share_prefixes)
+    passes = planner.passes(inputs, targets, spec.micro_batch_size or len(inputs))
+    counts = count_passes(passes)
+    tiles = mlp_tiles_of(spec, count_passes(passes[:1]).rows)
+    multiply_adds = {
+        f"{name}_multiply_adds": tile and block_multiply_adds(hidden_blocks(model.n_embd, band, tile))
+        for (name, tile), band in zip(tiles.items(), (model.fc1_band, model.fc2_band), strict=True)
+    }
+    return Work(
+        positions=inputs.size,
+        counts=counts,
+        shares=not all(isinstance(each, RowPass) for each in passes),
+        flop_dense=training_flop(model, plain_counts(*inputs.shape)),
+        flop_done=training_flop(model, counts, **multiply_adds),
+        mlp_tiles=tiles,
+    )
+
+
+def mlp_tiles_of(spec: EngineSpec, rows: int) -> dict[str, int | None]:
+    """Return {matrix: hidden units of a block of its products, None where they are dense} for passes of `rows` rows."""
+    bands = {"fc1": spec.model.fc1_band, "fc2": spec.model.fc2_band}
+    if not spec.engine.banded_products:
+        return dict.fromkeys(bands)
+    return {name: choose_tile(spec.model.n_embd, band, rows, CPU_COST) for name, band in bands.items()}
+
+
+def count_passes(passes: Sequence[Pass]) -> Counts:
+    """Return what passes compute, in all."""
+    total = Counts(rows=0, last_rows=0, logit_rows=0, pairs=0, last_pairs=0)
+    for each in passes:
+        total += _count(each)
+    return total
+
+
+def _count(each: Pass) -> Counts:
+    if isinstance(each, RowPass):
+        B, T = each.tokens.shape
+        if each.counted is None:
+            return plain_counts(B, T)
+        rows, pairs = B * T, B * T * (T + 1) // 2
+        counted, seen = B * len(each.counted), B * int((each.counted + 1).sum())
+    else:
+        depths = each.positions.astype(np.int64) + 1  # keys that the query of a node sees
+        rows, pairs = each.n_nodes, int(depths.sum())
+        counted, seen = len(each.counted), int(depths[each.counted].sum())
+    trims = each.trims_last
+    return Counts(
+        rows=rows,
+        last_rows=counted if trims else rows,
+        logit_rows=counted,
+        pairs=pairs,
+        last_pairs=seen if trims else pairs,
+    )
