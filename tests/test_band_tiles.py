@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2lab.model.band_tiles import Cost, block_multiply_adds, channel_blocks, choose_tile, hidden_blocks
+from gpt2lab.model.band_tiles import Cost, block_multiply_adds, channel_blocks, choose_tile, hidden_blocks, mlp_tiles
 from gpt2lab.model.bands import band_mask
+from gpt2lab.model.params import GPTConfig
 
 FREE = Cost(call_s=0.0, multiply_add_s=1e-11, value_s=0.0)
 
@@ -39,3 +40,9 @@ def test_a_tile_is_chosen_only_where_it_is_cheaper_than_dense():
     assert choose_tile(768, 0, 1024, FREE) is None
     assert choose_tile(128, 1024, 1024, FREE) is None  # keeps everything
     assert choose_tile(768, 256, 1024, Cost(call_s=1.0, multiply_add_s=1e-11, value_s=0.0)) is None
+
+
+def test_each_matrix_of_the_mlp_has_a_tile_of_its_own_and_none_when_switched_off():
+    shape = GPTConfig(n_layer=2, n_head=2, n_embd=128, max_seq_len=8, vocab_size=17, fc1_band=64)
+    assert mlp_tiles(shape, 1024, FREE) == {"fc1": 64, "fc2": None}
+    assert mlp_tiles(shape, 1024, FREE, enabled=False) == {"fc1": None, "fc2": None}

@@ -9,6 +9,7 @@ Windows keep their width at the edges, where they are shifted inwards, so that p
 from dataclasses import dataclass
 
 from gpt2lab.model.bands import is_dense
+from gpt2lab.model.params import GPTConfig
 
 TILES = (64, 128, 192, 256, 384, 512)  # hidden units; a tile of channels has a quarter as many
 
@@ -78,6 +79,15 @@ def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
         if seconds < best:
             best, chosen = seconds, tile
     return chosen
+
+
+def mlp_tiles(config: GPTConfig, rows: int, cost: Cost, enabled: bool = True) -> dict[str, int | None]:
+    """Return the hidden units per tile of each MLP matrix ("fc1", "fc2"); None where its products are dense.
+
+    `rows` is how many rows of activations a pass is expected to have; `enabled` is `engine.banded_products`.
+    """
+    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
+    return {name: choose_tile(config.n_embd, band, rows, cost) if enabled else None for name, band in bands.items()}
 
 
 def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:
