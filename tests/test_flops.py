@@ -37,8 +37,8 @@ def test_a_step_is_the_sum_of_its_products_by_hand():
     inner = 2 * (7 * 48 + 11 * 4)  # a pair: 2 for its score, 2 for its part of the sum
     last = 7 * 8 + 3 * 40 + 5 * 4  # keys and values of all, the rest of three
     assert training_flop(TINY, counts) == 6 * (inner + last + 2 * 2 * 5)
-    banded = training_flop(TINY, counts, fc1_multiply_adds=6, fc2_multiply_adds=10)
-    assert training_flop(TINY, counts) - banded == 6 * (2 * 7 + 3) * (10 + 6)
+    banded = training_flop(TINY, counts, fc1_multiply_adds=6 + 7 + 8, fc2_multiply_adds=10 + 9 + 8)
+    assert training_flop(TINY, counts) - banded == 2 * (2 * 7 + 3) * (10 + 9 + 8 + 6 + 7 + 8)
 
 
 def test_a_plain_batch_is_6n_12lct_without_what_is_not_multiplied_and_with_causal_pairs():
@@ -77,12 +77,13 @@ def test_banded_products_count_their_blocks_corners_included():
     model = GPTConfig(n_layer=1, n_head=12, n_embd=768, max_seq_len=64, vocab_size=300, fc1_band=256)
     inputs = np.zeros((16, 64), dtype=np.int32)
     done = work_of(spec_of(model, None), inputs, inputs)
-    tile = done.mlp_tiles["fc1"]
-    assert tile is not None and done.mlp_tiles["fc2"] is None
+    tile = done.mlp_tiles["fc1"]["forward"]
+    dense = {"forward": None, "input": None, "weight": None}
+    assert tile is not None and done.mlp_tiles["fc2"] == dense
     removed = 4 * 768 * 768 - block_multiply_adds(hidden_blocks(768, 256, tile))
     assert done.flop_dense - done.flop_done == 6 * 1024 * removed
     off = work_of(spec_of(model, None, banded_products=False), inputs, inputs)
-    assert off.mlp_tiles == {"fc1": None, "fc2": None} and off.flop_done == off.flop_dense
+    assert off.mlp_tiles == {"fc1": dense, "fc2": dense} and off.flop_done == off.flop_dense
 
 
 @st.composite

@@ -280,13 +280,18 @@ def test_the_work_of_a_run_is_told_in_its_method(tmp_path: Path) -> None:
 
 
 def test_the_products_of_a_band_are_told_in_its_method(tmp_path: Path) -> None:
-    wide = {"n_embd": 768, "fc1_band": 256, "fc2_band": 256, "mlp_tiles": {"fc1": 128, "fc2": None}}
+    dense = {"forward": None, "input": None, "weight": None}
+    tiles = {"fc1": dict.fromkeys(dense, 128), "fc2": dense}
+    wide = {"n_embd": 768, "fc1_band": 256, "fc2_band": 256, "mlp_tiles": tiles}
     page = method_of(tmp_path / "wide", wide)
     assert cells(page, "FC1")[1] == "band 256, density 8.19 %; products over 24 blocks of 128 hidden units"
     assert cells(page, "FC2")[1] == "band 256, density 8.19 %; dense products: at this size the band would not pay"
-    page = method_of(tmp_path / "off", wide | {"mlp_tiles": {"fc1": None, "fc2": None}}, {"banded_products": False})
+    page = method_of(tmp_path / "off", wide | {"mlp_tiles": {"fc1": dense, "fc2": dense}}, {"banded_products": False})
     assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products: engine.banded_products=false"
-    assert "| FC1 |" not in method_of(tmp_path / "dense", {"fc1_band": 0, "mlp_tiles": {"fc1": None, "fc2": None}})
+    some = {"fc1": dense | {"forward": 64, "input": 128}, "fc2": dense}
+    page = method_of(tmp_path / "some", wide | {"mlp_tiles": some})
+    assert cells(page, "FC1")[1].endswith("hidden units: forward blocks of 64, input blocks of 128, weight dense")
+    assert "| FC1 |" not in method_of(tmp_path / "whole", {"fc1_band": 0, "mlp_tiles": {"fc1": dense, "fc2": dense}})
 
 
 @pytest.mark.parametrize("model", [{}, {"work": {"positions": 37_632}, "mlp_tiles": {}}], ids=["old", "of a sweep"])

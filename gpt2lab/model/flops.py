@@ -74,18 +74,19 @@ def training_flop(
 ) -> int:
     """Return the operations of matrix products and attention in a training step with these counts, exactly.
 
-    `fc1_multiply_adds` and `fc2_multiply_adds` are those of the two MLP matrices for one row; None: dense, 4C^2. Of the
-    scores only causal pairs count, so a plain batch has T(T+1)/2 of them per sequence and layer, where 6N + 12LCT
-    takes T^2; and logits have V columns. Left out as there: norms, biases, GELU, softmax, the update.
+    `fc1_multiply_adds` and `fc2_multiply_adds` are those of an MLP matrix for one row, in its three products together:
+    forward, gradient of the input, gradient of the weight. None: dense, 3 * 4C^2. Of the scores only causal pairs
+    count, so a plain batch has T(T+1)/2 of them per sequence and layer where 6N + 12LCT takes T^2; logits have V
+    columns. Left out as there: norms, biases, GELU, softmax, the update.
     """
     C = config.n_embd
-    dense = C * config.n_hidden
-    fc1 = dense if fc1_multiply_adds is None else fc1_multiply_adds
-    fc2 = dense if fc2_multiply_adds is None else fc2_multiply_adds
-    layer = 4 * C * C + fc1 + fc2  # queries, keys, values, projection, MLP: multiply-adds per row
-    key_value = 2 * C * C
-    per_pair = 2 * C  # a score and its share of the sum of values, over all heads
-    multiply_adds = (config.n_layer - 1) * (counts.rows * layer + counts.pairs * per_pair)
-    multiply_adds += counts.rows * key_value + counts.last_rows * (layer - key_value) + counts.last_pairs * per_pair
-    multiply_adds += counts.logit_rows * C * config.vocab_size
-    return 3 * 2 * multiply_adds
+    dense = 3 * C * config.n_hidden
+    mlp = (dense if fc1_multiply_adds is None else fc1_multiply_adds) + (
+        dense if fc2_multiply_adds is None else fc2_multiply_adds
+    )
+    # Multiply-adds of forward and backward together: three times those of forward.
+    key_value, query_projection = 3 * 2 * C * C, 3 * 2 * C * C
+    per_pair = 3 * 2 * C  # a score and its part of the sum of values, over all heads
+    inner = counts.rows * (key_value + query_projection + mlp) + counts.pairs * per_pair
+    last = counts.rows * key_value + counts.last_rows * (query_projection + mlp) + counts.last_pairs * per_pair
+    return 2 * ((config.n_layer - 1) * inner + last + 3 * counts.logit_rows * C * config.vocab_size)

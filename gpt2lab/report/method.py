@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from gpt2lab.model import bands
+from gpt2lab.model.band_tiles import tiles_in_words
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import code, one_line
@@ -75,12 +76,11 @@ def _products(inputs: Inputs, name: str) -> str | None:
     """Return how the products of a banded matrix were done; None where that was not recorded, or it is dense."""
     model, computed = inputs.fact("provenance.model") or {}, inputs.fact("provenance.model.mlp_tiles") or {}
     n_embd, band = model.get("n_embd"), model.get(f"{name}_band")
-    if name not in computed or not n_embd or not band or bands.is_dense(n_embd, band):
+    # What the runs of a sweep do not have in common is absent.
+    if not computed.get(name) or not n_embd or not band or bands.is_dense(n_embd, band):
         return None
-    tile = computed[name]
-    if tile:
-        how = f"products over {-(-4 * n_embd // tile)} blocks of {tile} hidden units"
-    else:
+    how = tiles_in_words(n_embd, computed[name])
+    if how is None:
         off = inputs.fact("config.engine.banded_products") is False
         how = f"dense products: {'engine.banded_products=false' if off else 'at this size the band would not pay'}"
     return f"band {band:,}, density {numbers.percent(bands.density(n_embd, band))}; {how}"

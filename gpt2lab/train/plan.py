@@ -12,6 +12,7 @@ from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_o
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.passes import LONGEST_SHARED
 from gpt2lab.errors import EngineError
+from gpt2lab.model.band_tiles import tiles_in_words
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
@@ -185,9 +186,8 @@ def _left_out(plan: Plan, work: Work) -> list[str]:
 
 def _products(plan: Plan, work: Work, name: str) -> str:
     """Return how the products of a banded matrix are done."""
-    tile = work.mlp_tiles[name]
-    if tile:
-        return f"products over {-(-plan.model.n_hidden // tile)} blocks of {tile} hidden units"
+    if words := tiles_in_words(plan.model.n_embd, work.mlp_tiles[name]):
+        return words
     why = "the band would not pay" if plan.engine.banded_products else "engine.banded_products=false"
     return f"dense products ({why})"
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
-from gpt2lab.model.band_tiles import Cost, block_multiply_adds, choose_tile, hidden_blocks
+from gpt2lab.model.band_tiles import Cost, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.model.flops import Counts, plain_counts, training_flop
 
+Tiles = dict[str, dict[str, int | None]]  # {matrix: {product: hidden units of a block; None: a dense product}}
+
+PRODUCTS = ("forward", "input", "weight")  # of an MLP matrix: itself, the gradients of its input and of its weight
 CPU_COST = Cost(call_s=1e-5, multiply_add_s=2e-11, value_s=2e-10)
 
 
@@ -25,7 +28,7 @@ class Work:
     shares: bool  # whether rows of a pass are nodes of a tree
     flop_dense: int  # of the plain batch: all positions in all layers, dense products
     flop_done: int
-    mlp_tiles: dict[str, int | None]  # hidden units of a block of fc1 and fc2; None: dense products
+    mlp_tiles: Tiles  # of "fc1" and "fc2"
 
 
 def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
@@ -35,9 +38,10 @@ def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
     passes = planner.passes(inputs, targets, spec.micro_batch_size or len(inputs))
     counts = count_passes(passes)
     tiles = mlp_tiles_of(spec, count_passes(passes[:1]).rows)
+    bands = {"fc1": model.fc1_band, "fc2": model.fc2_band}
     multiply_adds = {
-        f"{name}_multiply_adds": tile and block_multiply_adds(hidden_blocks(model.n_embd, band, tile))
-        for (name, tile), band in zip(tiles.items(), (model.fc1_band, model.fc2_band), strict=True)
+        f"{name}_multiply_adds": sum(_multiply_adds(model.n_embd, bands[name], tile) for tile in of_products.values())
+        for name, of_products in tiles.items()
     }
     return Work(
         positions=inputs.size,
@@ -49,12 +53,15 @@ def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
     )
 
 
-def mlp_tiles_of(spec: EngineSpec, rows: int) -> dict[str, int | None]:
-    """Return {matrix: hidden units of a block of its products, None where they are dense} for passes of `rows` rows."""
-    bands = {"fc1": spec.model.fc1_band, "fc2": spec.model.fc2_band}
-    if not spec.engine.banded_products:
-        return dict.fromkeys(bands)
-    return {name: choose_tile(spec.model.n_embd, band, rows, CPU_COST) for name, band in bands.items()}
+def mlp_tiles_of(spec: EngineSpec, rows: int) -> Tiles:
+    """Return how the products of both MLP matrices are cut for passes of `rows` rows."""
+    tiles = mlp_tiles(spec.model, rows, CPU_COST, spec.engine.banded_products)
+    return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in tiles.items()}
+
+
+def _multiply_adds(n_embd: int, band: int, tile: int | None) -> int:
+    """Return the multiply-adds of one product for one row."""
+    return 4 * n_embd * n_embd if tile is None else block_multiply_adds(hidden_blocks(n_embd, band, tile))
 
 
 def count_passes(passes: Sequence[Pass]) -> Counts:
