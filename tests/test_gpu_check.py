@@ -22,7 +22,7 @@ from gpt2lab.schema import DataConfig, DataSource, Precision
 PROJECT = Path(__file__).parent.parent
 REHEARSAL = ["--device", "host", "--rehearse"]
 STEP_KEYS = {"batch_size", "case", "counted", "flop_per_token", "notes", "ours", "precision", "ratio", "seconds"}
-STEP_KEYS |= {"seq_len", "status", "steps_per_round", "torch"}
+STEP_KEYS |= {"everything", "saved", "seq_len", "status", "steps_per_round", "torch"}
 SIDE_KEYS = {"loss", "ms", "peak_mem_mib", "tflop_per_s", "tokens_per_s"}
 KERNELS = {"AdamW", "gradient norm", "layer norm forward", "layer norm backward", "residual + layer norm forward"}
 KERNELS |= {"bias + GELU forward", "GELU backward", "bias forward (3C)", "bias backward (3C)", "attention forward"}
@@ -51,7 +51,7 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     assert record["device"]["kind"] == "host"
     assert set(record) == {
         *("about", "ceilings", "commit", "complete", "date", "device", "kernels", "proof", "rehearsal", "seconds"),
-        *("chosen", "errors", "predicted_seconds", "steps", "versions"),
+        *("bands", "chosen", "errors", "predicted_seconds", "steps", "versions"),
     }
     assert {"python", "numpy", "torch", "driver", "driver_cuda", "runtime_cuda", "cublas", "cublaslt"} <= set(
         record["versions"]
@@ -73,11 +73,16 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     for each in record["kernels"]:
         assert (each["gb_per_s"] is None) == (each["kernel"].startswith("attention"))
 
-    assert [row["status"] for row in record["steps"]] == ["ok", "ok"]
+    assert [row["status"] for row in record["steps"]] == ["ok", "ok", "ok"]
     for row in record["steps"]:
         assert set(row) == STEP_KEYS and row["case"].startswith("rehearsal of ")
         assert set(row["ours"]) == SIDE_KEYS and set(row["torch"]) == SIDE_KEYS | {"variant"}
-        assert row["torch"]["variant"] == "eager"
+        variants = {"eager with masked weights", "eager with masked gradients"} if "bands" in row["case"] else {"eager"}
+        assert row["torch"]["variant"] in variants
+        leaves_out = "bands" in row["case"] or "answer" in row["case"]
+        assert (row["everything"] is not None) == (row["saved"] is not None) == leaves_out
+        if leaves_out:  # the same updates, but for rounding
+            assert row["everything"]["loss"] == pytest.approx(row["ours"]["loss"], rel=1e-3)
         assert row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
         # both sides started from the same parameters and saw batches of the same tokens
         assert row["ours"]["loss"] == pytest.approx(row["torch"]["loss"], abs=0.3)
@@ -154,7 +159,10 @@ def test_the_cases_are_those_that_are_asked_for(tool):
     assert {case.counted for case in equations} == {None, (rows.answer_span[0],)}
     assert {case.precision for case in equations} == {Precision.tf32, Precision.fp32}
     assert equations[0].batch_size == len(rows.train)
-    assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == ["124M 64x1024 bf16"]
+    assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == [
+        "124M 64x1024 bf16",
+        *(f"124M 64x1024 bf16 bands of {band}" for band in (256, 512, 1024)),
+    ]
     with pytest.raises(ValueError, match="no case is named 125M; there are: 124M 16x1024 bf16;"):
         chosen_cases(["125M"], rehearsal=False)
     assert {case.model.vocab_size for case in cases} - {rows.tokenizer.vocab_size} == {GPT2_VOCAB}
@@ -177,7 +185,7 @@ def test_figures_of_a_step_follow_from_its_seconds(tool):
     from gpu import steps
     from gpu.cases import GPT2_124M, chosen_cases
 
-    [case] = chosen_cases(["124M 64x1024"], rehearsal=False)
+    case = chosen_cases(["124M 64x1024"], rehearsal=False)[0]
     found = steps._figures(case, [0.5, 0.25, 0.3])
     assert found["ms"]["median"] == 300
     assert found["tokens_per_s"] == 64 * 1024 / 0.3

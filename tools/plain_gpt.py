@@ -39,13 +39,15 @@ class MaskedLinear(nn.Linear):
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPTConfig, linear: type[nn.Linear]) -> None:
+    def __init__(self, config: GPTConfig, *, masked_weights: bool) -> None:
         super().__init__()
         C, hidden = config.n_embd, config.n_hidden
+        masked = banded_tensors(config) if masked_weights else {}
+        fc1, fc2 = (MaskedLinear if name in masked else nn.Linear for name in ("fcw", "fcprojw"))
         self.n_head = config.n_head
         self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
         self.attn, self.proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
-        self.mlp = nn.Sequential(linear(C, hidden), nn.GELU(approximate="tanh"), linear(hidden, C))
+        self.mlp = nn.Sequential(fc1(C, hidden), nn.GELU(approximate="tanh"), fc2(hidden, C))
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -66,9 +68,7 @@ class PlainGPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.max_seq_len, config.n_embd)
-        self.h = nn.ModuleList(
-            Block(config, MaskedLinear if masked_weights else nn.Linear) for _ in range(config.n_layer)
-        )
+        self.h = nn.ModuleList(Block(config, masked_weights=masked_weights) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         with torch.no_grad():
             for name, _, index, tensor in self.named_tensors():
@@ -86,26 +86,30 @@ class PlainGPT(nn.Module):
         return found
 
     def _mask(self, masked_weights: bool) -> None:
+        """Give every banded matrix its mask, which layers share."""
         masks = {name: torch.from_numpy(mask.astype(np.float32)) for name, mask in banded_tensors(self.config).items()}
-        for name in masks:
-            self.register_buffer(f"mask_{name}", masks[name].contiguous(), persistent=False)
         for name, key, _, tensor in self.named_tensors():
-            if masked_weights and name in ("fcw", "fcprojw"):
-                layer = self.get_submodule(key.removesuffix(".weight"))
-                assert isinstance(layer, MaskedLinear)
-                layer.mask = self.get_buffer(f"mask_{name}") if name in masks else torch.ones(())
-            elif name in masks:
-                tensor.register_hook(lambda grad, name=f"mask_{name}": grad.mul_(self.get_buffer(name)))
+            if name not in masks:
+                continue
+            layer = self.get_submodule(key.removesuffix(".weight"))
+            layer.register_buffer("mask", masks[name].contiguous(), persistent=False)
+            if not masked_weights:
+                tensor.register_hook(lambda grad, layer=layer: grad.mul_(layer.get_buffer("mask")))
 
-    def loss(self, tokens: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Return the mean loss in nats over (B, T) int64 targets, or over those at positions `counted` (n,) int64."""
+    def loss(
+        self, tokens: Tensor, targets: Tensor, counted: Tensor | None = None, n_logits: int | None = None
+    ) -> Tensor:
+        """Return the mean loss in nats over (B, T) int64 targets, or over those at positions `counted` (n,) int64.
+
+        `n_logits` may include padding of the vocabulary, as nanoGPT's do; None: V.
+        """
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.h:
             x = block(x)
         x = self.ln_f(x)
         if counted is not None:
             x, targets = x[:, counted], targets[:, counted]
-        logits = F.linear(x, self.wte.weight[: self.config.vocab_size])
+        logits = F.linear(x, self.wte.weight[: n_logits or self.config.vocab_size])
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
