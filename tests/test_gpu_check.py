@@ -285,3 +285,33 @@ def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp
     assert result.returncode == 2, result.stderr
     assert len(result.stderr.splitlines()) == 1 and "engine=torch" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_miss_a_part_of_the_band_are_found(tool, monkeypatch):
+    from gpu import bands
+
+    shape = {"rows": 8, "n_embd": 32, "bands": (24, 128)}
+    found = list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
+    assert {(each["product"], each["tile"]) for each in found} == {
+        (f"{name} {product}", tile) for name in ("fc1", "fc2") for product in bands.PRODUCTS for tile in (None, 64)
+    }
+    assert all(each["error"] == 0 for each in found if each["tile"] is None)
+    whole = bands.hidden_blocks
+    monkeypatch.setattr(bands, "hidden_blocks", lambda *args: whole(*args)[:-1])
+    with pytest.raises(EngineError, match=r"banded products: fc1 forward, band 24: error"):
+        list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
+
+
+def test_equations_are_those_of_the_data(tool):
+    from gpu.cases import batches_of, chosen_cases
+
+    whole, part = chosen_cases(["equations"], rehearsal=False)[:2]
+    data = modular_rows(DataConfig(source=DataSource.modular, prime=97))
+    known = {tuple(row) for row in np.concatenate([data.train, data.val]).tolist()}
+    for case in (whole, part):
+        batches = batches_of(case, 3)
+        for inputs, targets in batches:
+            assert inputs.shape == (case.batch_size, 8) and {tuple(row) for row in inputs.tolist()} <= known
+            np.testing.assert_array_equal(targets[:, :-1], inputs[:, 1:])
+    same = batches_of(whole, 2)
+    assert same[0][0] is same[1][0] and not same[0][0].flags.writeable

@@ -5,8 +5,8 @@ tanh-GELU, tied embedding, cross_entropy, fused AdamW in two groups, gradients s
 mask takes the counted positions before the output layer.
 
 A band is dense products with masked gradients: weights outside start at zero, a hook sets their gradients to zero, and
-so AdamW leaves them at zero. On a processor that is faster than multiplying weights by a mask in each forward pass
-(`masked_weights=True`), which costs one pass over the weights more, and two over their gradients.
+so AdamW leaves them at zero. Or, with `masked_weights=True`, weights are multiplied by a mask in each forward pass, and
+autograd masks their gradients. Whoever measures takes the faster of the two.
 """
 
 import numpy as np
