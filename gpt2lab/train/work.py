@@ -37,7 +37,8 @@ def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
     planner = PassPlanner(spec.counted, skip_uncounted=engine.skip_uncounted, share_prefixes=engine.share_prefixes)
     passes = planner.passes(inputs, targets, spec.micro_batch_size or len(inputs))
     counts = count_passes(passes)
-    tiles = mlp_tiles_of(spec, count_passes(passes[:1]).rows)
+    B, T = inputs.shape
+    tiles = mlp_tiles_of(spec, min(spec.micro_batch_size or B, B) * T)
     bands = {"fc1": model.fc1_band, "fc2": model.fc2_band}
     multiply_adds = {
         f"{name}_multiply_adds": sum(_multiply_adds(model.n_embd, bands[name], tile) for tile in of_products.values())
@@ -47,14 +48,14 @@ def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
         positions=inputs.size,
         counts=counts,
         shares=not all(isinstance(each, RowPass) for each in passes),
-        flop_dense=training_flop(model, plain_counts(*inputs.shape)),
+        flop_dense=training_flop(model, plain_counts(B, T)),
         flop_done=training_flop(model, counts, **multiply_adds),
         mlp_tiles=tiles,
     )
 
 
 def mlp_tiles_of(spec: EngineSpec, rows: int) -> Tiles:
-    """Return how the products of both MLP matrices are cut for passes of `rows` rows."""
+    """Return how the products of both MLP matrices are cut: for passes of `rows` positions, whatever is left out."""
     tiles = mlp_tiles(spec.model, rows, CPU_COST, spec.engine.banded_products)
     return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in tiles.items()}
 
