@@ -1,6 +1,7 @@
 """README.md says what the code says, and its links lead somewhere."""
 
 import importlib.util
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -79,6 +80,31 @@ def test_the_table_of_keys_holds_every_key_that_can_be_set(docs: ModuleType) -> 
 def test_the_table_of_options_holds_every_file_of_conf(docs: ModuleType) -> None:
     files = {f"{file.parent.name}={file.stem}" for file in (PROJECT / "conf").glob("*/*.yaml")}
     assert {row[0].split("`")[1] for row in docs.option_rows()} == files
+
+
+def test_the_table_of_speed_takes_each_row_from_the_newest_record_that_has_it(
+    docs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(day: int, results: dict) -> None:
+        about = {"date": f"2026-01-{day:02}T00:00:00+00:00", "device": f"CPU {day}", "cores": 2}
+        about["versions"] = {"torch": "2.13"}
+        (tmp_path / f"{99 - day}.json").write_text(json.dumps(about | {"results": results}))
+
+    def figures(ratio: float) -> dict:
+        return {"ratio": ratio, "ratio_q1": ratio - 0.1, "ratio_q3": ratio + 0.1}
+
+    rows = docs.measured_rows
+    monkeypatch.setattr(docs, "measured_rows", lambda: rows(tmp_path))
+    record(1, {"bands": {"mlp 256": figures(9.0), "mlp 512": figures(3.0)}})
+    record(2, {"bands": {"mlp 256": figures(4.5)}})
+    record(3, {"archive": {"list": {"median_s": 1.0}}})
+    (tmp_path / "gpu-check.json").write_text(json.dumps({"date": "2026-02-01", "steps": []}))
+    first, second, third = docs.speed_table().splitlines()[2:5]
+    assert "| 4.500 (4.400 to 4.600) | at least 4 |" in first and "| 3.000 (2.900 to 3.100) |" in second
+    assert "not measured yet" in third
+    assert docs.speed_table().endswith(
+        "\n\nMeasured on: CPU 2, 2 cores, PyTorch 2.13, 2026-01-02; CPU 1, 2 cores, PyTorch 2.13, 2026-01-01."
+    )
 
 
 def test_a_bar_in_a_cell_does_not_split_it(docs: ModuleType) -> None:

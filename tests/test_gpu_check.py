@@ -22,7 +22,7 @@ from gpt2lab.schema import DataConfig, DataSource, Precision
 PROJECT = Path(__file__).parent.parent
 REHEARSAL = ["--device", "host", "--rehearse"]
 STEP_KEYS = {"batch_size", "case", "counted", "flop_per_token", "notes", "ours", "precision", "ratio", "seconds"}
-STEP_KEYS |= {"seq_len", "status", "steps_per_round", "torch"}
+STEP_KEYS |= {"everything", "saved", "seq_len", "status", "steps_per_round", "torch"}
 SIDE_KEYS = {"loss", "ms", "peak_mem_mib", "tflop_per_s", "tokens_per_s"}
 KERNELS = {"AdamW", "gradient norm", "layer norm forward", "layer norm backward", "residual + layer norm forward"}
 KERNELS |= {"bias + GELU forward", "GELU backward", "bias forward (3C)", "bias backward (3C)", "attention forward"}
@@ -51,7 +51,7 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     assert record["device"]["kind"] == "host"
     assert set(record) == {
         *("about", "ceilings", "commit", "complete", "date", "device", "kernels", "proof", "rehearsal", "seconds"),
-        *("chosen", "errors", "predicted_seconds", "steps", "versions"),
+        *("bands", "chosen", "errors", "predicted_seconds", "steps", "versions"),
     }
     assert {"python", "numpy", "torch", "driver", "driver_cuda", "runtime_cuda", "cublas", "cublaslt"} <= set(
         record["versions"]
@@ -73,11 +73,16 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     for each in record["kernels"]:
         assert (each["gb_per_s"] is None) == (each["kernel"].startswith("attention"))
 
-    assert [row["status"] for row in record["steps"]] == ["ok", "ok"]
+    assert [row["status"] for row in record["steps"]] == ["ok", "ok", "ok"]
     for row in record["steps"]:
         assert set(row) == STEP_KEYS and row["case"].startswith("rehearsal of ")
         assert set(row["ours"]) == SIDE_KEYS and set(row["torch"]) == SIDE_KEYS | {"variant"}
-        assert row["torch"]["variant"] == "eager"
+        variants = {"eager with masked weights", "eager with masked gradients"} if "bands" in row["case"] else {"eager"}
+        assert row["torch"]["variant"] in variants
+        leaves_out = "bands" in row["case"] or "answer" in row["case"]
+        assert (row["everything"] is not None) == (row["saved"] is not None) == leaves_out
+        if leaves_out:  # the same updates, but for rounding
+            assert row["everything"]["loss"] == pytest.approx(row["ours"]["loss"], rel=1e-3)
         assert row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
         # both sides started from the same parameters and saw batches of the same tokens
         assert row["ours"]["loss"] == pytest.approx(row["torch"]["loss"], abs=0.3)
@@ -154,7 +159,10 @@ def test_the_cases_are_those_that_are_asked_for(tool):
     assert {case.counted for case in equations} == {None, (rows.answer_span[0],)}
     assert {case.precision for case in equations} == {Precision.tf32, Precision.fp32}
     assert equations[0].batch_size == len(rows.train)
-    assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == ["124M 64x1024 bf16"]
+    assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == [
+        "124M 64x1024 bf16",
+        *(f"124M 64x1024 bf16 bands of {band}" for band in (256, 512, 1024)),
+    ]
     with pytest.raises(ValueError, match="no case is named 125M; there are: 124M 16x1024 bf16;"):
         chosen_cases(["125M"], rehearsal=False)
     assert {case.model.vocab_size for case in cases} - {rows.tokenizer.vocab_size} == {GPT2_VOCAB}
@@ -177,7 +185,7 @@ def test_figures_of_a_step_follow_from_its_seconds(tool):
     from gpu import steps
     from gpu.cases import GPT2_124M, chosen_cases
 
-    [case] = chosen_cases(["124M 64x1024"], rehearsal=False)
+    case = chosen_cases(["124M 64x1024"], rehearsal=False)[0]
     found = steps._figures(case, [0.5, 0.25, 0.3])
     assert found["ms"]["median"] == 300
     assert found["tokens_per_s"] == 64 * 1024 / 0.3
@@ -277,3 +285,33 @@ def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp
     assert result.returncode == 2, result.stderr
     assert len(result.stderr.splitlines()) == 1 and "engine=torch" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_miss_a_part_of_the_band_are_found(tool, monkeypatch):
+    from gpu import bands
+
+    shape = {"rows": 8, "n_embd": 32, "bands": (24, 128)}
+    found = list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
+    assert {(each["product"], each["tile"]) for each in found} == {
+        (f"{name} {product}", tile) for name in ("fc1", "fc2") for product in bands.PRODUCTS for tile in (None, 64)
+    }
+    assert all(each["error"] == 0 for each in found if each["tile"] is None)
+    whole = bands.hidden_blocks
+    monkeypatch.setattr(bands, "hidden_blocks", lambda *args: whole(*args)[:-1])
+    with pytest.raises(EngineError, match=r"banded products: fc1 forward, band 24: error"):
+        list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
+
+
+def test_equations_are_those_of_the_data(tool):
+    from gpu.cases import batches_of, chosen_cases
+
+    whole, part = chosen_cases(["equations"], rehearsal=False)[:2]
+    data = modular_rows(DataConfig(source=DataSource.modular, prime=97))
+    known = {tuple(row) for row in np.concatenate([data.train, data.val]).tolist()}
+    for case in (whole, part):
+        batches = batches_of(case, 3)
+        for inputs, targets in batches:
+            assert inputs.shape == (case.batch_size, 8) and {tuple(row) for row in inputs.tolist()} <= known
+            np.testing.assert_array_equal(targets[:, :-1], inputs[:, 1:])
+    same = batches_of(whole, 2)
+    assert same[0][0] is same[1][0] and not same[0][0].flags.writeable

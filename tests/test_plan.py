@@ -1,4 +1,4 @@
-"""What `gpt2lab plan` says of memory is what the run then allocates."""
+"""What `gpt2lab plan` says of memory is what the run then allocates, and what it says is left out is what is."""
 
 import re
 import shutil
@@ -11,7 +11,8 @@ from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_source import find_cuda_folder
 from gpt2lab.errors import EngineError
 from gpt2lab.train import setup
-from gpt2lab.train.plan import describe, make_plan, memory_of
+from gpt2lab.train.facts import model_facts
+from gpt2lab.train.plan import describe, first_work, make_plan, memory_of
 from gpt2lab.train.setup import prepare_parts
 
 TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.max_seq_len=32", "engine=cuda"]
@@ -66,3 +67,71 @@ def test_a_run_can_watch_every_access_of_its_kernels(monkeypatch, tmp_path):
     parts = prepare_parts(config)
     with pytest.raises(EngineError, match=r"gelu_backward: .*`gradient"):
         parts.engine.train_step(*parts.batches.batch(0), learning_rate=1e-3)
+
+
+EQUATIONS = ["data=modular", "model=grokking", "train.batch_size=full"]
+
+
+def left_out(*overrides: str) -> str:
+    lines = describe(make_plan(compose(list(overrides))))
+    first = [what for what, _ in lines].index("left out")
+    until = next(i for i, (what, _) in enumerate(lines) if i > first and what)
+    return "\n".join(text for _, text in lines[first:until])
+
+
+def test_a_plan_says_what_of_equations_need_not_be_computed():
+    assert left_out(*EQUATIONS, "masking=task_position").splitlines() == [
+        "9,603 prefixes stand for 37,632 positions",
+        "the last layer, but for keys and values, away from the 4,704 that count",
+        "1.83e+10 of 9.23e+10 FLOP are left in the first step (causal pairs counted): 5.04 times fewer",
+    ]
+    assert "prefixes stand for 37,632 positions" in left_out(*EQUATIONS)
+    assert "last layer" not in left_out(*EQUATIONS)
+
+
+def test_a_plan_of_text_says_which_positions_the_mask_cuts():
+    assert left_out("task_position=[9,16]").splitlines()[:2] == [
+        "positions behind the last counted one, 16: 272 of 2,048 stay",
+        "the last layer, but for keys and values, away from the 128 that count",
+    ]
+    assert left_out() == "nothing: every position counts, and the products are dense"
+    # nothing is known of short text's beginnings: no sharing is promised
+    assert left_out("train.seq_len=16") == "nothing: every position counts, and the products are dense"
+
+
+def test_a_plan_names_the_keys_that_make_it_compute_more_than_it_must():
+    off = left_out(*EQUATIONS, "masking=task_position", "engine.skip_uncounted=false", "engine.share_prefixes=false")
+    assert "engine.skip_uncounted=false: positions that no counted one needs are computed" in off
+    assert "engine.share_prefixes=false: every row by itself" in off
+    assert "1.03 times fewer" in off  # logits
+    different = left_out("data=modular", "data.prime=11", "model=grokking", "train.batch_size=2")
+    assert different == "too few rows begin alike for sharing to pay"
+
+
+def test_a_plan_says_how_banded_products_are_done():
+    def products(*overrides: str) -> str:
+        return dict(describe(make_plan(compose(["sparsity=banded", *overrides]))))["FC1"]
+
+    wide = products("model=gpt2", "train.batch_size=4")
+    assert re.search(r"density 8\.19%; products over (\d+) blocks of (\d+) hidden units$", wide)
+    off = products("model=gpt2", "train.batch_size=4", "engine.banded_products=false")
+    assert off.endswith("; dense products (engine.banded_products=false)")
+    assert products("fc1_band=500").endswith("; dense products (the band would not pay)")
+    assert products("fc1_band=1024").endswith("; the band keeps everything: dense")
+
+
+def test_a_run_records_the_work_that_was_planned_for_it():
+    rows = ["data=modular", "data.prime=11", "model=grokking", "model.n_embd=32", "masking=task_position"]
+    config = compose([*rows, "train.batch_size=20", "sparsity=banded", "fc1_band=9", "engine.device=cpu"])
+    planned = first_work(make_plan(config))
+    recorded = model_facts(prepare_parts(config))
+    assert recorded["work"] == {
+        "positions": 160,
+        "nodes": planned.counts.rows,
+        "shares_prefixes": True,
+        "last_layer_rows": 20,
+        "logit_rows": 20,
+        "flop_dense": planned.flop_dense,
+        "flop_done": planned.flop_done,
+    }
+    assert recorded["mlp_tiles"] == planned.mlp_tiles

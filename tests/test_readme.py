@@ -249,3 +249,52 @@ def test_a_report_that_cannot_be_written_is_one_line_naming_the_file(text_run: P
     with pytest.raises(ArchiveError, match=r"README\.md: cannot write: is a directory") as raised:
         write_report(text_run, "run")
     assert "\n" not in str(raised.value)
+
+
+WORK = {"positions": 37_632, "nodes": 9_603, "shares_prefixes": True, "last_layer_rows": 4_704, "logit_rows": 4_704}
+WORK |= {"flop_dense": 92_300_000_000, "flop_done": 18_300_000_000}
+
+
+def method_of(directory: Path, model: dict, engine: dict | None = None) -> str:
+    run = run_records.write_record(
+        directory, run_records.text_rows(), provenance={"model": model}, config={"engine": engine or {}}
+    )
+    return section(report(run), "Method")
+
+
+def test_the_work_of_a_run_is_told_in_its_method(tmp_path: Path) -> None:
+    page = method_of(tmp_path / "shared", {"work": WORK})
+    assert cells(page, "Work") == [
+        "Work",
+        "9,603 prefixes stand for 37,632 positions; 5.04 times fewer FLOP than the plain batch (all positions, dense "
+        "products)",
+    ]
+    cut = {"work": WORK | {"shares_prefixes": False, "nodes": 23_520, "flop_done": 46_150_000_000}}
+    page = method_of(tmp_path / "cut", cut, {"share_prefixes": False})
+    assert cells(page, "Work")[1].startswith(
+        "23,520 of 37,632 positions (engine.share_prefixes=false); 2.00 times fewer"
+    )
+    whole = {"work": WORK | {"shares_prefixes": False, "nodes": 37_632, "flop_done": WORK["flop_dense"]}}
+    page = method_of(tmp_path / "whole", whole)
+    assert cells(page, "Work")[1] == "all 37,632 positions; nothing left out of the plain batch"
+
+
+def test_the_products_of_a_band_are_told_in_its_method(tmp_path: Path) -> None:
+    dense = {"forward": None, "input": None, "weight": None}
+    tiles = {"fc1": dict.fromkeys(dense, 128), "fc2": dense}
+    wide = {"n_embd": 768, "fc1_band": 256, "fc2_band": 256, "mlp_tiles": tiles}
+    page = method_of(tmp_path / "wide", wide)
+    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; products over 24 blocks of 128 hidden units"
+    assert cells(page, "FC2")[1] == "band 256, density 8.19 %; dense products: at this size the band would not pay"
+    page = method_of(tmp_path / "off", wide | {"mlp_tiles": {"fc1": dense, "fc2": dense}}, {"banded_products": False})
+    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products: engine.banded_products=false"
+    some = {"fc1": dense | {"forward": 64, "input": 128}, "fc2": dense}
+    page = method_of(tmp_path / "some", wide | {"mlp_tiles": some})
+    assert cells(page, "FC1")[1].endswith("hidden units: forward blocks of 64, input blocks of 128, weight dense")
+    assert "| FC1 |" not in method_of(tmp_path / "whole", {"fc1_band": 0, "mlp_tiles": {"fc1": dense, "fc2": dense}})
+
+
+@pytest.mark.parametrize("model", [{}, {"work": {"positions": 37_632}, "mlp_tiles": {}}], ids=["old", "of a sweep"])
+def test_what_was_not_recorded_has_no_row(tmp_path: Path, model: dict) -> None:
+    page = method_of(tmp_path / "run", {"fc1_band": 256} | model)
+    assert "| Work |" not in page and "| FC1 |" not in page

@@ -1,7 +1,9 @@
 """Timed checks: what a step, the tracking around it and a start cost on this machine.
 
-python tools/bench.py [tracking] [startup] [archive]   all of them by default
-python tools/bench.py --commit ...                     and write them as JSON into tools/benchmarks/
+python tools/bench.py bands masks peers tracking   the rows of the README's table; about six minutes
+python tools/bench.py                              those, startup and archive
+python tools/bench.py --commit ...                 and write them as JSON into tools/benchmarks/
+python tools/bench.py profile                      the most costly operations of the steps
 
 Ratios are of medians measured in turns within one process: single times on a shared machine mean little.
 """
@@ -24,6 +26,11 @@ from typing import Any
 
 import torch
 from bench_archive import bench_archive
+from bench_bands import bench_bands
+from bench_masks import bench_masks
+from bench_peers import bench_peers
+from bench_profile import bench_profile
+from bench_rows import BENCHMARKS, ROWS
 from rich.console import Console
 
 from gpt2lab.compose import compose
@@ -35,7 +42,6 @@ from gpt2lab.train.progress import Display
 from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts, prepare_parts
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
 ROUNDS = 12  # of each variant, in turns
 UPDATES = 10  # per round: one logged row, as train.log_every=10 has
 
@@ -137,29 +143,53 @@ def _ratio(ratios: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "ratio_q1": quartiles[0], "ratio_q3": quartiles[2]}
 
 
-CASES = {"tracking": bench_tracking, "startup": bench_startup, "archive": bench_archive}
+CASES = {
+    "bands": bench_bands,
+    "masks": bench_masks,
+    "peers": bench_peers,
+    "tracking": bench_tracking,
+    "startup": bench_startup,
+    "archive": bench_archive,
+}
+ON_REQUEST = {"profile": bench_profile}  # figures of a moment, not to be kept
+
+
+def print_rows(results: dict[str, Any]) -> None:
+    """Print the rows of the README's table that were measured, and which miss their bound."""
+    for row in ROWS:
+        found = results.get(row.group, {}).get(row.key)
+        if found:
+            met = found["ratio"] <= row.bound if row.at_most else found["ratio"] >= row.bound
+            verdict = "" if met else f"   MISSES {'at most' if row.at_most else 'at least'} {row.bound:g}"
+            spread = f"({found['ratio_q1']:.3f} to {found['ratio_q3']:.3f})"
+            print(f"{found['ratio']:7.3f} {spread:18}  {row.case} / {row.against}{verdict}")
 
 
 def main() -> None:
     """Run the chosen cases and print them; with --commit, write them to tools/benchmarks/ too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", help=", ".join(CASES))
+    parser.add_argument("cases", nargs="*", help=", ".join(CASES | ON_REQUEST))
     parser.add_argument("--commit", action="store_true", help="write the figures into tools/benchmarks/")
     arguments = parser.parse_args()
     chosen = arguments.cases or list(CASES)
-    if unknown := set(chosen) - set(CASES):
-        parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(CASES)}")
-    results = {name: CASES[name]() for name in chosen}
+    cases = CASES | ON_REQUEST
+    if unknown := set(chosen) - set(cases):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(cases)}")
+    if arguments.commit and set(chosen) & set(ON_REQUEST):
+        parser.error(f"--commit: {', '.join(ON_REQUEST)} is not kept")
+    results = {name: cases[name]() for name in chosen}
     device = device_name(torch.device("cpu"))
     now = datetime.now(UTC)
     record = {
         "date": now.isoformat(timespec="seconds"),
         "device": device,
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "results": results,
     }
     print(json.dumps(record, indent=2))
+    print_rows(results)
     if not arguments.commit:
         return
     slug = "-".join(device.lower().split())

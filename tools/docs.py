@@ -1,4 +1,4 @@
-"""Write the tables of README.md that come from conf/, the schema, the metrics and the commands.
+"""Write the tables of README.md that come from conf/, the schema, the metrics, the commands and the measurements.
 
 python tools/docs.py           rewrite what stands between the markers
 python tools/docs.py --check   change nothing; exit with 1 when README.md differs
@@ -15,6 +15,10 @@ from typing import Any
 
 import click
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where this file is read as a module
+
+from bench_rows import measured_rows
 
 from gpt2lab.cli.main import group as command_group
 from gpt2lab.compose import compose, known_keys
@@ -122,11 +126,27 @@ def commands_table() -> str:
     return table(("command", "what it does"), command_rows(command_group, top))
 
 
+def speed_table() -> str:
+    """Return what was measured against what, each row from the newest record in tools/benchmarks/ that has it."""
+    rows, sources = [], []
+    for row, found, record in measured_rows():
+        ratio = "not measured yet"
+        if found:
+            ratio = f"{found['ratio']:.3f} ({found['ratio_q1']:.3f} to {found['ratio_q3']:.3f})"
+            source = f"{record['device']}, {record['cores']} cores, PyTorch {record['versions']['torch']}"
+            sources.append(f"{source}, {record['date'][:10]}")
+        bound = f"at {'most' if row.at_most else 'least'} {row.bound:g}"
+        rows.append([row.case, row.against, ratio, bound])
+    where = f"\n\nMeasured on: {'; '.join(dict.fromkeys(sources))}." if sources else ""
+    return table(("case", "against", "ratio (quartiles)", "bound"), rows) + where
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "options": options_table,
     "keys": keys_table,
     "metrics": metrics_table,
     "commands": commands_table,
+    "speed": speed_table,
 }
 
 
@@ -148,7 +168,8 @@ def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         README.write_text(generated, encoding="utf-8")
     elif generated != text:
-        print("README.md differs from conf/, the schema, the metrics or the commands: run python tools/docs.py")
+        sources = "conf/, the schema, the metrics, the commands or tools/benchmarks/"
+        print(f"README.md differs from {sources}: run python tools/docs.py")
         return 1
     return 0
 

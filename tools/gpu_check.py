@@ -23,6 +23,7 @@ BENCHMARKS = TOOLS / "benchmarks"
 sys.path[:0] = [str(TOOLS.parent), str(TOOLS), str(TOOLS.parent / "tests")]
 
 from gpu import report  # noqa: E402
+from gpu.bands import measure_bands  # noqa: E402
 from gpu.cases import MEASURING_SECONDS, PROOF_SECONDS, chosen_cases  # noqa: E402
 from gpu.ceilings import measure_copy, measure_products  # noqa: E402
 from gpu.clock import Budget  # noqa: E402
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         run.measure_ceilings(device)
         run.measure_kernels(device)
+        run.measure_bands(device)
         run.time()
     record["complete"] = True
     path = run.save()
@@ -115,6 +117,15 @@ class Run:
             for precision in (Precision.bf16, Precision.fp32):
                 kernels.extend(measure_kernels(device, precision, self._model, B=self._B, T=self._T))
             print("\n" + report.kernels_table(kernels, self.record["ceilings"]))
+
+    def measure_bands(self, device: OpenDevice) -> None:
+        """Compare the products of banded MLPs with dense ones, and time them with every tile."""
+        self.record["bands"] = found = list[dict[str, Any]]()
+        rows, n_embd, bands = (16, 32, (24,)) if self.options.rehearse else (65536, 768, (256, 512, 1024))
+        with self._goes_on("bands"):
+            for precision in (Precision.bf16, Precision.tf32):
+                found.extend(measure_bands(device, precision, rows=rows, n_embd=n_embd, bands=bands))
+            print("\n" + report.bands_table(found))
 
     @contextlib.contextmanager
     def _goes_on(self, part: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ an ordinary dense product on a part of the matrix as it lies in memory; what it 
 Windows keep their width at the edges, where they are shifted inwards, so that products of a kind have one shape.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpt2lab.model.bands import is_dense
@@ -113,3 +114,16 @@ def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:
     return len(blocks) * cost.call_s + rows * (
         block_multiply_adds(blocks) * cost.multiply_add_s + values * cost.value_s
     )
+
+
+def tiles_in_words(n_embd: int, tiles: Mapping[str, int | None]) -> str | None:
+    """Return how the products of a banded matrix, {which: hidden units of a block}, are done; None if all are dense."""
+    sizes = set(tiles.values())
+    if not sizes - {None}:
+        return None
+    if len(sizes) == 1:
+        [size] = sizes
+        assert size is not None
+        return f"products over {-(-4 * n_embd // size)} blocks of {size} hidden units"
+    each = ", ".join(f"{which} {f'blocks of {size}' if size else 'dense'}" for which, size in tiles.items())
+    return f"products over hidden units: {each}"

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from gpt2lab.model import bands
+from gpt2lab.model.band_tiles import tiles_in_words
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import code, one_line
@@ -65,8 +66,24 @@ def _model(inputs: Inputs) -> Facts:
         ("Parameters", params),
         ("Vocabulary", vocab and f"{vocab:,} tokens" + (f", padded to {padded:,}" if padded != vocab else "")),
         ("Positions", model.get("max_seq_len") and f"{model['max_seq_len']:,}"),
+        ("FC1", _products(inputs, "fc1")),
+        ("FC2", _products(inputs, "fc2")),
         ("Starts from", code(init_from) if init_from else _random_weights(fact("config.seed"))),
     ]
+
+
+def _products(inputs: Inputs, name: str) -> str | None:
+    """Return how the products of a banded matrix were done; None where that was not recorded, or it is dense."""
+    model, computed = inputs.fact("provenance.model") or {}, inputs.fact("provenance.model.mlp_tiles") or {}
+    n_embd, band = model.get("n_embd"), model.get(f"{name}_band")
+    # What the runs of a sweep do not have in common is absent.
+    if not computed.get(name) or not n_embd or not band or bands.is_dense(n_embd, band):
+        return None
+    how = tiles_in_words(n_embd, computed[name])
+    if how is None:
+        off = inputs.fact("config.engine.banded_products") is False
+        how = f"dense products: {'engine.banded_products=false' if off else 'at this size the band would not pay'}"
+    return f"band {band:,}, density {numbers.percent(bands.density(n_embd, band))}; {how}"
 
 
 def _random_weights(seed: int | None) -> str:
@@ -140,6 +157,7 @@ def _training(inputs: Inputs, summary: dict[str, Any]) -> Facts:
     return [
         ("Updates", updates),
         ("Batch", sequences and sequences + (f" = {per_step:,} tokens per update" if per_step else "")),
+        ("Work", _work(inputs)),
         ("Training tokens", seen),
         ("Optimizer", _optimizer(inputs)),
         ("Schedule", _schedule(inputs)),
@@ -149,6 +167,25 @@ def _training(inputs: Inputs, summary: dict[str, Any]) -> Facts:
         ("Engine", _engine(inputs)),
         ("Hardware", hardware(summary)),
     ]
+
+
+def _work(inputs: Inputs) -> str | None:
+    """Return what of the first update's batch was computed; None where that was not recorded."""
+    work = inputs.fact("provenance.model.work") or {}
+    # What the runs of a sweep do not have in common is absent.
+    if not {"positions", "nodes", "shares_prefixes", "flop_dense", "flop_done"} <= work.keys():
+        return None
+    positions, nodes = work["positions"], work["nodes"]
+    if work["shares_prefixes"]:
+        what = f"{nodes:,} prefixes stand for {positions:,} positions"
+    else:
+        what = f"{nodes:,} of {positions:,} positions" if nodes < positions else f"all {positions:,} positions"
+    keys = [key for key in ("skip_uncounted", "share_prefixes") if inputs.fact(f"config.engine.{key}") is False]
+    off = f" ({', '.join(f'engine.{key}=false' for key in keys)})" if keys else ""
+    if work["flop_done"] == work["flop_dense"]:
+        return f"{what}{off}; nothing left out of the plain batch"
+    ratio = numbers.rounded(work["flop_dense"] / work["flop_done"])
+    return f"{what}{off}; {ratio} times fewer FLOP than the plain batch (all positions, dense products)"
 
 
 def _optimizer(inputs: Inputs) -> str | None:

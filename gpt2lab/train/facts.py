@@ -15,6 +15,7 @@ from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, write_source_archive
 from gpt2lab.schema import plain
 from gpt2lab.train.setup import Parts
+from gpt2lab.train.work import work_of
 
 
 def begin_record(
@@ -69,6 +70,24 @@ def model_facts(parts: Parts) -> dict[str, Any]:
         "best_val_loss": best_loss(source.best_loss, parts.counted),
         "random_guess_loss": math.log(model.vocab_size),
         "init_from_sha256": _init_hash(parts.config.model.init_from),
+        **_work_facts(parts),
+    }
+
+
+def _work_facts(parts: Parts) -> dict[str, Any]:
+    """Return what the first update computes, against the plain batch (all positions, dense products)."""
+    work = work_of(parts.spec, *parts.batches.batch(0))
+    return {
+        "work": {
+            "positions": work.positions,
+            "nodes": work.counts.rows,
+            "shares_prefixes": work.shares,
+            "last_layer_rows": work.counts.last_rows,
+            "logit_rows": work.counts.logit_rows,
+            "flop_dense": work.flop_dense,
+            "flop_done": work.flop_done,
+        },
+        "mlp_tiles": work.mlp_tiles,
     }
 
 

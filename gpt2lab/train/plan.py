@@ -1,16 +1,18 @@
 """What a run will need, from its config alone: parameters, operations and memory before anything is allocated."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpt2lab.data import read_source
+from gpt2lab.data import Batches, Source, read_source
 from gpt2lab.engine.base import EngineSpec, check_spec
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_of
 from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.passes import LONGEST_SHARED
 from gpt2lab.errors import EngineError
+from gpt2lab.model.band_tiles import tiles_in_words
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
@@ -25,11 +27,12 @@ from gpt2lab.schema import (
     counted_positions,
 )
 from gpt2lab.train.setup import choose_seq_len, model_shape
+from gpt2lab.train.work import Work, work_of
 
 VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
     """Sizes of one run. `batch_size` is None for train.batch_size=full on a corpus that was not read."""
 
@@ -40,6 +43,7 @@ class Plan:
     n_steps: int
     micro_batch_size: int | None  # sequences per pass; None: the whole batch
     engine: EngineConfig
+    first_batch: tuple[np.ndarray, np.ndarray] | None  # (B, T) int32 each; None: the data was not read
 
     @property
     def n_counted(self) -> int:
@@ -52,26 +56,42 @@ class Plan:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Plan the run of `config`; of the data only synthetic rows are made, nothing is read. Raises ConfigError."""
-    row_len, answer_span, n_examples = None, None, None
+    """Plan the run of `config`; of the data only synthetic rows are made, nothing is read.
+
+    Raises ConfigError, and DataError for a batch larger than the rows that were made.
+    """
+    row_len, answer_span, source = None, None, None
     if config.data.source in (DataSource.modular, DataSource.formal):
         source = read_source(config.data, vocab_size=config.model.vocab_size)
         vocab_size, row_len, answer_span = source.vocab_size, source.row_len, source.answer_span
-        n_examples = source.splits["train"].n_tokens // (row_len or 1)
     else:
         vocab_size = config.model.vocab_size or VOCAB_SIZES[config.data.tokenizer]
     seq_len = choose_seq_len(config, row_len)
     counted = counted_positions(config.task_position, seq_len, answer_span)
-    batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else n_examples
+    first_batch = _first_batch(config, source, seq_len) if source else None
+    batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     return Plan(
         model=model_shape(config, vocab_size),
         seq_len=seq_len,
-        batch_size=batch_size,
+        batch_size=len(first_batch[0]) if first_batch else batch_size,
         counted=counted,
         n_steps=config.train.max_steps,
         micro_batch_size=config.train.micro_batch_size,
         engine=config.engine,
+        first_batch=first_batch,
     )
+
+
+def _first_batch(config: RunConfig, source: Source, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    batches = Batches(
+        source.splits["train"],
+        seq_len=seq_len,
+        batch_size=config.train.batch_size,
+        order=config.data.order,
+        seed=config.seed,
+        row_len=source.row_len,
+    )
+    return batches.batch(0)
 
 
 def spec_of(plan: Plan) -> EngineSpec:
@@ -85,6 +105,15 @@ def spec_of(plan: Plan) -> EngineSpec:
         seq_len=plan.seq_len,
         micro_batch_size=plan.micro_batch_size,
     )
+
+
+def first_work(plan: Plan) -> Work:
+    """Return what the first update computes; where the data is not known, for rows of which no two begin alike."""
+    if plan.first_batch is not None:
+        return work_of(spec_of(plan), *plan.first_batch)
+    spec = replace(spec_of(plan), engine=replace(plan.engine, share_prefixes=False))
+    unknown = np.zeros((spec.batch_size, plan.seq_len), dtype=np.int32)
+    return work_of(spec, unknown, unknown)
 
 
 def memory_of(plan: Plan) -> MemoryPlan | None:
@@ -101,7 +130,7 @@ def memory_of(plan: Plan) -> MemoryPlan | None:
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
     """Return the plan as (what, value with its unit) lines."""
-    model, T = plan.model, plan.seq_len
+    model, T, work = plan.model, plan.seq_len, first_work(plan)
     lines = [
         ("shape", f"{model.n_layer} layers, {model.n_head} heads of {model.head_size}, {model.n_embd} channels"),
         ("vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,} rows)"),
@@ -111,17 +140,19 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     for name, band in (("FC1", model.fc1_band), ("FC2", model.fc2_band)):
         share = density(model.n_embd, band)
         wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
-        text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{wide}"
+        products = wide or "; " + _products(plan, work, name.lower())
+        text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{products}"
         lines.append((name, text if band else "dense"))
     lines.append(("sequence", f"{T} positions, {plan.n_counted} of them in the loss"))
     dense, kept = dense_flop_per_token(model, T), kept_flop_per_token(model, T)
-    saved = f"; the bands leave {kept / dense:.1%} of it" if kept < dense else ""
+    saved = f"; the bands keep {kept / dense:.1%} of it" if kept < dense else ""
     lines.append(("work", f"{dense:,} FLOP per token (6N + 12LCT, dense){saved}"))
     if plan.tokens_per_step is not None:
         lines.append(("batch", f"{plan.batch_size:,} sequences, {plan.tokens_per_step:,} tokens"))
         total = plan.tokens_per_step * plan.n_steps
         lines.append(("step", f"{dense * plan.tokens_per_step:.3g} FLOP dense, forward and backward"))
-        lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP"))
+        lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP dense"))
+    lines += [("" if i else "left out", text) for i, text in enumerate(_left_out(plan, work))]
     try:
         memory = memory_of(plan)
     except EngineError as error:
@@ -129,6 +160,36 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             raise
         return [*lines, ("memory", f"not planned: {error}")]
     return [*lines, *(describe_memory(memory) if memory else []), *_verdict(plan)]
+
+
+def _left_out(plan: Plan, work: Work) -> list[str]:
+    """Return what of an update is not computed, what is because a key says so, and how many FLOP that leaves."""
+    engine, rows, last = plan.engine, work.counts.rows, work.counts.last_rows
+    lines = []
+    if work.shares:
+        lines.append(f"{rows:,} prefixes stand for {work.positions:,} positions")
+    elif rows < work.positions:
+        assert plan.counted is not None
+        lines.append(f"positions behind the last counted one, {plan.counted[-1]}: {rows:,} of {work.positions:,} stay")
+    if last < rows:
+        lines.append(f"the last layer, but for keys and values, away from the {last:,} that count")
+    if plan.counted is not None and not engine.skip_uncounted:
+        lines.append("engine.skip_uncounted=false: positions that no counted one needs are computed")
+    if plan.first_batch is not None and plan.seq_len <= LONGEST_SHARED and not work.shares:
+        rare = "too few rows begin alike for sharing to pay"
+        lines.append(rare if engine.share_prefixes else "engine.share_prefixes=false: every row by itself")
+    if work.flop_done == work.flop_dense:
+        return lines or ["nothing: every position counts, and the products are dense"]
+    left = f"{work.flop_done:.3g} of {work.flop_dense:.3g} FLOP are left in the first step (causal pairs counted)"
+    return [*lines, f"{left}: {work.flop_dense / work.flop_done:.2f} times fewer"]
+
+
+def _products(plan: Plan, work: Work, name: str) -> str:
+    """Return how the products of a banded matrix are done."""
+    if words := tiles_in_words(plan.model.n_embd, work.mlp_tiles[name]):
+        return words
+    why = "the band would not pay" if plan.engine.banded_products else "engine.banded_products=false"
+    return f"dense products ({why})"
 
 
 def _verdict(plan: Plan) -> list[tuple[str, str]]:

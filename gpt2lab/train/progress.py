@@ -136,6 +136,13 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int)
         f"{data['vocab_size']:,}, batch {model['batch_size']} x {model['seq_len']}",
         f"engine   {engine['name']} on {engine['device']} ({engine['device_name']}), {engine['precision']}",
     ]
+    work = model["work"]
+    if work["flop_done"] < work["flop_dense"]:
+        what = "prefixes for" if work["shares_prefixes"] else "of"
+        lines.append(
+            f"work     {work['nodes']:,} {what} {work['positions']:,} positions, "
+            f"{work['flop_dense'] / work['flop_done']:.2f} times fewer FLOP than the plain batch"
+        )
     if first_step:
         lines.append(f"resume   from step {first_step}")
     for line in lines:

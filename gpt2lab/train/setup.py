@@ -19,6 +19,7 @@ class Parts:
 
     config: RunConfig
     source: Source
+    spec: EngineSpec  # what the engine was made from
     model: GPTConfig
     seq_len: int  # T
     counted: tuple[int, ...] | None  # target positions in the loss; None = all
@@ -33,16 +34,18 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
     spec, batches = specify(config, source)
-    assert spec.seq_len is not None
     model, params = starting_point(config, source, weights)
+    spec = replace(spec, model=model)
+    assert spec.seq_len is not None
     return Parts(
         config=config,
         source=source,
+        spec=spec,
         model=model,
         seq_len=spec.seq_len,
         counted=spec.counted,
         batches=batches,
-        engine=create_engine(replace(spec, model=model), params),
+        engine=create_engine(spec, params),
     )
 
 

@@ -1,22 +1,21 @@
 """The other side of the comparison: the same model trained by PyTorch, as fast as PyTorch does it.
 
-torch.compile, fused AdamW, scaled_dot_product_attention (flash where the precision allows it), products in the same
-precision, batches in pinned memory as 64-bit integers before the clock starts; and, where that is faster, the whole
-step as one CUDA graph. The output layer has all padded columns, as nanoGPT's: odd row lengths would slow it down.
+The model is that of tools/plain_gpt.py, which has no part of ours. torch.compile, fused AdamW,
+scaled_dot_product_attention (flash where the precision allows it), products in the same precision, batches in pinned
+memory as 64-bit integers before the clock starts; and, where that is faster, the whole step as one CUDA graph. The
+output layer has all padded columns, as nanoGPT's: odd row lengths would slow it down.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from plain_gpt import PlainGPT, create_adamw
 from torch import Tensor, nn
 
 from gpt2lab.engine.torch_device import set_precision
-from gpt2lab.engine.torch_model import GPT
-from gpt2lab.engine.torch_passes import Rows
-from gpt2lab.model.params import TENSORS, Params
+from gpt2lab.model.params import Params
 from gpt2lab.schema import OptimConfig, Precision
 from gpu.cases import Case
 from gpu.report import first_line
@@ -25,26 +24,44 @@ COMPILED, EAGER = "compiled", "eager"
 
 
 class Peer:
-    """A model in training with PyTorch. `variant` says how; `notes` why not otherwise."""
+    """A model in training with PyTorch. `variant` says how; `notes` why not otherwise.
 
-    def __init__(self, case: Case, params: Params, optim: OptimConfig, device: torch.device, *, compiled: bool) -> None:
+    Bands are dense products with masked gradients, or with masked weights. `first_loss` is the loss of the batch
+    `first` before any update.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        params: Params,
+        optim: OptimConfig,
+        device: torch.device,
+        *,
+        first: tuple[np.ndarray, np.ndarray],
+        compiled: bool,
+        masked_weights: bool = False,
+    ) -> None:
         self._device, self._case, self._clip = device, case, optim.grad_clip
         # A processor has no tf32: in a rehearsal float32 stands in for it.
         on_cpu = device.type == "cpu" and case.precision is Precision.tf32
         self._autocast = set_precision(device, Precision.fp32 if on_cpu else case.precision)
         torch.use_deterministic_algorithms(False)
-        config = replace(case.model, vocab_size=case.model.padded_vocab_size)
-        self._model = GPT.from_params(config, params).to(device)
-        self._optimizer = self._create_optimizer(optim)
+        self._model = PlainGPT(case.model, params, masked_weights=masked_weights).to(device)
+        self._optimizer = create_adamw(self._model, optim, capturable=device.type == "cuda")
         self._counted = None if case.counted is None else torch.tensor(case.counted, device=device)
         self._static = tuple(self._empty() for _ in range(2))  # inputs, targets: where a graph reads them
         self._graph: Any = None
-        self._n_counted = case.batch_size * (len(case.counted) if case.counted else case.seq_len)
         self.notes: list[str] = []
-        self._loss_sum: Callable[[Tensor, Tensor], Tensor] = self._plain_loss_sum
+        self._mean_loss: Callable[..., Tensor] = self._model.loss
+        self._masking = ("masked weights" if masked_weights else "masked gradients") if case.banded else None
         self.variant = EAGER
+        with torch.no_grad(), self._autocast:
+            inputs, targets = (part.to(device) for part in self.pin(*first))
+            self.first_loss = float(self._model.loss(inputs, targets, self._counted))
         if compiled:
             self._compile()
+        if self._masking:
+            self.variant = f"{self.variant} with {self._masking}"
         self._reset_peak()
         for _ in range(3):
             self._update()
@@ -122,8 +139,7 @@ class Peer:
         inputs, targets = self._static
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast:
-            loss_sum = self._loss_sum(inputs, targets)
-        loss = loss_sum / self._n_counted
+            loss = self._mean_loss(inputs, targets, self._counted, self._case.model.padded_vocab_size)
         loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
@@ -131,7 +147,7 @@ class Peer:
 
     def _compile(self) -> None:
         try:
-            self._loss_sum = torch.compile(self._plain_loss_sum, dynamic=False)
+            self._mean_loss = torch.compile(self._model.loss, dynamic=False)
             self._update()
             self.synchronize()
             self.variant = COMPILED
@@ -139,30 +155,7 @@ class Peer:
             raise
         except Exception as error:  # whatever the compiler, or the compiler's compiler, raises
             self.notes.append(f"not compiled: {first_line(error)}")
-            self._loss_sum = self._plain_loss_sum
-
-    def _plain_loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        wanted = targets if self._counted is None else targets[:, self._counted]
-        rows = Rows(inputs, wanted, self._counted)
-        return rows.loss_sum(self._model(rows))
+            self._mean_loss = self._model.loss
 
     def _empty(self) -> Tensor:
         return torch.zeros(self._case.batch_size, self._case.seq_len, dtype=torch.long, device=self._device)
-
-    def _create_optimizer(self, optim: OptimConfig) -> torch.optim.AdamW:
-        decays = {spec.name: spec.decays for spec in TENSORS}
-        groups = [
-            {
-                "params": [p for name, _, _, p in self._model.named_tensors() if decays[name] is decaying],
-                "weight_decay": optim.weight_decay if decaying else 0.0,
-            }
-            for decaying in (True, False)
-        ]
-        return torch.optim.AdamW(
-            groups,
-            lr=optim.learning_rate,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-            fused=True,
-            capturable=self._device.type == "cuda",
-        )

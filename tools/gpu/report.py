@@ -38,6 +38,7 @@ def new_record(device: Device, *, rehearsal: bool, commit: str | None, chosen: d
         "proof": None,
         "ceilings": None,
         "kernels": None,
+        "bands": None,
         "steps": None,
     }
 
@@ -157,19 +158,45 @@ def kernels_table(kernels: list[dict[str, Any]], ceilings: dict[str, Any] | None
     return table(["kernel", "us", "GB/s", "of copy", "TFLOP/s"], rows)
 
 
+def bands_table(found: list[dict[str, Any]]) -> str:
+    """Return the fastest tile of each product beside the dense product; below, all products of an MLP together."""
+    rows, together = [], dict[tuple[str, int], list[float]]()
+    products: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for each in found:
+        products.setdefault((each["precision"], each["band"], each["product"]), []).append(each)
+    for (precision, band, product), variants in products.items():
+        dense = next(each for each in variants if each["tile"] is None)
+        best = min(variants, key=lambda each: each["seconds"]["median"])
+        times = [each["seconds"]["median"] for each in (dense, best)]
+        sums = together.setdefault((precision, band), [0.0, 0.0])
+        sums[:] = [total + time for total, time in zip(sums, times, strict=True)]
+        tile = "dense" if best["tile"] is None else str(best["tile"])
+        rows.append([f"{product} {precision}, band {band}", _us(dense), tile, _us(best), f"{times[0] / times[1]:.2f}"])
+    lines = [
+        f"MLP {precision}, band {band}: {1e6 * dense:,.1f} us dense, {1e6 * best:,.1f} us at best: {dense / best:.2f}"
+        for (precision, band), (dense, best) in together.items()
+    ]
+    return "\n".join([table(["product", "dense us", "tile", "us", "ratio"], rows), *lines])
+
+
 def steps_table(steps: list[dict[str, Any]], gemm_ceilings: dict[str, float]) -> str:
-    """Return two lines per case: ours and PyTorch's; below, what was left out or did not fit."""
+    """Return a line per case and side; below, what was left out or did not fit.
+
+    A ratio is how many times longer that side takes than ours. Operations are those of the dense model (6N + 12LCT per
+    token), whatever a side computes.
+    """
     rows, remarks = [], []
     for each in steps:
         ceiling = gemm_ceilings.get(each["precision"])
-        for side in ("ours", "torch"):
+        for side, ratio in (("ours", None), ("everything", each["saved"]), ("torch", each["ratio"])):
             if not each[side]:
                 continue
-            found, ratio = each[side], each["ratio"] if side == "ours" else None
-            memory = found["peak_mem_mib"]
+            found = each[side]
+            names = {"ours": "gpt2lab", "everything": "gpt2lab, everything computed"}
+            memory = found.get("peak_mem_mib")
             rows.append(
                 [
-                    f"{each['case']}, {'gpt2lab' if side == 'ours' else 'torch ' + found['variant']}",
+                    f"{each['case']}, {names.get(side) or 'torch ' + found['variant']}",
                     f"{found['tokens_per_s']:,.0f}",
                     f"{found['ms']['median']:.3f}",
                     f"{found['ms']['q1']:.3f}-{found['ms']['q3']:.3f}",
@@ -183,7 +210,7 @@ def steps_table(steps: list[dict[str, Any]], gemm_ceilings: dict[str, float]) ->
         remarks += [f"{each['case']}: {note}" for note in each["notes"]]
         if each["status"] != "ok":
             remarks.append(f"{each['case']}: {each['status']}")
-    head = ["step", "tokens/s", "ms", "quartiles", "ratio", "quartiles", "MiB", "TFLOP/s", "of GEMM"]
+    head = ["step", "tokens/s", "ms", "quartiles", "ratio", "quartiles", "MiB", "dense TFLOP/s", "of GEMM"]
     return "\n".join([table(head, rows), *remarks])
 
 

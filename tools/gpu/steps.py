@@ -1,5 +1,6 @@
 """Complete training steps, ours and PyTorch's, in turns within one process."""
 
+import math
 import statistics
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from proof import compare, tolerance
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_engine import CudaEngine
@@ -18,7 +20,7 @@ from gpt2lab.model.init import init_params
 from gpt2lab.model.params import Params
 from gpt2lab.schema import Device as DeviceChoice
 from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
-from gpu.cases import Case
+from gpu.cases import Case, batches_of
 from gpu.clock import Budget, spread
 from gpu.memory import release
 from gpu.peer import Peer
@@ -28,11 +30,15 @@ OPTIM = OptimConfig(learning_rate=1e-4, grad_clip=1.0)
 BATCHES = 8  # different ones, in turns: each step uploads its own
 
 
-class Ours:
-    """A model in training with our kernels."""
+# What leaves work out, switched off: the same step with everything computed.
+EVERYTHING = {"banded_products": False, "skip_uncounted": False, "share_prefixes": False}
 
-    def __init__(self, case: Case, params: Params, device: Device) -> None:
-        kind = EngineConfig(name=EngineName.cuda, device=DeviceChoice[device.name], precision=case.precision)
+
+class Ours:
+    """A model in training with our kernels; `keys` of engine.* may switch off what it leaves out."""
+
+    def __init__(self, case: Case, params: Params, device: Device, **keys: bool) -> None:
+        kind = EngineConfig(name=EngineName.cuda, device=DeviceChoice[device.name], precision=case.precision, **keys)
         spec = EngineSpec(
             model=case.model,
             optim=OPTIM,
@@ -48,6 +54,10 @@ class Ours:
         for inputs, targets in batches:
             self._engine.train_step(inputs, targets, learning_rate=OPTIM.learning_rate)
         self.result = self._engine.result()
+
+    def mean_loss(self, batch: tuple[np.ndarray, np.ndarray]) -> float:
+        """Return the loss of a batch with the parameters as they are; changes nothing."""
+        return self._engine.evaluate(*batch).loss
 
     def peak_mem_mib(self) -> float:
         """Return what the engine has allocated; it plans its memory, so that is all it ever takes."""
@@ -70,7 +80,9 @@ def time_cases(
             "notes": [],
             "ours": None,
             "torch": None,
+            "everything": None,
             "ratio": None,
+            "saved": None,
         }
         started = budget.spent
         if case.seconds > budget.left:
@@ -88,22 +100,29 @@ def time_cases(
 
 
 def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_torch: bool, rehearsal: bool) -> None:
-    """Fill in `ours`, `torch` and `ratio`. What it makes is freed when it returns or raises."""
+    """Fill in the sides and their ratios. What it makes is freed when it returns or raises."""
     device, params = open_device(choice), init_params(case.model, seed=0)
-    batches = _batches(case)
+    batches = batches_of(case, BATCHES)
     ours, peer = Ours(case, params, device), None
+    memory = ours.peak_mem_mib()  # before another engine allocates on the device
+    sides: dict[str, tuple[Callable[[list[Any]], None], list[Any]]] = {"ours": (ours.steps, batches)}
+    if case.leaves_out:
+        everything = Ours(case, params, device, **EVERYTHING)
+        _require_equal(case, "our steps", ours.mean_loss(batches[0]), everything.mean_loss(batches[0]))
+        everything.steps(batches[:4])
+        sides["everything"] = everything.steps, batches
+    loss = ours.mean_loss(batches[0])
     ours.steps(batches[:4])  # kernels are loaded, algorithms chosen, the graph recorded and replayed
     if not skip_torch:
         try:
-            peer = _fastest_peer(case, params, device, batches, compiled=not rehearsal)
+            peer = _fastest_peer(case, params, device, batches, loss, compiled=not rehearsal)
         except torch.cuda.OutOfMemoryError as error:
             row["status"] = f"PyTorch does not fit beside ours: {first_line(error)}"
             row["notes"] = ["ours was measured alone"]
-
-    least, most, seconds, rounds = (2, 4, 0.0, 4) if rehearsal else (2, 400, 0.5, 9)
-    sides: dict[str, tuple[Callable[[list[Any]], None], list[Any]]] = {"ours": (ours.steps, batches)}
     if peer:
         sides["torch"] = peer.steps, [peer.pin(*batch) for batch in batches]
+
+    least, most, seconds, rounds = (2, 4, 0.0, 4) if rehearsal else (2, 400, 0.5, 9)
     slowest = max(_seconds(*side, least) for side in sides.values())
     n = max(least, min(most, round(seconds / slowest)))
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -112,7 +131,10 @@ def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_to
             times[name].append(_seconds(*sides[name], n))
 
     row["steps_per_round"] = n
-    row["ours"] = _figures(case, times["ours"]) | {"peak_mem_mib": ours.peak_mem_mib(), "loss": ours.result.loss}
+    row["ours"] = _figures(case, times["ours"]) | {"peak_mem_mib": memory, "loss": ours.result.loss}
+    if case.leaves_out:
+        row["everything"] = _figures(case, times["everything"]) | {"loss": everything.result.loss}
+        row["saved"] = _ratio(times["ours"], times["everything"])
     if peer:
         row["torch"] = _figures(case, times["torch"]) | {
             "peak_mem_mib": peer.peak_mem_mib,
@@ -120,34 +142,59 @@ def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_to
             "variant": peer.variant,
         }
         row["notes"] = peer.notes
-        row["ratio"] = spread([theirs / own for own, theirs in zip(times["ours"], times["torch"], strict=True)])
+        row["ratio"] = _ratio(times["ours"], times["torch"])
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    return spread([other / own for own, other in zip(ours, theirs, strict=True)])
+
+
+def _require_equal(case: Case, name: str, loss: float, other: float) -> None:
+    """Raise EngineError unless two sides have the same loss, to rounding, before anything was updated."""
+    terms = max(case.model.n_hidden, case.model.vocab_size)
+    allowed = (case.model.n_layer + 1) * tolerance(terms=terms, store=case.precision.name, roundings=4)
+    check = compare(f"losses of {name}", np.array(loss), np.array(other), allowed)
+    if not check.passed:
+        raise EngineError(str(check))
 
 
 def _fastest_peer(
-    case: Case, params: Params, device: Device, batches: list[tuple[np.ndarray, np.ndarray]], *, compiled: bool
+    case: Case,
+    params: Params,
+    device: Device,
+    batches: list[tuple[np.ndarray, np.ndarray]],
+    loss: float,
+    *,
+    compiled: bool,
 ) -> Peer:
-    """Return PyTorch's side in the fastest of its variants, measured once each."""
+    """Return PyTorch's side in the fastest of its variants, measured once each; `loss` is ours, of the first batch."""
     where = torch.device("cuda" if device.name == "cuda" else "cpu")
-    peer = Peer(case, params, OPTIM, where, compiled=compiled)
-    if where.type == "cuda":
+    best, best_ms, notes = None, math.inf, list[str]()
+    for masked_weights in (True, False) if case.banded else (False,):
+        peer = Peer(case, params, OPTIM, where, first=batches[0], compiled=compiled, masked_weights=masked_weights)
+        _require_equal(case, "ours and PyTorch's", loss, peer.first_loss)
         pinned = [peer.pin(*batch) for batch in batches]
 
-        def step_ms() -> float:
+        def step_ms(peer: Peer = peer, pinned: list[Any] = pinned) -> float:
             return 1000 * statistics.median(_seconds(peer.steps, pinned, 4) for _ in range(3))
 
-        plain = step_ms()
-        if peer.record_graph():
-            replayed = step_ms()
-            peer.notes.append(f"{peer.variant.split(',')[0]} {plain:.3f} ms, as a CUDA graph {replayed:.3f} ms")
-            if replayed > plain:
-                peer.drop_graph()
-    return peer
-
-
-def _batches(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    size = (BATCHES, 2, case.batch_size, case.seq_len)
-    return [tuple(pair) for pair in rng.integers(0, case.model.vocab_size, size, dtype=np.int32)]
+        ms = step_ms()
+        notes += peer.notes
+        if where.type == "cuda":
+            plain = peer.variant
+            if peer.record_graph():
+                replayed = step_ms()
+                notes.append(f"{plain} {ms:.3f} ms, as a CUDA graph {replayed:.3f} ms")
+                if replayed > ms:
+                    peer.drop_graph()
+                ms = min(ms, replayed)
+            elif peer.notes:
+                notes.append(peer.notes[-1])
+        if ms < best_ms:
+            best, best_ms = peer, ms
+    assert best is not None
+    best.notes = list(dict.fromkeys(notes))
+    return best
 
 
 def _seconds(steps: Callable[[list[Any]], None], batches: list[Any], n: int) -> float:

@@ -1,0 +1,172 @@
+"""The products of a banded MLP one by one: every tile size beside the dense product, right first and then timed.
+
+The three products of FC1 and FC2 as a layer does them: y = x @ weight^T, dx = dy @ weight, dweight += dy^T @ x. Blocks
+of one product go as one batch of pointers, windows begin and end where tensor cores can read. From these times follow
+what a batch costs by itself, and what its operations cost by size of block: the constants of the cost model.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from proof import compare, tolerance
+
+from gpt2lab.engine.device import Array, Device
+from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size
+from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.errors import EngineError
+from gpt2lab.model.band_tiles import Block, block_multiply_adds, channel_blocks, hidden_blocks
+from gpt2lab.model.bands import band_mask, is_dense
+from gpt2lab.schema import Precision
+from gpu.clock import time_calls
+from gpu.memory import empty, random_act, release
+
+TILES = (64, 128, 192, 256, 384, 512, 768, 1024)  # hidden units
+# How an operand is transposed in each product.
+PRODUCTS = {"forward": (False, True), "input": (False, False), "weight": (True, False)}
+ALIGNMENT_BYTES = 16
+_ALL = slice(None)
+
+Index = tuple[slice, slice]
+
+
+def measure_bands(
+    device: Device, precision: Precision, *, rows: int, n_embd: int, bands: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """Yield error and time of each product, dense and with each tile. Raises EngineError where blocks are wrong."""
+    numerics = Numerics.of(device, precision)
+    gemm = create_gemm(device, precision)
+    if gemm.workspace_bytes:
+        gemm.set_workspace(device.empty(gemm.workspace_bytes))
+    for band in bands:
+        if is_dense(n_embd, band):
+            continue
+        for name in ("fc1", "fc2"):
+            bench = _Bench(device, gemm, numerics, name, rows, n_embd, band)
+            for product in PRODUCTS:
+                for tile in (None, *(tile for tile in TILES if tile < 4 * n_embd)):
+                    yield bench.measure(product, tile)
+            del bench
+            release()
+
+
+class _Bench:
+    """One banded matrix, "fc1" (F,C) or "fc2" (C,F), with activations on both sides of it."""
+
+    def __init__(
+        self, device: Device, gemm: Gemm, numerics: Numerics, name: str, rows: int, n_embd: int, band: int
+    ) -> None:
+        self.device, self.gemm, self.numerics = device, gemm, numerics
+        self.name, self.rows, self.n_embd, self.band = name, rows, n_embd, band
+        kept = band_mask(n_embd, band)
+        self.kept = kept if name == "fc1" else kept.T
+        values = np.random.default_rng(0).standard_normal(self.kept.shape, dtype=np.float32) * self.kept
+        act = to_bfloat16(values) if numerics.act_dtype == np.uint16 else values.astype(numerics.act_dtype)
+        self.weight = empty(device, act.shape, act.dtype)
+        device.upload(self.weight, act)
+        n_out, n_in = self.kept.shape
+        self.x, self.dy = (random_act(device, numerics, rows, n) for n in (n_in, n_out))
+        self.y, self.dx = (empty(device, (rows, n), numerics.act_dtype) for n in (n_out, n_in))
+        self.dweight = empty(device, self.kept.shape, numerics.float_dtype)
+        self.expected: dict[str, np.ndarray] = {}
+
+    def measure(self, product: str, tile: int | None) -> dict[str, Any]:
+        blocks = None if tile is None else self.blocks(product, tile)
+        multiply = self.dense(product) if blocks is None else self.in_blocks(product, blocks)
+        out = self.operands(product)[0]
+        self.device.fill_zero(out)
+        multiply()
+        error = self.error(product, self.device.download(out))
+        seconds = time_calls(self.device, lambda i: multiply())
+        per_row = 4 * self.n_embd**2 if blocks is None else block_multiply_adds(blocks)
+        flop = 2 * self.rows * per_row
+        return {
+            "product": f"{self.name} {product}",
+            "precision": self.numerics.precision.name,
+            "rows": self.rows,
+            "n_embd": self.n_embd,
+            "band": self.band,
+            "tile": tile,
+            "blocks": None if blocks is None else len(blocks),
+            "error": error,
+            "seconds": seconds,
+            "flop": flop,
+            "tflop_per_s": flop / seconds["median"] / 1e12,
+        }
+
+    def operands(self, product: str) -> tuple[Array, Array, Array]:
+        """Return out, a and b."""
+        return {
+            "forward": (self.y, self.x, self.weight),
+            "input": (self.dx, self.dy, self.weight),
+            "weight": (self.dweight, self.dy, self.x),
+        }[product]
+
+    def options(self, product: str) -> dict[str, bool]:
+        transpose_a, transpose_b = PRODUCTS[product]
+        return {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": product == "weight"}
+
+    def dense(self, product: str) -> Callable[[], None]:
+        operands, options = self.operands(product), self.options(product)
+        return lambda: self.gemm.matmul(*operands, **options)
+
+    def blocks(self, product: str, tile: int) -> list[Block]:
+        """Return the blocks of a product; no two write the same place."""
+        align = ALIGNMENT_BYTES // self.numerics.act_dtype.itemsize
+        C, F = self.n_embd, 4 * self.n_embd
+        if product == "weight" or (self.name == "fc1") == (product == "forward"):
+            found = hidden_blocks(C, self.band, tile)
+            return list(map(Block, [b.hidden for b in found], _aligned([b.channels for b in found], C, align)))
+        found = channel_blocks(C, self.band, max(1, tile // 4))
+        return list(map(Block, _aligned([b.hidden for b in found], F, align), [b.channels for b in found]))
+
+    def in_blocks(self, product: str, blocks: list[Block]) -> Callable[[], None]:
+        """Return a function that multiplies all blocks, those of one shape as one batch."""
+        batches: dict[tuple[int, int], list[tuple[Index, Index, Index]]] = {}
+        for block in blocks:
+            shape = (block.hidden.stop - block.hidden.start, block.channels.stop - block.channels.start)
+            batches.setdefault(shape, []).append(self.index(product, block))
+        calls = []
+        for indices in batches.values():
+            views = [[x[index[i]] for index in indices] for i, x in enumerate(self.operands(product))]
+            table = None
+            if self.device.name == "cuda":
+                table = empty(self.device, (pointer_table_size(len(indices)),), np.int64)
+            calls.append(self.gemm.prepare_pointers(*views, table=table, **self.options(product)))
+
+        def multiply() -> None:
+            for call in calls:
+                call()
+
+        return multiply
+
+    def index(self, product: str, block: Block) -> tuple[Index, Index, Index]:
+        """Return which part of out, a and b belongs to a block."""
+        outs, ins = (block.hidden, block.channels) if self.name == "fc1" else (block.channels, block.hidden)
+        y, x, weight = (_ALL, outs), (_ALL, ins), (outs, ins)
+        return {"forward": (y, x, weight), "input": (x, y, weight), "weight": (weight, y, x)}[product]
+
+    def error(self, product: str, found: np.ndarray) -> float:
+        """Return how far a product is from the dense one, which comes first. Raises EngineError beyond rounding."""
+        values = from_bfloat16(found) if found.dtype == np.uint16 else found
+        if product == "weight":
+            values = values * self.kept  # of the gradient, blocks write what they hold
+        if product not in self.expected:
+            self.expected[product] = values.astype(np.float64)
+        precision = self.numerics.precision.name
+        terms = self.rows if product == "weight" else max(self.kept.shape)
+        # Both are rounded; tf32 rounds the operands as well, alike in both.
+        store = "fp32" if product == "weight" or precision == "tf32" else precision
+        compute = "tf32" if precision == "tf32" else "fp32"
+        allowed = 2 * tolerance(terms=terms, compute=compute, store=store)
+        check = compare(f"{self.name} {product}, band {self.band}", values, self.expected[product], allowed)
+        if not check.passed:
+            raise EngineError(f"banded products: {check}")
+        return check.error
+
+
+def _aligned(windows: list[slice], end: int, align: int) -> list[slice]:
+    """Return windows of one width that hold these and begin and end at multiples of `align`, or at `end`."""
+    spans = [(w.start // align * align, min(-(-w.stop // align) * align, end)) for w in windows]
+    width = max(last - first for first, last in spans)
+    return [slice(first, first + width) for first in (min(first, end - width) for first, _ in spans)]
