@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
+from gpt2lab.engine.torch_output import tied_logits
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
 
@@ -111,7 +112,7 @@ class GPT(nn.Module):
         if counted is not None:
             x = x[:, counted]
             targets = targets[:, counted] if targets is not None else None
-        logits = F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
+        logits = tied_logits(self.ln_f(x), self.wte.weight, self.config.vocab_size)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
