@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
+from gpt2lab.engine.torch_output import tied_logits
 from gpt2lab.engine.torch_passes import Rows, Tree
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
@@ -112,7 +113,7 @@ class GPT(nn.Module):
         x = last(x, rows, trimmed=rows.trims_last)
         if not rows.trims_last:
             x = rows.at_counted(x)
-        return F.linear(self.ln_f(x), self.wte.weight[: self.config.vocab_size])
+        return tied_logits(self.ln_f(x), self.wte.weight, self.config.vocab_size)
 
     @classmethod
     def from_params(
