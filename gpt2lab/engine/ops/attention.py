@@ -67,6 +67,34 @@ class Attention:
         for kernel in ("attention_long_backward_kv", "attention_long_backward_q"):
             module.launch(kernel, B * NH * n_tiles, _LONG_THREADS, **arrays, delta=delta, T=T, NH=NH, n_tiles=n_tiles)
 
+    def forward_at(self, *, out: Array, lse: Array, q: Array, qkv: Array, positions: Array, B: int, T: int) -> None:
+        """As forward, for queries at n positions of each row only, which see the same keys as there.
+
+        q and out (B*n, C), lse (B, NH, n), positions (n,) int32 ascending, n >= 1; of qkv (B*T, 3C) only keys and
+        values are read. Rows of any length take the kernels for long ones.
+        """
+
+    def backward_at(
+        self,
+        *,
+        dq: Array,
+        dqkv: Array,
+        dout: Array,
+        out: Array,
+        lse: Array,
+        q: Array,
+        qkv: Array,
+        positions: Array,
+        delta: Array,
+        B: int,
+        T: int,
+    ) -> None:
+        """Write dq (B*n, C), and the gradients of keys and values in every row of dqkv (B*T, 3C).
+
+        The first C columns of dqkv stay as they are. dout and out (B*n, C), the rest as for forward_at; delta
+        (B, NH, n) is scratch.
+        """
+
     def _is_short(self, seq_len: int) -> bool:
         return seq_len <= self._longest_short
 
