@@ -8,39 +8,11 @@
 // the threads of a group want the same address at the same time, and such a load is one broadcast. S and P never
 // leave shared memory.
 // build: VEC=4:8; HEAD_SIZE=32,64; GROUP=8,32
-#include "common.cuh"
+#include "floats.cuh"
 
 #define THREADS 128
 #define GROUPS (THREADS / GROUP)
 #define KEYS 8 // scores that a thread sums side by side, in registers
-
-typedef Pack<float, VEC> Floats;
-
-__device__ inline Floats read(const act_t *source) {
-    const Pack<act_t, VEC> stored = load_pack<VEC>(source);
-    Floats values;
-#pragma unroll
-    for (int i = 0; i < VEC; i++) values.at[i] = to_float(stored.at[i]);
-    return values;
-}
-
-__device__ inline void write(act_t *target, const Floats &values, float factor) {
-    Pack<act_t, VEC> stored;
-#pragma unroll
-    for (int i = 0; i < VEC; i++) store(stored.at[i], factor * values.at[i]);
-    store_pack<VEC>(target, stored);
-}
-
-__device__ inline float add_dot(float sum, const Floats &a, const Floats &b) {
-#pragma unroll
-    for (int i = 0; i < VEC; i++) sum = fmaf(a.at[i], b.at[i], sum);
-    return sum;
-}
-
-__device__ inline void add_scaled(Floats &sum, float weight, const Floats &x) {
-#pragma unroll
-    for (int i = 0; i < VEC; i++) sum.at[i] = fmaf(weight, x.at[i], sum.at[i]);
-}
 
 // dots[i] = mine . row first + i, of rows `stride` apart; past the last row, which is T - 1, that one again.
 __device__ inline void dot_rows(float (&dots)[KEYS], const act_t *mine, const act_t *rows, int first, int stride,

@@ -49,10 +49,10 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
     [
         (SHORT, "j + i <= t ? scale", "j + i <= t + 1 ? scale"),
         (SHORT, "(dp[i] - delta)", "dp[i]"),
-        (LONG, "> first + y + SIDE * i) p", "> first + y + SIDE * i + 1) p"),
+        (LONG, "SIDE * j > t) p", "SIDE * j > t + 1) p"),
         (LONG, "sum[i] *= correction;", ""),
         (LONG, "(ds[i][j] - row_delta[i])", "ds[i][j]"),
-        (LONG, "query = first;", "query = first + TILE;"),
+        (LONG, "? 0 : first;", "? 0 : first + TILE;"),
     ],
 )
 def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
