@@ -231,14 +231,14 @@ def test_a_batch_that_comes_again_is_uploaded_once_and_again_after_an_evaluation
         run._device, "upload", lambda target, values: (copied.append(values.size), upload(run._device, target, values))
     )
     counts = []
-    for step in range(4):
-        run.train_step(*batch, learning_rate=1e-2)
-        other.train_step(*batch, learning_rate=1e-2)
+    for between in (None, None, run.evaluate, run.logits, None):
+        if between is not None:
+            between(*rows_of("shared beginnings", seed=1)[: 2 if between == run.evaluate else 1])
+        copied.clear()
+        for each in (run, other):
+            each.train_step(*batch, learning_rate=1e-2)
         counts.append(len(copied))
-        if step == 1:
-            run.evaluate(*rows_of("shared beginnings", seed=1))
-            copied.clear()
-    assert counts == [4, 6, 4, 6]  # two passes and, at each step, the schedule and the step's number
+    assert counts == [4, 2, 4, 4, 2]  # two passes and, at each step, the schedule and the step's number
     for name, array in other.parameters().items():
         np.testing.assert_array_equal(run.parameters()[name], array, err_msg=name)
 

@@ -204,7 +204,7 @@ def tree_arrays(
     """
     n, m, T = tree.n_nodes, len(tree.counted), tree.path.shape[1]
     padded_m = min(_on_grid(m), most_logits, m + most_nodes - n) if pads else m
-    padded_n = max(min(_on_grid(n), most_nodes), n + padded_m - m) if pads else n
+    padded_n = min(_on_grid(n + padded_m - m), most_nodes) if pads else n
     extra = np.arange(n, padded_n, dtype=np.int32)
     counted = np.concatenate([tree.counted, extra[: padded_m - m]])
     order, segments = group_rows(tree.tokens, vocab_size)
@@ -243,8 +243,10 @@ def _work(
     work = key_work(np.concatenate([tree.ends, extra + 1]), queries)
     if pads:
         n_items, n_sums, _ = key_work_sizes(most_nodes, most_queries, tree.path.shape[1])
+        split = len(work.items) - tree.n_nodes - len(extra)  # more than one for each node; changes little
         work = work.padded(
-            n_items=min(_on_grid(len(work.items)), n_items), n_sums=min(_on_grid(len(work.sums)), n_sums)
+            n_items=min(len(work.items) - split + _on_grid(split), n_items),
+            n_sums=min(_on_grid(len(work.sums)), n_sums),
         )
     return {f"{prefix}items": work.items, f"{prefix}sums": work.sums}
 
