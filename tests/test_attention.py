@@ -14,6 +14,7 @@ from gpt2lab.schema import Precision
 
 LONG = Case(B=1, T=70, NH=2, HS=20)  # several tiles in every kernel for long rows
 SHORT = Case(B=3, T=8, NH=3, HS=20)
+CHOSEN_SHORT = Case(B=9, T=8, NH=3, HS=20, positions=(1, 4))
 CHOSEN = Case(B=2, T=70, NH=2, HS=20, positions=tuple(range(2, 70, 3)))
 
 
@@ -33,7 +34,9 @@ def test_attention_in_float64_is_that_of_the_reference_to_the_last_bits():
     assert failed(attention.check(HostDevice(float64=True), Precision.fp32)) == []
 
 
-@pytest.mark.parametrize("case", [LONG, SHORT, CHOSEN, Case(B=1, T=11, NH=1, HS=130, longest_short=0)], ids=str)
+@pytest.mark.parametrize(
+    "case", [LONG, SHORT, CHOSEN, CHOSEN_SHORT, Case(B=1, T=11, NH=1, HS=130, longest_short=0)], ids=str
+)
 def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
     bench = Bench(HostDevice(float64=True), Precision.fp32, case)
     qkv, dout = bench.inputs()
@@ -55,9 +58,10 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
         (LONG, "sum[i] *= correction;", ""),
         (LONG, "(ds[i][j] - row_delta[i])", "ds[i][j]"),
         (LONG, "? 0 : first;", "? 0 : first + TILE;"),
+        (CHOSEN_SHORT, "? positions[query] : query", "? query : query"),
+        (CHOSEN_SHORT, "? positions[t] : t", "? t : t"),
         (CHOSEN, "? positions[min(i, n - 1)] : i", "? i : i"),
         (CHOSEN, "query + TILE - 1, n) < first)", "query, n) < first)"),
-        (CHOSEN, "lse[head.row * n + row] : INF", "lse[head.row * n + t % n] : INF"),
     ],
 )
 def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
@@ -68,7 +72,7 @@ def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
 @pytest.mark.parametrize(
     ("case", "barrier"),
     [
-        (SHORT, "    __syncwarp();\n    if (active)"),
+        (SHORT, "    __syncwarp();\n    if (active && t < T)"),
         (LONG, "        __syncwarp();\n        share_weights(weights, ds)"),
         (LONG, "        __syncthreads();\n\n        float p[R][R]"),
         (LONG, "        __syncthreads();\n        load_tile<KEYS>"),

@@ -31,7 +31,7 @@ class Case:
 
     @property
     def kernels(self) -> str:
-        return "short" if self.positions is None and self.longest_short >= self.T else "long"
+        return "short" if self.longest_short >= self.T else "long"
 
     def __str__(self) -> str:
         where = "" if self.positions is None else f" {len(self.at)} queries {self.at[0]}..{self.at[-1]}"
@@ -57,7 +57,10 @@ CASES = (
     Case(B=1, T=65, NH=1, HS=64, large_scores=True),
     Case(B=3, T=1, NH=2, HS=7, positions=(0,)),
     Case(B=2, T=5, NH=2, HS=32, positions=(0,)),  # keys that no query sees
-    Case(B=3, T=5, NH=1, HS=20, positions=(4,)),
+    Case(B=9, T=5, NH=2, HS=20, positions=(4,)),
+    Case(B=2, T=32, NH=3, HS=7, positions=tuple(range(1, 32, 2))),
+    Case(B=1, T=1, NH=2, HS=20, positions=(0,), longest_short=0),
+    Case(B=3, T=5, NH=1, HS=20, positions=(1, 3), longest_short=0),
     Case(B=2, T=33, NH=2, HS=20, positions=tuple(range(0, 33, 2))),
     Case(B=2, T=40, NH=1, HS=256, positions=(3, 4, 11, 12, 13, 14, 15, 16, 17, 38)),  # several tiles of each kind
     Case(B=1, T=33, NH=1, HS=130, positions=tuple(range(33))),
