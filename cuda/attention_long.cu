@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
     const int x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
     const Head head(blockIdx.x / n_tiles, n, T, NH);
     const int first = (n_tiles - 1 - blockIdx.x % n_tiles) * QUERIES;
-    const int end = position_of(positions, min(first + QUERIES, n) - 1, n) + 1; // past the last key that one of them sees
+    const int end = position_of(positions, min(first + QUERIES, n) - 1, n) + 1; // past the last key that they see
 
     load_tile<QUERIES>(q, queries + head.q, head.q_stride, first, n, 1.0f / sqrtf((float)HEAD_SIZE));
     Quad o[R][QUADS_PER_THREAD] = {};
