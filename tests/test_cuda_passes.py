@@ -15,6 +15,7 @@ from gpt2lab.engine.base import create_engine
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.cuda_passes import block_lengths, tree_arrays
+from gpt2lab.engine.ops.tree_attention import key_work_sizes
 from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
@@ -296,6 +297,7 @@ def test_padding_is_nodes_that_nothing_looks_at_and_logits_without_targets(drawn
         if prefix and not tree.trims_last:
             assert not len(items)
             continue
+        assert items[:, 3].max() < key_work_sizes(most_nodes, most_nodes, length)[2]  # rows of partial sums planned
         seen = {key: [] for key in range(nodes)}
         for key, first, end, _ in items[items[:, 0] >= 0]:
             seen[key].extend(queries[first:end])
