@@ -148,7 +148,8 @@ cross_entropy_pairs_forward(float *__restrict__ losses, int *__restrict__ correc
 }
 
 // As cross_entropy_backward; a pack's first pair is looked up in log2(pairs) steps, one in rows with a single target.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Without the 2 ptxas spills to fit more blocks.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 cross_entropy_pairs_backward(float *__restrict__ losses, act_t *__restrict__ logits,
                              const int *__restrict__ pair_begins, const int *__restrict__ targets,
                              const int *__restrict__ counts, int n_rows, int V, int Vp, float scale) {
