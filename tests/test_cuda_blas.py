@@ -4,18 +4,24 @@ import gc
 import itertools
 import sys
 import types
+from dataclasses import replace
 
 import fake_cublas
 import numpy as np
+import proofs.banded_linear
 import proofs.gemm
 import proofs.linear
 import pytest
 from fake_cublas import DeviceArray, FakeCublas, FakeCublasLt, FakeDevice
+from proof import compare, tolerance
+from tiny_models import CUDA_ON_HOST, config, random_params, spec_for, tokens_for
 
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm, open_cublas
+from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.gemm import Epilogue, EpilogueKind, pointer_table_size, windows
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.ops.banded_linear import DENSE, MlpTiles, Tiles
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
 
@@ -110,6 +116,36 @@ def test_batches_with_any_stride_and_lists_of_pointers_are_the_row_major_product
                 assert np.array_equal(values(out), start)
                 multiply()
                 assert np.array_equal(values(out), expected), (form, options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "first", "k", "batches"),
+    [
+        (Precision.bf16, 8, 16, 1),
+        (Precision.bf16, 4, 16, 0),  # 8 bytes: tensor cores would read 16 from there
+        (Precision.bf16, 2, 6, 1),
+        (Precision.bf16, 1, 6, 0),
+        (Precision.bf16, 1, 5, 1),
+        (Precision.tf32, 4, 4, 1),
+        (Precision.tf32, 2, 4, 0),
+        (Precision.tf32, 1, 6, 1),
+        (Precision.fp32, 1, 4, 1),
+    ],
+)
+def test_operands_that_begin_between_the_reads_of_tensor_cores_are_multiplied_one_by_one(
+    precision: Precision, first: int, k: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, calls = Setup(precision), []
+    batched = setup.blas.gemm_batched_ex
+    monkeypatch.setattr(setup.blas, "gemm_batched_ex", lambda *arguments: (calls.append(1), batched(*arguments)))
+    wide = setup.random(5, 40)
+    a = [wide[:, :k], wide[:, first : first + k]]
+    b, out = ([setup.random(*shape) for _ in range(2)] for shape in ((k, 4), (5, 4)))
+    table = np.zeros(pointer_table_size(2), dtype=np.int64).view(DeviceArray)
+    setup.gemm.prepare_pointers(out, a, b, table=table)()
+    for i in range(2):
+        assert np.array_equal(values(out[i]), values(a[i]) @ values(b[i]))
+    assert len(calls) == batches
 
 
 def same(setup: Setup, n: int, rows: int, columns: int) -> DeviceArray:
@@ -273,8 +309,32 @@ def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
         return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=lt)
 
     monkeypatch.setattr(proofs.gemm, "create_gemm", create)
-    checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision)]
+    banded = proofs.banded_linear.check(CardlikeHost(), precision, proofs.banded_linear.CASES[::3])
+    checks = [*proofs.gemm.check(CardlikeHost(), precision), *proofs.linear.check(CardlikeHost(), precision), *banded]
     assert [str(check) for check in checks if not check.passed] == []
     used = {operation.get(fake_cublas.MatmulDescAttribute.EPILOGUE) for operation in lt.run} - {None}
     with_gelu = {164, 192} if precision is Precision.bf16 else set()
     assert used == (set() if refuses else {4} | with_gelu)
+
+
+@pytest.mark.parametrize("tiles", [DENSE, {"fc1": Tiles(forward=16, input=24, weight=20), "fc2": Tiles(input=8)}])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_banded_step_through_the_calls_of_cublas_is_that_of_the_host(
+    precision: Precision, tiles: MlpTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = config(n_embd=24, fc1_band=9, fc2_band=24)
+    spec = spec_for(model, None, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
+    expected = CudaEngine(spec, random_params(model, std=0.05), mlp_tiles=tiles)
+
+    def create(device: CardlikeHost, precision: Precision) -> CublasGemm:
+        return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=FakeCublasLt())
+
+    monkeypatch.setattr("gpt2lab.engine.cuda_engine.create_gemm", create)
+    found = CudaEngine(spec, random_params(model, std=0.05), CardlikeHost(), mlp_tiles=tiles)
+    limit = (2 * model.n_layer + 1) * tolerance(terms=model.n_hidden, store=precision.name, roundings=4)
+    for _ in range(2):
+        (loss, gradients), (wanted, others) = (e.loss_and_gradients(*tokens_for(model)) for e in (found, expected))
+        assert loss == pytest.approx(wanted, rel=limit)
+        for name in ("wte", "ln2w", "fcw", "fcb", "fcprojw", "fcprojb"):
+            check = compare(name, gradients[name], others[name].astype(np.float64), limit)
+            assert check.passed, check

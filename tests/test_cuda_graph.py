@@ -12,6 +12,7 @@ from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.device import Array, Module
 from gpt2lab.engine.host_gemm import HostGemm
+from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
 from gpt2lab.model.init import init_params
 from gpt2lab.schema import OptimConfig
 
@@ -61,6 +62,9 @@ class RecordingDevice(HostDevice):
         return replay
 
 
+BANDED = {"fc1": Tiles(forward=20, input=16, weight=12), "fc2": Tiles(forward=16, input=24, weight=20)}
+
+
 @pytest.fixture(autouse=True)
 def recorded_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that a RecordingDevice records as it does its kernels."""
@@ -77,14 +81,17 @@ def recorded_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("counted", [None, (2, 5)])
-def test_a_replayed_step_does_what_a_queued_one_does(counted):
-    model = config(fc1_band=6)
+@pytest.mark.parametrize("tiles", [DENSE, BANDED], ids=["dense", "banded"])
+def test_a_replayed_step_does_what_a_queued_one_does(tiles, counted):
+    model = config(fc1_band=6, fc2_band=9)
     optim = OptimConfig(grad_clip=0.5)
     spec = EngineSpec(
         model=model, optim=optim, engine=CUDA_ON_HOST, counted=counted, batch_size=6, seq_len=10, micro_batch_size=4
     )
     device = RecordingDevice()
-    queued, replayed = (CudaEngine(spec, init_params(model, seed=0), each) for each in (HostDevice(), device))
+    queued, replayed = (
+        CudaEngine(spec, init_params(model, seed=0), each, mlp_tiles=tiles) for each in (HostDevice(), device)
+    )
     replayed._graph = True  # only a card may ask for it
     for step, B in enumerate((6, 6, 3, 6, 3, 3, 6)):
         for trained in (queued, replayed):

@@ -10,6 +10,7 @@ from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.cuda_memory import plan_memory, workload_of
 from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
 from gpt2lab.errors import EngineError
 from gpt2lab.model.init import init_params
 from gpt2lab.schema import Precision
@@ -17,12 +18,13 @@ from gpt2lab.schema import Precision
 
 @pytest.mark.parametrize("counted", [None, (3,)])
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
-def test_what_was_planned_is_what_is_allocated(precision, counted):
-    model = config(n_embd=20)
+@pytest.mark.parametrize("tiles", [DENSE, {"fc1": Tiles(forward=16, input=20, weight=7), "fc2": Tiles(weight=64)}])
+def test_what_was_planned_is_what_is_allocated(tiles, precision, counted):
+    model = config(n_embd=20, fc1_band=6, fc2_band=30)
     spec = spec_for(model, counted, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
     device = HostDevice()
-    plan = plan_memory(model, Numerics.of(device, precision), workload_of(spec))
-    trained = CudaEngine(spec, init_params(model, seed=0), device)
+    plan = plan_memory(model, Numerics.of(device, precision), replace(workload_of(spec), mlp_tiles=tiles))
+    trained = CudaEngine(spec, init_params(model, seed=0), device, mlp_tiles=tiles)
     assert device.allocated_bytes == plan.n_bytes
     trained.train_step(*tokens_for(model), learning_rate=1e-3)
     trained.evaluate(*tokens_for(model, B=7))

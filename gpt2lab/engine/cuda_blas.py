@@ -164,6 +164,13 @@ class CublasGemm:
         addresses = np.array([[address(x) for x in views] for views in (b, a, outs)], dtype=np.int64)
         product = pointer_product(outs, a, b, addresses=addresses[2], transpose_a=transpose_a, transpose_b=transpose_b)
         check_dtypes(self._numerics, outs[0], a[0], b[0])
+        if not self._aligned(addresses, product.k, a[0].dtype.itemsize):
+
+            def multiply_one_by_one() -> None:
+                for out, x, y in zip(outs, a, b, strict=True):
+                    self.matmul(out, x, y, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+
+            return multiply_one_by_one
         assert table is not None and (table.shape, table.dtype) == ((addresses.size,), addresses.dtype)
         self._device.upload(table, addresses.reshape(-1))
         table_b, table_a, table_out = (address(table) + row * addresses.strides[0] for row in range(3))
@@ -190,6 +197,16 @@ class CublasGemm:
             )
 
         return multiply
+
+    def _aligned(self, addresses: np.ndarray, depth: int, item_bytes: int) -> bool:
+        """Return whether a batch may begin at these addresses, which the library cannot see when it chooses.
+
+        Tensor cores read 16 bytes at a time where the sums' length allows it, or 4 (cuBLAS, cublasGemmBatchedEx).
+        """
+        if self._numerics.precision is Precision.fp32:
+            return True
+        needed = 16 if depth % (16 // item_bytes) == 0 else 4 if depth % 2 == 0 else 1
+        return not (addresses % needed).any()
 
     def _product(self, n_axes: int, out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Product:
         check_dtypes(self._numerics, out, a, b)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from gpt2lab.engine.device import Array, Device, open_device
 from gpt2lab.engine.gemm import create_gemm
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.ops.adamw import schedule_of
+from gpt2lab.engine.ops.banded_linear import MlpTiles
 from gpt2lab.engine.ops.positions import slots_of
 from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
 from gpt2lab.errors import EngineError
@@ -33,13 +35,19 @@ class CudaEngine:
     deterministic = True  # no floating-point atomics, and one algorithm per product
     threads = 1
 
-    def __init__(self, spec: EngineSpec, params: Params, device: Device | None = None) -> None:
+    def __init__(
+        self, spec: EngineSpec, params: Params, device: Device | None = None, *, mlp_tiles: MlpTiles | None = None
+    ) -> None:
+        """Build the engine on `device`, or on the one that `spec` asks for; `mlp_tiles`: instead of the chosen ones."""
         self._device = device or open_device(spec.engine.device, checked=spec.engine.checked)
         check_precision(self._device, spec.engine.precision)
         self._graph = self._device.name == "cuda" and spec.engine.graph is not False
         self._numerics = Numerics.of(self._device, spec.engine.precision)
         self._spec, self._config = spec, spec.model
         self._workload = workload_of(spec)
+        if mlp_tiles is not None:
+            self._workload = replace(self._workload, mlp_tiles=mlp_tiles)
+        tiles = self._workload.mlp_tiles
         gemm = create_gemm(self._device, spec.engine.precision)
         self.plan = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
         free = self._device.free_bytes()
@@ -47,7 +55,7 @@ class CudaEngine:
         self._arena = allocate(self._device, self.plan)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
-        self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena)
+        self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena, tiles)
         counted, slots = None, None
         if spec.counted is not None:
             positions = np.array(spec.counted)
@@ -70,7 +78,8 @@ class CudaEngine:
         self.device = self._device.name
         self.device_name = self._device.device_name
         self.precision = spec.engine.precision.name
-        self.device_details = self._device.details | {"graph": self._graph}
+        chosen = {name: asdict(products) for name, products in tiles.items()}
+        self.device_details = self._device.details | {"graph": self._graph, "mlp_tiles": chosen}
         self.step = 0
         self.restore(params, {}, 0)
 

@@ -11,6 +11,7 @@ from gpt2lab.engine.cuda_passes import DevicePass
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm
 from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.ops.banded_linear import MlpTiles, mlp_products
 from gpt2lab.engine.ops.layer_norm import LayerNorm
 from gpt2lab.engine.ops.linear import Linear
 from gpt2lab.model.params import GPTConfig
@@ -28,6 +29,7 @@ class Layer:
         numerics: Numerics,
         config: GPTConfig,
         arena: Arrays,
+        mlp_tiles: MlpTiles,
         *,
         p: Arrays,
         w: Arrays,
@@ -40,8 +42,9 @@ class Layer:
         self._norm = LayerNorm(device, numerics, n_embd=C)
         self._qkv = Linear(device, numerics, gemm, n_in=C, n_out=3 * C)
         self._proj = Linear(device, numerics, gemm, n_in=C, n_out=C)
-        self._fc1 = Linear(device, numerics, gemm, n_in=C, n_out=F)
-        self._fc2 = Linear(device, numerics, gemm, n_in=F, n_out=C)
+        mlp = mlp_products(gemm, numerics, config, mlp_tiles, arena.get("pointers"))
+        self._fc1 = Linear(device, numerics, mlp["fc1"], n_in=C, n_out=F)
+        self._fc2 = Linear(device, numerics, mlp["fc2"], n_in=F, n_out=C)
 
     def forward(self, a: Arrays, i: int, x: Array, of: DevicePass) -> None:
         """Queue layer i on the residual x (rows, C), whose norm is in ln1; leave the next norm's output."""

@@ -3,15 +3,16 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda_bands import choose_mlp_tiles
 from gpt2lab.engine.cuda_passes import block_size
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops import attention, bias, grad_norm, layer_norm
+from gpt2lab.engine.ops import attention, banded_linear, bias, grad_norm, layer_norm
 from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
 from gpt2lab.engine.ops.tree_attention import key_work_sizes
 from gpt2lab.engine.passes import LONGEST_SHARED
@@ -40,6 +41,7 @@ class Workload:
     gathers: bool = False  # the counted rows are not simply all of them
     trims_last: bool = False  # the last layer computes no more than keys and values away from the counted ones
     shares: bool = False  # a pass may be a tree of the rows' prefixes
+    mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,9 @@ def _arrays(
 
     yield "scratch", "delta", (rows * NH,), real
     yield "scratch", "partials", (partials_size(config, numerics, workload, rows),), real
+    n_pointers = banded_linear.pointer_tables_size(config, numerics, workload.mlp_tiles)
+    if n_pointers:
+        yield "scratch", "pointers", (n_pointers,), np.int64  # where the blocks of banded products begin
 
     yield "batch", "passes", (passes_size(config, workload),), np.int32  # see cuda_passes.py
     if workload.gathers:
@@ -185,6 +190,7 @@ def workload_of(spec: EngineSpec) -> Workload:
         gathers=gathers,
         trims_last=trims_last,
         shares=spec.engine.share_prefixes and seq_len <= LONGEST_SHARED,
+        mlp_tiles=choose_mlp_tiles(spec),
     )
 
 

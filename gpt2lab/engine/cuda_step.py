@@ -17,6 +17,7 @@ from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.adamw import AdamW
+from gpt2lab.engine.ops.banded_linear import MlpTiles
 from gpt2lab.engine.ops.cross_entropy import CrossEntropy
 from gpt2lab.engine.ops.embedding import Embedding
 from gpt2lab.engine.ops.grad_norm import GradNorm
@@ -37,6 +38,7 @@ class Step:
         config: GPTConfig,
         optim: OptimConfig,
         arena: Mapping[str, Array],
+        mlp_tiles: MlpTiles,
     ) -> None:
         C = config.n_embd
         self._device, self._gemm, self._config, self._arena = device, gemm, config, arena
@@ -53,7 +55,7 @@ class Step:
         self._p = views(arena["parameters"], config)
         self._w = views(arena["weights"], config) if "weights" in arena else self._p  # what products read
         self._g = views(arena["gradients"], config)
-        self._layer = Layer(device, gemm, numerics, config, arena, p=self._p, w=self._w, g=self._g)
+        self._layer = Layer(device, gemm, numerics, config, arena, mlp_tiles, p=self._p, w=self._w, g=self._g)
         self._last_layer = LastLayer(device, gemm, numerics, config, self._layer, self._positions)
         self._passes: dict[int, dict[str, Array]] = {}
 

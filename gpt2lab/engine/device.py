@@ -64,6 +64,11 @@ class Device(Protocol):
         """Record what `record` queues, without running it, and return a function that queues all of it again."""
 
 
+def address(array: Array) -> int:
+    """Return where an array begins, in the memory of its device."""
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
 def open_device(choice: DeviceChoice, *, checked: bool = False) -> Device:
     """Return the device for engine=cuda. Raises EngineError that says what was found and what can be done.
 

@@ -34,16 +34,11 @@ class Epilogue:
     aux: Array | None = None  # (M,N)
 
 
-class Gemm(Protocol):
-    """Products of one precision on one device: nothing is allocated in a call, everything queues on one stream.
+class Products(Protocol):
+    """Single products: what a layer needs. Nothing is allocated in a call, everything queues on one stream.
 
     Operands that do not fit raise TypeError naming them.
     """
-
-    workspace_bytes: int  # to be planned by the caller: 32 MiB on a card, 0 on the host
-
-    def set_workspace(self, workspace: Array) -> None:
-        """Lend (workspace_bytes,) uint8, before the first product and for as long as there are any."""
 
     def has_epilogue(
         self,
@@ -72,6 +67,15 @@ class Gemm(Protocol):
 
         On a card the first call of a shape chooses the algorithm: run every product once before capturing a graph.
         """
+
+
+class Gemm(Products, Protocol):
+    """All products of one precision on one device."""
+
+    workspace_bytes: int  # to be planned by the caller: 32 MiB on a card, 0 on the host
+
+    def set_workspace(self, workspace: Array) -> None:
+        """Lend (workspace_bytes,) uint8, before the first product and for as long as there are any."""
 
     def matmul_batched(
         self,

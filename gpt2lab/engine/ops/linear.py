@@ -1,5 +1,7 @@
 """A linear layer y = x @ weight^T + bias, alone or with GELU: products by Gemm, the rest by epilogues or kernels.
 
+A banded layer is the same one over other products (banded_linear.py).
+
 Where the library can add the bias, or apply GELU or its derivative, before it stores a product, the activation is not
 read and written once more.
 """
@@ -7,7 +9,7 @@ read and written once more.
 import math
 
 from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.gemm import Epilogue, EpilogueKind, Gemm
+from gpt2lab.engine.gemm import Epilogue, EpilogueKind, Products
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.bias import Bias
 from gpt2lab.engine.ops.gelu import Gelu
@@ -22,7 +24,7 @@ class Linear:
     bias itself. None means that the kernels are to be used.
     """
 
-    def __init__(self, device: Device, numerics: Numerics, gemm: Gemm, *, n_in: int, n_out: int) -> None:
+    def __init__(self, device: Device, numerics: Numerics, gemm: Products, *, n_in: int, n_out: int) -> None:
         self._gemm, self._n_out = gemm, n_out
         # In the flat buffer of parameters a tensor begins at a multiple of n_embd, which divides both widths.
         step = math.gcd(n_in, n_out)
