@@ -15,6 +15,7 @@ from gpt2lab.engine.base import create_engine
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
 from gpt2lab.engine.cuda_passes import block_lengths, tree_arrays
+from gpt2lab.engine.ops.banded_linear import Tiles
 from gpt2lab.engine.ops.tree_attention import key_work_sizes
 from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
 from gpt2lab.model.bands import banded_tensors
@@ -315,3 +316,27 @@ def test_sizes_of_a_tree_that_differ_a_little_are_padded_to_few():
         assert len(found["tokens"]) <= 1.125 * tree.n_nodes
         shapes.add(tuple(array.shape for array in found.values()))
     assert len(shapes) <= 8
+
+
+@pytest.mark.parametrize("counted", [None, (1, 3)], ids=str)
+def test_passes_go_with_banded_products(counted):
+    model = shape_of(fc1_band=6, fc2_band=9)
+    tiles = {"fc1": Tiles(forward=20, input=16, weight=12), "fc2": Tiles(forward=16, input=24, weight=20)}
+    spec = spec_for(model, counted, switched(SWITCHES["skip, share"]), batch_size=9, micro_batch_size=5)
+    plain = trained_with(PLAIN, counted, HostDevice(float64=True), model)
+    for checked in (False, True):
+        device = HostDevice(float64=True, checked=checked)
+        found = CudaEngine(spec, random_params(model), device, mlp_tiles=tiles)
+        for kind in ("shared beginnings", "nothing shared"):
+            inputs, targets = rows_of(kind)
+            limit = limit_of(model, inputs.size, compute="fp64", store="fp64")
+            loss, _ = plain.loss_and_gradients(inputs, targets)
+            found_loss, _ = found.loss_and_gradients(inputs, targets)
+            assert found_loss == pytest.approx(loss, rel=limit)
+            kept = banded_tensors(model)
+            for name, gradient in flat(plain, "gradients").items():
+                ours = flat(found, "gradients")[name]
+                ours, gradient = (x * kept[name] if name in kept else x for x in (ours, gradient))
+                check = compare(name, ours, gradient, limit)
+                assert check.passed, check
+            assert found.evaluate(inputs, targets).n_correct == plain.evaluate(inputs, targets).n_correct
