@@ -1,4 +1,5 @@
 // x (rows, N) += bias (N), and backward the sum over rows: dbias[i] += sum over r of dy[r, i].
+// Rows of x and dy begin `stride` values apart, so that N columns of a wider matrix can be meant; VEC divides both.
 // build: VEC=4:8
 #include "common.cuh"
 
@@ -11,7 +12,7 @@
 // A thread adds one pack of bias to ROWS_PER_THREAD rows, all of them loaded before any is stored. Every value of x is
 // read and written once; bias is read again by every block below (from cache).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    bias_forward(act_t *x, const float *__restrict__ bias, int rows, int n, int lanes) {
+    bias_forward(act_t *x, const float *__restrict__ bias, int rows, int n, int stride, int lanes) {
     const int thread = threadIdx.x, block = blockIdx.x, height = blockDim.x / lanes;
     const int packs = n / VEC, blocks_per_row = (packs + lanes - 1) / lanes;
     const int pack = block % blocks_per_row * lanes + thread % lanes;
@@ -23,14 +24,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int i = 0; i < ROWS_PER_THREAD; i++) {
         const int row = first + i * height;
-        if (row < rows) values[i] = load_pack<VEC>(x + (long long)row * n + pack * VEC);
+        if (row < rows) values[i] = load_pack<VEC>(x + (long long)row * stride + pack * VEC);
     }
 #pragma unroll
     for (int i = 0; i < ROWS_PER_THREAD; i++) {
         const int row = first + i * height;
         if (row >= rows) return;
         for (int j = 0; j < VEC; j++) store(values[i].at[j], to_float(values[i].at[j]) + b.at[j]);
-        store_pack(x + (long long)row * n + pack * VEC, values[i]);
+        store_pack(x + (long long)row * stride + pack * VEC, values[i]);
     }
 }
 
@@ -39,8 +40,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // column adds what the rows of threads found, in order. Every value of dy is read once.
 #define UNROLL 4
 extern "C" __global__ void __launch_bounds__(THREADS)
-    bias_backward_partial(float *__restrict__ partials, const act_t *__restrict__ dy, int rows, int n, int lanes,
-                          int rows_per_chunk) {
+    bias_backward_partial(float *__restrict__ partials, const act_t *__restrict__ dy, int rows, int n, int stride,
+                          int lanes, int rows_per_chunk) {
     __shared__ float sums[THREADS * VEC];
     const int thread = threadIdx.x, block = blockIdx.x, height = blockDim.x / lanes;
     const int packs = n / VEC, blocks_per_row = (packs + lanes - 1) / lanes;
@@ -55,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (int i = 0; i < UNROLL; i++) {
                 if (row + i * height < end) {
-                    values[i] = load_pack<VEC>(dy + (long long)(row + i * height) * n + pack * VEC);
+                    values[i] = load_pack<VEC>(dy + (long long)(row + i * height) * stride + pack * VEC);
                 }
             }
 #pragma unroll

@@ -2,6 +2,7 @@
 //   forward   x[b,t,:] = wte[tokens[b,t],:] + wpe[t,:]
 //   backward  dwte[v,:] += sum of dx[b,t,:] over the (b,t) with token v;  dwpe[t,:] += sum over b of dx[b,t,:]
 // Shapes: tokens (B,T), x and dx (B,T,C), wte (Vp,C), wpe (max_seq_len,C). VEC divides C.
+// Rows that are nodes of a tree have their positions (rows) in place of t, and dwpe is summed as dwte is.
 // Sums are taken by threads that own their channels, in an order that depends on the tokens alone: no atomics.
 // build: VEC=4:8
 #include "common.cuh"
@@ -18,15 +19,16 @@
 
 // One thread writes VEC channels of one row. Rows of wte and wpe are read again through the caches.
 extern "C" __global__ void __launch_bounds__(256)
-embedding_forward(act_t *__restrict__ x, const int *__restrict__ tokens, const float *__restrict__ wte,
-                  const float *__restrict__ wpe, int rows, int T, int C) {
+embedding_forward(act_t *__restrict__ x, const int *__restrict__ tokens, const int *__restrict__ positions,
+                  const float *__restrict__ wte, const float *__restrict__ wpe, int rows, int T, int C) {
     const int packs_per_row = C / VEC;
     const int pack = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = pack / packs_per_row;
     if (row >= rows) return;
     const int c = (pack - row * packs_per_row) * VEC;
     const Pack<float, VEC> token = load_pack<VEC>(wte + (long long)tokens[row] * C + c);
-    const Pack<float, VEC> position = load_pack<VEC>(wpe + (long long)(row % T) * C + c);
+    const int t = positions ? positions[row] : row % T;
+    const Pack<float, VEC> position = load_pack<VEC>(wpe + (long long)t * C + c);
     Pack<act_t, VEC> sum;
 #pragma unroll
     for (int k = 0; k < VEC; k++) store(sum.at[k], token.at[k] + position.at[k]);
@@ -78,8 +80,9 @@ embedding_backward_positions(float *__restrict__ dwpe, const act_t *__restrict__
     add_groups(dwpe + (long long)t * C + first_channel, sum, C - first_channel, shared);
 }
 
-// `order` (rows) lists the rows sorted by token. segments[0] = n; segment s, the rows order[segments[1 + s] ..
-// segments[2 + s]), has one token, for s below n. Blocks (i, slice) share the segments: a group of threads takes a
+// `order` (rows) lists the rows sorted by token (or, for dwpe of a tree, by position; rows that it leaves out are not
+// added). segments[0] = n; segment s, the rows order[segments[1 + s] .. segments[2 + s]), has one token, for s below
+// n. Blocks (i, slice) share the segments: a group of threads takes a
 // short one, the whole block each of the long ones. A block's segments lie far apart in the vocabulary, because
 // frequent tokens are neighbours there, and few segments are spread over many blocks. Reads dx once, in whole cache
 // lines.

@@ -16,7 +16,7 @@ from gpt2lab.schema import Precision
 def test_bias_and_its_gradient_agree_with_float64(precision: Precision, mode: dict[str, bool]) -> None:
     checks = list(proof.check(HostDevice(**mode), precision))
     assert [str(check) for check in checks if not check.passed] == []
-    assert len(checks) == 5 * len(proof.SHAPES)
+    assert len(checks) == 7 * len(proof.SHAPES)
 
 
 def test_bias_in_proof_mode_is_computed_in_float64() -> None:

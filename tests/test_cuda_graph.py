@@ -65,9 +65,9 @@ class RecordingDevice(HostDevice):
 BANDED = {"fc1": Tiles(forward=20, input=16, weight=12), "fc2": Tiles(forward=16, input=24, weight=20)}
 
 
-@pytest.mark.parametrize("counted", [None, (2, 5)])
-@pytest.mark.parametrize("tiles", [DENSE, BANDED], ids=["dense", "banded"])
-def test_a_replayed_step_does_what_a_queued_one_does(monkeypatch, tiles, counted):
+@pytest.fixture(autouse=True)
+def recorded_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that a RecordingDevice records as it does its kernels."""
     matmul = HostGemm.matmul
 
     def queue_matmul(gemm: HostGemm, *arrays: Array, **options: object) -> None:
@@ -78,6 +78,11 @@ def test_a_replayed_step_does_what_a_queued_one_does(monkeypatch, tiles, counted
             queue(matmul, gemm, *arrays, **options)
 
     monkeypatch.setattr(HostGemm, "matmul", queue_matmul)
+
+
+@pytest.mark.parametrize("counted", [None, (2, 5)])
+@pytest.mark.parametrize("tiles", [DENSE, BANDED], ids=["dense", "banded"])
+def test_a_replayed_step_does_what_a_queued_one_does(tiles, counted):
     model = config(fc1_band=6, fc2_band=9)
     optim = OptimConfig(grad_clip=0.5)
     spec = EngineSpec(
@@ -94,5 +99,27 @@ def test_a_replayed_step_does_what_a_queued_one_does(monkeypatch, tiles, counted
         assert replayed.result() == queued.result()
         assert replayed.evaluate(*batch(seed=99)) == queued.evaluate(*batch(seed=99))
     assert device.captures == 2  # one for each shape, when it comes for the second time
+    for name, array in (queued.parameters() | queued.moments()).items():
+        np.testing.assert_array_equal((replayed.parameters() | replayed.moments())[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(("counted", "micro"), [((3,), 40), ((2, 5), 24), (None, 40)], ids=str)
+def test_trees_that_differ_from_step_to_step_take_few_graphs(counted, micro):
+    model = config(max_seq_len=6, n_embd=8, n_layer=1)
+    spec = EngineSpec(
+        model=model, optim=OptimConfig(), engine=CUDA_ON_HOST, counted=counted, batch_size=40, micro_batch_size=micro
+    )
+    device, sizes = RecordingDevice(), set()
+    queued, replayed = (CudaEngine(spec, init_params(model, seed=0), each) for each in (HostDevice(), device))
+    replayed._graph = True
+    rng = np.random.default_rng(1)
+    for _ in range(16):
+        inputs = np.concatenate([rng.integers(0, 2, (40, 2)), rng.integers(0, 3, (40, 4))], axis=1).astype(np.int32)
+        targets = rng.integers(0, 3, (40, 6), dtype=np.int32)
+        for trained in (queued, replayed):
+            trained.train_step(inputs, targets, learning_rate=1e-2)
+        assert replayed.result() == queued.result()
+        sizes.add(tuple(part.n_nodes for part in replayed._training.passes(inputs, targets, micro)))
+    assert 1 <= device.captures <= len(replayed._updates) <= len(sizes) / 2
     for name, array in (queued.parameters() | queued.moments()).items():
         np.testing.assert_array_equal((replayed.parameters() | replayed.moments())[name], array, err_msg=name)

@@ -40,6 +40,7 @@ def test_kernels_equal_float64_on_every_host_device(proof, options, precision):
 # One thing wrong in one kernel: (proof of the file, what is there, what takes its place).
 MISTAKES = [
     (embedding, "row % T", "row / T"),
+    (embedding, "positions ? positions[row] : row % T", "row % T"),
     (embedding, "group < GROUPS", "group < GROUPS - 1"),
     (embedding, "begin + threadIdx.y, end", "begin + threadIdx.y + 1, end"),
     (embedding, "target[channel] += total", "target[channel] = total"),
@@ -50,9 +51,14 @@ MISTAKES = [
     (positions, "(long long)b * T + counted", "(long long)b * n + counted"),
     (positions, "if (slot >= 0)", "if (slot > 0)"),
     (cross_entropy, "v + k < V ? to_float", "true ? to_float"),
-    (cross_entropy, "v + k >= target", "v + k != target"),
+    (cross_entropy, "x[k] > largest) first", "x[k] >= largest) first"),
     (cross_entropy, "if (v + k == target) gradient -= 1", "gradient -= 1"),
     (cross_entropy, "sum *= expf(before - largest)", "sum *= 1"),
+    (cross_entropy, "targets[middle] < v", "targets[middle] <= v"),
+    (cross_entropy, "* inverse * total", "* inverse"),
+    (cross_entropy, "gradient -= counts[i++]", "gradient -= counts[i]"),
+    (cross_entropy, "loss += counts[i] *", "loss +="),
+    (cross_entropy, "== all.first ? counts[i]", "== all.first ? 1"),
     (grad_norm, "clip > 0 && norm > clip", "norm > clip"),
     (grad_norm, "if (!finite && flag[0] == 0)", "if (!finite)"),
     (grad_norm, "k < kept.end; k++", "k <= kept.end; k++"),

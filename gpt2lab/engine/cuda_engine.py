@@ -1,7 +1,7 @@
 """The CUDA core as an engine: our own kernels and library products, on a card or, for proofs, on a processor."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -9,14 +9,15 @@ import numpy as np
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_memory import allocate, check_fit, plan_memory, workload_of
+from gpt2lab.engine.cuda_passes import DevicePass, PassUploads, block_size
 from gpt2lab.engine.cuda_step import Step
 from gpt2lab.engine.device import Array, Device, open_device
 from gpt2lab.engine.gemm import create_gemm
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.ops.adamw import schedule_of
 from gpt2lab.engine.ops.banded_linear import MlpTiles
-from gpt2lab.engine.ops.embedding import group_rows
 from gpt2lab.engine.ops.positions import slots_of
+from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
 from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import Params, check_params, tensor_shapes
@@ -55,13 +56,25 @@ class CudaEngine:
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
         self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena, tiles)
-        self._counted: slice | np.ndarray = slice(None)
+        counted, slots = None, None
         if spec.counted is not None:
-            self._counted = np.array(spec.counted)
-            self._upload("counted", self._counted)
-            self._upload("slots", slots_of(self._counted, self._workload.seq_len))
+            positions = np.array(spec.counted)
+            counted = self._upload("counted", positions)
+            slots = self._upload("slots", slots_of(positions, self._workload.seq_len))
+        self._uploads = PassUploads(
+            self._device,
+            self._arena["passes"],
+            vocab_size=self._config.padded_vocab_size,
+            counted=counted,
+            slots=slots,
+        )
+        # One each, because a planner remembers the batch that it planned last.
+        self._training, self._evaluating = (
+            PassPlanner(spec.counted, skip_uncounted=spec.engine.skip_uncounted, share_prefixes=self._workload.shares)
+            for _ in range(2)
+        )
         self._rates: dict[int, float] = {}  # of the updates since the device was last waited for
-        self._updates: dict[tuple[int, int], Callable[[], None] | None] = {}
+        self._updates: dict[tuple[tuple[int, ...], ...], Callable[[], None] | None] = {}  # by the keys of the passes
         self.device = self._device.name
         self.device_name = self._device.device_name
         self.precision = spec.engine.precision.name
@@ -71,12 +84,12 @@ class CudaEngine:
         self.restore(params, {}, 0)
 
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
-        self._upload_batch(inputs, targets)
+        passes, n_counted = self._upload_batch(inputs, targets)
         self.step += 1
         self._upload("schedule", np.array(schedule_of(self._spec.optim, self.step, learning_rate)))
         self._upload("update", np.array([self.step]))
         self._rates[self.step] = learning_rate
-        self._queue_update(*inputs.shape)
+        self._queue_update(passes, n_counted)
 
     def result(self) -> StepResult:
         assert self._updates, "no update was done yet"
@@ -86,34 +99,34 @@ class CudaEngine:
 
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
         self._raise_if_diverged()
-        B, T = inputs.shape
         total = Evaluation()
-        wanted = targets[:, self._counted]
-        for rows in self._passes(B, T):
-            n = self._forward(inputs[rows])
-            expected = self._upload("targets", wanted[rows])
-            self._step.evaluate(expected, B=n, T=T)
+        for each in self._evaluating.passes(inputs, targets, self._most_evaluated(inputs.shape[1])):
+            (of,) = self._uploads.upload([each], repeats=False)
+            self._step.forward(of)
+            self._step.evaluate(of)
             losses, correct = (
-                self._device.download(self._arena[name][: expected.size]) for name in ("losses", "correct")
+                self._device.download(self._arena[name][: of.n_logits]) for name in ("losses", "correct")
             )
             total += Evaluation(
-                loss_sum=float(losses.sum(dtype=np.float64)), n_correct=int(correct.sum()), n_counted=expected.size
+                loss_sum=float(losses.sum(dtype=np.float64)), n_correct=int(correct.sum()), n_counted=each.n_counted
             )
         return total
 
     def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
         self._raise_if_diverged()
         B, T = tokens.shape
-        found = []
-        for rows in self._passes(B, T):
-            n = self._forward(tokens[rows])
-            x = self._arena["lnf"][: n * T]
+        self._check_length(T)
+        found, at_once = [], min(self.plan.rows // T, max(1, self.plan.counted_rows // self._n_counted(T)))
+        for first in range(0, B, at_once):
+            of = self._uploads.upload_tokens(tokens[first : first + at_once])
+            self._step.forward(of)
+            x = self._arena["lnf"][: of.rows]
             if last_only:
                 position = self._upload("position", np.array([T - 1]))
-                x = self._step.at_positions(self._arena["dnarrow"][:n], position, B=n, T=T)
+                x = self._step.at_positions(self._arena["dnarrow"][: of.B], position, B=of.B, T=T)
             size = self.plan.counted_rows  # rows of logits that there is room for
-            for first in range(0, len(x), size):
-                part = self._device.download(self._step.logits_of(x[first : first + size]))
+            for begin in range(0, len(x), size):
+                part = self._device.download(self._step.logits_of(x[begin : begin + size]))
                 part = from_bfloat16(part) if self._spec.engine.precision is Precision.bf16 else part
                 found.append(part[:, : self._config.vocab_size].astype(np.float32))
         return np.concatenate(found).reshape(B, -1, self._config.vocab_size)
@@ -121,9 +134,8 @@ class CudaEngine:
     def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, Params]:
         self._raise_if_diverged()
         last_update = self._device.download(self._arena["stats"])  # which `result` may still be asked for
-        self._upload_batch(inputs, targets)
-        B, T = inputs.shape
-        self._step.gradients(B=B, T=T, micro_batch_size=self._workload.micro_batch_size, n_counted=self._n_counted(T))
+        passes, n_counted = self._upload_batch(inputs, targets)
+        self._step.gradients(passes, n_counted=n_counted)
         loss = float(self._device.download(self._arena["stats"])[0])
         self._upload("stats", last_update)
         return loss, apply_bands(self._tensors("gradients"), self._config)
@@ -159,20 +171,21 @@ class CudaEngine:
             return self._device.allocated_bytes / 2**20
         return process_peak_mib()
 
-    def _queue_update(self, B: int, T: int) -> None:
+    def _queue_update(self, passes: list[DevicePass], n_counted: int) -> None:
         """Queue the kernels of one update: one by one at first, then, with graphs, as one."""
 
         def update() -> None:
-            self._step.update(B=B, T=T, micro_batch_size=self._workload.micro_batch_size, n_counted=self._n_counted(T))
+            self._step.update(passes, n_counted=n_counted)
 
-        replay = self._updates.get((B, T))
+        key = ((n_counted,), *(of.key for of in passes))
+        replay = self._updates.get(key)
         if replay is not None:
             replay()
-        elif not self._graph or (B, T) not in self._updates:
+        elif not self._graph or key not in self._updates:
             update()
-            self._updates[B, T] = None  # kernels are loaded and algorithms chosen: it can be recorded next time
+            self._updates[key] = None  # kernels are loaded and algorithms chosen: it can be recorded next time
         else:
-            self._updates[B, T] = replay = self._device.capture(update)
+            self._updates[key] = replay = self._device.capture(update)
             replay()
 
     def _raise_if_diverged(self) -> None:
@@ -185,29 +198,30 @@ class CudaEngine:
             raise not_finite(diverged_at, float(loss), float(grad_norm), self._rates[diverged_at])
         self._rates.clear()
 
-    def _upload_batch(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        """Upload the tokens of one update, the order in which each pass adds up embedding gradients, and targets."""
-        B, T = inputs.shape
+    def _upload_batch(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[list[DevicePass], int]:
+        """Upload the passes of one update; return them, and how many targets they count."""
+        (B, T), planned = inputs.shape, self._workload
+        fits = planned.batch_size >= B and (planned.seq_len >= T or planned.trims_last)
+        assert fits, f"an update of {B} x {T} tokens, planned as {planned}"
+        passes = self._training.passes(inputs, targets, planned.micro_batch_size)
+        comes_again = not (inputs.flags.writeable or targets.flags.writeable)
+        return self._uploads.upload(passes, repeats=comes_again), sum(each.n_counted for each in passes)
+
+    def _most_evaluated(self, seq_len: int) -> int:
+        """Return how many sequences of that length one pass of an evaluation has room for."""
+        self._check_length(seq_len)
         planned = self._workload
-        assert planned.batch_size >= B and planned.seq_len >= T, f"an update of {B} x {T} tokens, planned as {planned}"
-        size = self._workload.micro_batch_size
-        self._upload("tokens", inputs)
-        groups = [group_rows(inputs[i : i + size], self._config.padded_vocab_size) for i in range(0, B, size)]
-        self._upload("order", np.concatenate([order for order, _ in groups]))
-        self._upload("segments", np.concatenate([segments for _, segments in groups]))
-        self._upload("targets", targets[:, self._counted])
+        T = planned.seq_len if planned.trims_last else seq_len
+        n, V, room = self._n_counted(T), self._config.padded_vocab_size, len(self._arena["passes"])
+        size, tree = min(self.plan.rows // T, self.plan.counted_rows // n), planned.shares and T <= LONGEST_SHARED
+        while size > 1 and block_size(size, T, n, V, shares=tree) > room:
+            size //= 2
+        assert size, f"an evaluation of {seq_len} positions, planned as {planned}"
+        return size
 
-    def _forward(self, inputs: np.ndarray) -> int:
-        """Run one pass up to the final norm and return how many sequences it has."""
-        B, T = inputs.shape
-        assert self._config.max_seq_len >= T, f"{T} positions, the model has {self._config.max_seq_len}"
-        self._step.forward(self._upload("tokens", inputs), B=B, T=T)
-        return B
-
-    def _passes(self, B: int, T: int) -> Iterator[slice]:
-        """Yield the sequences of each pass: as many as there is room for."""
-        size = min(self.plan.rows // T, max(1, self.plan.counted_rows // self._n_counted(T)))
-        yield from (slice(first, first + size) for first in range(0, B, size))
+    def _check_length(self, seq_len: int) -> None:
+        longest = self._config.max_seq_len
+        assert longest >= seq_len, f"{seq_len} positions, the model has {longest}"
 
     def _n_counted(self, T: int) -> int:
         return T if self._spec.counted is None else len(self._spec.counted)

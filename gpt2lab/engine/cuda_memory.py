@@ -9,11 +9,13 @@ import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_bands import choose_mlp_tiles
+from gpt2lab.engine.cuda_passes import block_size
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops import attention, banded_linear, bias, grad_norm, layer_norm
-from gpt2lab.engine.ops.embedding import segments_size as segments_of_pass
 from gpt2lab.engine.ops.tensor_table import TABLE_COLUMNS
+from gpt2lab.engine.ops.tree_attention import key_work_sizes
+from gpt2lab.engine.passes import LONGEST_SHARED
 from gpt2lab.errors import EngineError
 from gpt2lab.model.params import GPTConfig, count_parameters
 
@@ -24,6 +26,7 @@ BY_LAYER = (
     *("ln2", "ln2_mean", "ln2_rstd", "fch", "fch_gelu", "residual3"),
 )
 BY_ROW = ("encoded", "lnf", "lnf_mean", "lnf_rstd", "dresidual", "dwide", "dnarrow")
+BY_COUNTED = ("ln1_counted", "q_counted")  # of a last layer that is trimmed: as many rows as there are of logits
 ALIGNMENT = 256  # bytes, as cudaMalloc aligns: every array of the arena may be read 16 bytes at a time
 
 
@@ -33,8 +36,11 @@ class Workload:
 
     batch_size: int  # sequences per update
     micro_batch_size: int  # sequences per pass
-    seq_len: int  # T
+    seq_len: int  # T, without what follows the last counted position where that is left out
     n_counted: int  # target positions per sequence that enter the loss
+    gathers: bool = False  # the counted rows are not simply all of them
+    trims_last: bool = False  # the last layer computes no more than keys and values away from the counted ones
+    shares: bool = False  # a pass may be a tree of the rows' prefixes
     mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
 
 
@@ -59,7 +65,6 @@ class MemoryPlan:
     slots: dict[str, Slot]
     rows: int  # B*T of one pass
     counted_rows: int  # rows of logits in one pass
-    update_rows: int  # B*T of one update
     n_bytes: int
 
     def group_bytes(self) -> dict[str, int]:
@@ -84,20 +89,19 @@ def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, wo
     attention.check_head_size(config.head_size)
     rows = max(workload.micro_batch_size * workload.seq_len, config.max_seq_len)
     counted_rows = workload.micro_batch_size * workload.n_counted
-    update_rows = max(workload.batch_size * workload.seq_len, config.max_seq_len)
     slots: dict[str, Slot] = {}
     end = 0
-    for group, name, shape, dtype in _arrays(config, numerics, workload, rows, counted_rows, update_rows):
+    for group, name, shape, dtype in _arrays(config, numerics, workload, rows, counted_rows):
         slots[name] = Slot(group, shape, np.dtype(dtype), end)
         end += -(-slots[name].n_bytes // ALIGNMENT) * ALIGNMENT
     if workspace_bytes:
         slots["workspace"] = Slot("library workspace", (workspace_bytes,), np.dtype(np.uint8), end)
         end += workspace_bytes
-    return MemoryPlan(slots, rows, counted_rows, update_rows, end)
+    return MemoryPlan(slots, rows, counted_rows, end)
 
 
 def _arrays(
-    config: GPTConfig, numerics: Numerics, workload: Workload, rows: int, counted_rows: int, update_rows: int
+    config: GPTConfig, numerics: Numerics, workload: Workload, rows: int, counted_rows: int
 ) -> Iterator[tuple[str, str, tuple[int, ...], np.dtype | type]]:
     """Yield (group, name, shape, dtype) of each array, in the arena's order."""
     C, L, NH, Vp = config.n_embd, config.n_layer, config.n_head, config.padded_vocab_size
@@ -120,7 +124,11 @@ def _arrays(
     yield "activations", "lnf_mean", (rows,), real
     yield "activations", "lnf_rstd", (rows,), real
 
-    if workload.n_counted < workload.seq_len:
+    if workload.trims_last:
+        yield "activations", "ln1_counted", (counted_rows, C), act
+        yield "activations", "q_counted", (counted_rows, C), act
+
+    if workload.gathers and not workload.trims_last:
         yield "output layer", "lnf_counted", (counted_rows, C), act
     yield "output layer", "logits", (counted_rows, Vp), act  # their gradient overwrites them
     yield "output layer", "losses", (counted_rows,), real
@@ -130,17 +138,15 @@ def _arrays(
         yield "gradients of activations", name, (rows, width), act
 
     yield "scratch", "delta", (rows * NH,), real
-    yield "scratch", "partials", (partials_size(config, numerics, rows),), real
+    yield "scratch", "partials", (partials_size(config, numerics, workload, rows),), real
     n_pointers = banded_linear.pointer_tables_size(config, numerics, workload.mlp_tiles)
     if n_pointers:
         yield "scratch", "pointers", (n_pointers,), np.int64  # where the blocks of banded products begin
 
-    yield "batch", "tokens", (update_rows,), np.int32
-    yield "batch", "order", (update_rows,), np.int32  # rows of each pass, sorted by token
-    yield "batch", "segments", (segments_size(config, workload),), np.int32  # where each token's rows begin in it
-    yield "batch", "targets", (workload.batch_size * workload.n_counted,), np.int32
-    yield "batch", "counted", (workload.n_counted,), np.int32  # positions
-    yield "batch", "slots", (workload.seq_len,), np.int32  # of each position among the counted ones
+    yield "batch", "passes", (passes_size(config, workload),), np.int32  # see cuda_passes.py
+    if workload.gathers:
+        yield "batch", "counted", (workload.n_counted,), np.int32  # positions
+        yield "batch", "slots", (workload.seq_len,), np.int32  # of each position among the counted ones
     yield "batch", "position", (1,), np.int32  # the one that a sample continues
     yield "update", "tensors", (16, TABLE_COLUMNS), np.int64
     yield "update", "schedule", (3,), real  # learning rate and bias corrections
@@ -150,28 +156,40 @@ def _arrays(
     yield "update", "failure", (2,), real  # that loss and norm
 
 
-def partials_size(config: GPTConfig, numerics: Numerics, rows: int) -> int:
+def partials_size(config: GPTConfig, numerics: Numerics, workload: Workload, rows: int) -> int:
     """Return the floats that the two-stage sums of one pass need at most; they run one after the other."""
     C = config.n_embd
     widest = max(bias.partials_size(rows, width) for width in (C, 3 * C, 4 * C))
-    return max(widest, layer_norm.partials_size(numerics, rows, C), grad_norm.partials_size(numerics, config))
+    widest = max(widest, layer_norm.partials_size(numerics, rows, C), grad_norm.partials_size(numerics, config))
+    if not workload.shares:
+        return widest
+    nodes = workload.micro_batch_size * workload.seq_len
+    return max(widest, key_work_sizes(nodes, nodes, workload.seq_len)[2] * 2 * C)
 
 
-def segments_size(config: GPTConfig, workload: Workload) -> int:
-    """Return the entries that group the rows of each pass of one update by token."""
-    size, T = workload.micro_batch_size, workload.seq_len
+def passes_size(config: GPTConfig, workload: Workload) -> int:
+    """Return the int32 of the passes of one update, or of a pass over one sequence of the longest length."""
+    size, T, n, V = workload.micro_batch_size, workload.seq_len, workload.n_counted, config.padded_vocab_size
     passes = [min(size, workload.batch_size - first) for first in range(0, workload.batch_size, size)]
-    return sum(segments_of_pass(n * T, config.padded_vocab_size) for n in passes)
+    longest = block_size(1, config.max_seq_len, n if workload.gathers else config.max_seq_len, V, shares=False)
+    return max(longest, sum(block_size(B, T, n, V, shares=workload.shares) for B in passes))
 
 
 def workload_of(spec: EngineSpec) -> Workload:
     """Return the sizes of the passes that an engine of `spec` makes."""
     seq_len = spec.seq_len or spec.model.max_seq_len
+    gathers = spec.counted is not None
+    trims_last = gathers and spec.engine.skip_uncounted
+    if spec.counted is not None and trims_last:
+        seq_len = spec.counted[-1] + 1
     return Workload(
         batch_size=spec.batch_size,
         micro_batch_size=min(spec.micro_batch_size or spec.batch_size, spec.batch_size),
         seq_len=seq_len,
         n_counted=seq_len if spec.counted is None else len(spec.counted),
+        gathers=gathers,
+        trims_last=trims_last,
+        shares=spec.engine.share_prefixes and seq_len <= LONGEST_SHARED,
         mlp_tiles=choose_mlp_tiles(spec),
     )
 

@@ -22,10 +22,21 @@ class Case:
     HS: int
     longest_short: int = LONGEST_SHORT
     large_scores: bool = False  # |scores| in the thousands, where exp overflows unless the maximum goes first
+    positions: tuple[int, ...] | None = None  # of the n queries of each row; None = all T, by the plain op
+
+    @property
+    def at(self) -> np.ndarray:
+        """Positions of the queries (n,)."""
+        return np.arange(self.T) if self.positions is None else np.array(self.positions, dtype=np.int32)
+
+    @property
+    def kernels(self) -> str:
+        return "short" if self.longest_short >= self.T else "long"
 
     def __str__(self) -> str:
-        kernels = "short" if self.longest_short >= self.T else "long"
-        return f"{kernels} B{self.B} T{self.T} NH{self.NH} HS{self.HS}" + " large scores" * self.large_scores
+        where = "" if self.positions is None else f" {len(self.at)} queries {self.at[0]}..{self.at[-1]}"
+        shape = f"B{self.B} T{self.T} NH{self.NH} HS{self.HS}"
+        return f"{self.kernels} {shape}{where}" + " large scores" * self.large_scores
 
 
 CASES = (
@@ -44,25 +55,48 @@ CASES = (
     Case(B=2, T=40, NH=3, HS=1),
     Case(B=2, T=31, NH=1, HS=64, large_scores=True),
     Case(B=1, T=65, NH=1, HS=64, large_scores=True),
+    Case(B=3, T=1, NH=2, HS=7, positions=(0,)),
+    Case(B=2, T=5, NH=2, HS=32, positions=(0,)),  # keys that no query sees
+    Case(B=9, T=5, NH=2, HS=20, positions=(4,)),
+    Case(B=2, T=32, NH=3, HS=7, positions=tuple(range(1, 32, 2))),
+    Case(B=1, T=1, NH=2, HS=20, positions=(0,), longest_short=0),
+    Case(B=3, T=5, NH=1, HS=20, positions=(1, 3), longest_short=0),
+    Case(B=2, T=33, NH=2, HS=20, positions=tuple(range(0, 33, 2))),
+    Case(B=2, T=40, NH=1, HS=256, positions=(3, 4, 11, 12, 13, 14, 15, 16, 17, 38)),  # several tiles of each kind
+    Case(B=1, T=33, NH=1, HS=130, positions=tuple(range(33))),
+    Case(B=2, T=70, NH=1, HS=64, positions=(0, 1, 66)),
+    Case(B=1, T=70, NH=3, HS=1, positions=tuple(range(1, 70))),
+    Case(B=1, T=65, NH=1, HS=64, positions=tuple(range(0, 65, 4)), large_scores=True),
 )
 BOTH = (Case(B=2, T=8, NH=2, HS=20), Case(B=1, T=32, NH=2, HS=64))  # short and long must agree
 CAUSAL = (Case(B=2, T=8, NH=2, HS=20), Case(B=1, T=70, NH=1, HS=64))
 
 
 def split_heads(wide: np.ndarray, case: Case) -> np.ndarray:
-    """Return (B*T, n*C) as (n, B, NH, T, HS)."""
-    return wide.reshape(case.B, case.T, -1, case.NH, case.HS).transpose(2, 0, 3, 1, 4)
+    """Return (B*T, N*C) as (N, B, NH, T, HS)."""
+    return wide.reshape(case.B, len(wide) // case.B, -1, case.NH, case.HS).transpose(2, 0, 3, 1, 4)
 
 
 def join_heads(parts: np.ndarray, case: Case) -> np.ndarray:
-    """Return (n, B, NH, T, HS) as (B*T, n*C)."""
-    return parts.transpose(1, 3, 0, 2, 4).reshape(case.B * case.T, -1)
+    """Return (N, B, NH, T, HS) as (B*T, N*C)."""
+    return parts.transpose(1, 3, 0, 2, 4).reshape(case.B * parts.shape[3], -1)
+
+
+def split_parts(qkv: np.ndarray, case: Case) -> list[np.ndarray]:
+    """Return q (B*n, C), k and v (B*T, C) of qkv (B*T, 3C)."""
+    q, k, v = np.split(qkv, 3, axis=1)
+    return [q.reshape(case.B, case.T, -1)[:, case.at].reshape(case.B * len(case.at), -1), k, v]
+
+
+def masked_scores(q: np.ndarray, k: np.ndarray, case: Case) -> np.ndarray:
+    """Return the scores (B, NH, n, T) of heads, -inf where a query does not see the key."""
+    return np.where(case.at[:, None] >= np.arange(case.T), q @ k.swapaxes(-1, -2) / np.sqrt(case.HS), -np.inf)
 
 
 def reference_forward(qkv: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Return out (B*T, C) and lse (B, NH, T), from qkv (B*T, 3C), in float64."""
-    q, k, v = split_heads(qkv.astype(np.float64), case)
-    scores = np.where(np.tri(case.T, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(case.HS), -np.inf)
+    """Return out (B*n, C) and lse (B, NH, n), from qkv (B*T, 3C), in float64."""
+    q, k, v = (split_heads(part, case)[0] for part in split_parts(qkv.astype(np.float64), case))
+    scores = masked_scores(q, k, case)
     highest = scores.max(axis=-1, keepdims=True)
     p = np.exp(scores - highest)  # not exp(scores - lse): a large lse would round p
     total = p.sum(axis=-1, keepdims=True)
@@ -72,11 +106,10 @@ def reference_forward(qkv: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarr
 def reference_backward(
     dout: np.ndarray, out: np.ndarray, lse: np.ndarray, qkv: np.ndarray, case: Case
 ) -> dict[str, np.ndarray]:
-    """Return dq, dk and dv, (B*T, C) each, in float64, from out and lse as they were stored."""
-    q, k, v = split_heads(qkv.astype(np.float64), case)
+    """Return dq (B*n, C), dk and dv (B*T, C), in float64, from out and lse as they were stored."""
+    q, k, v = (split_heads(part, case)[0] for part in split_parts(qkv.astype(np.float64), case))
     (o,), (do,) = (split_heads(x.astype(np.float64), case) for x in (out, dout))
-    scores = np.where(np.tri(case.T, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(case.HS), -np.inf)
-    p = np.exp(scores - lse[..., None])
+    p = np.exp(masked_scores(q, k, case) - lse[..., None])
     ds = p * (do @ v.swapaxes(-1, -2) - (do * o).sum(axis=-1, keepdims=True)) / np.sqrt(case.HS)
     parts = {"dq": ds @ k, "dk": ds.swapaxes(-1, -2) @ q, "dv": p.swapaxes(-1, -2) @ do}
     return {name: join_heads(part[None], case) for name, part in parts.items()}
@@ -86,7 +119,8 @@ class Bench:
     """The op for one case, between arrays of float64 on this side and stored arrays on the device."""
 
     def __init__(self, device: Device, precision: Precision, case: Case) -> None:
-        self.case, self.rows, self.C = case, case.B * case.T, case.NH * case.HS
+        self.case, self.C = case, case.NH * case.HS
+        self.rows, self.queries = case.B * case.T, case.B * len(case.at)
         self._device, self._numerics = device, Numerics.of(device, precision)
         self._op = Attention(
             device, self._numerics, n_head=case.NH, head_size=case.HS, longest_short=case.longest_short
@@ -99,26 +133,43 @@ class Bench:
         return values.astype(self._numerics.act_dtype)
 
     def forward(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return out (B*T, C) and lse (B, NH, T)."""
-        out, lse = self._act(np.full((self.rows, self.C), np.nan)), self._float()
-        self._op.forward(out=out, lse=lse, qkv=self._act(qkv), B=self.case.B, T=self.case.T)
+        """Return out (B*n, C) and lse (B, NH, n)."""
+        out, lse = self._act(np.full((self.queries, self.C), np.nan)), self._float()
+        op = self._op.forward if self.case.positions is None else self._op.forward_at
+        op(out=out, lse=lse, **self._inputs(qkv), B=self.case.B, T=self.case.T)
         return self._values(out), self._device.download(lse)
 
-    def backward(self, dout: np.ndarray, out: np.ndarray, lse: np.ndarray, qkv: np.ndarray) -> np.ndarray:
-        """Return dqkv (B*T, 3C)."""
+    def backward(self, dout: np.ndarray, out: np.ndarray, lse: np.ndarray, qkv: np.ndarray) -> list[np.ndarray]:
+        """Return dq (B*n, C), dk and dv (B*T, C)."""
         dqkv = self._act(np.full((self.rows, 3 * self.C), np.nan))
-        arrays = {"dout": self._act(dout), "out": self._act(out), "qkv": self._act(qkv)}
-        self._op.backward(dqkv=dqkv, **arrays, lse=self._float(lse), delta=self._float(), B=self.case.B, T=self.case.T)
-        return self._values(dqkv)
+        arrays = {"dqkv": dqkv, "dout": self._act(dout), "out": self._act(out), "lse": self._float(lse)}
+        arrays |= {"delta": self._float()} | self._inputs(qkv)
+        if self.case.positions is None:
+            self._op.backward(**arrays, B=self.case.B, T=self.case.T)
+            return np.split(self._values(dqkv), 3, axis=1)
+        dq = self._act(np.full((self.queries, self.C), np.nan))
+        self._op.backward_at(dq=dq, **arrays, B=self.case.B, T=self.case.T)
+        untouched, dk, dv = np.split(self._values(dqkv), 3, axis=1)
+        assert np.isnan(untouched).all(), "backward_at leaves the first C columns of dqkv alone"
+        return [self._values(dq), dk, dv]
+
+    def _inputs(self, qkv: np.ndarray) -> dict[str, Array]:
+        if self.case.positions is None:
+            return {"qkv": self._act(qkv)}
+        keys_and_values = qkv.copy()
+        keys_and_values[:, : self.C] = np.nan  # not to be read
+        q = self._act(split_parts(qkv, self.case)[0])
+        return {"q": q, "qkv": self._act(keys_and_values), "positions": self._upload(self.case.at)}
 
     def inputs(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return qkv (B*T, 3C) and dout (B*T, C), random."""
+        """Return qkv (B*T, 3C) and dout (B*n, C), random."""
         rng = np.random.default_rng(seed)
         qkv = rng.standard_normal((self.rows, 3 * self.C))
         if self.case.large_scores:
-            # Small whole numbers times 30, so that scores are exact: else their own rounding would be amplified.
+            # Small whole numbers times 30, so that scores of heads of 64 are exact: else their own rounding would be
+            # amplified.
             qkv[:, : 2 * self.C] = 30.0 * rng.integers(-2, 3, (self.rows, 2 * self.C))
-        return self.stored(qkv), self.stored(rng.standard_normal((self.rows, self.C)))
+        return self.stored(qkv), self.stored(rng.standard_normal((self.queries, self.C)))
 
     def allowed(self, terms: int, *, stored: bool = True, values: int = 1) -> float:
         """Return the tolerance of a value that sums `terms` products, or of the difference of several such values."""
@@ -130,7 +181,7 @@ class Bench:
         return self._upload(to_bfloat16(values) if self._numerics.act_dtype == np.uint16 else self.stored(values))
 
     def _float(self, values: np.ndarray | None = None) -> Array:
-        shape = (self.case.B, self.case.NH, self.case.T)
+        shape = (self.case.B, self.case.NH, len(self.case.at))
         return self._upload((np.full(shape, np.nan) if values is None else values).astype(self._numerics.float_dtype))
 
     def _upload(self, values: np.ndarray) -> Array:
@@ -163,15 +214,16 @@ def check_case(bench: Bench) -> Iterator[Check]:
 
     out, lse = bench.stored(out), lse.astype(found_lse.dtype)
     expected = reference_backward(dout, out, lse, qkv, case)
-    dqkv = bench.backward(dout, out, lse, qkv)
-    found = dict(zip(expected, np.split(dqkv, 3, axis=1), strict=True))
-    if case.T == 1:  # dq and dk are zero but for rounding, which has no scale but that of dv
-        found, expected = {"dqkv": dqkv}, {"dqkv": np.concatenate(list(expected.values()), axis=1)}
+    parts = bench.backward(dout, out, lse, qkv)
+    found = dict(zip(expected, parts, strict=True))
+    if not case.at.any():  # one key to see: dq and dk are zero but for rounding, which has no scale but that of dv
+        found, expected = ({"dqkv": np.concatenate(list(each.values()))} for each in (found, expected))
     for name in expected:
         yield compare(f"{case} {name}", found[name], expected[name], bench.allowed(2 * case.HS + case.T))
 
     yield same_bits(f"{case} forward twice", bench.forward(qkv)[0], found_out)
-    yield same_bits(f"{case} backward twice", bench.backward(dout, out, lse, qkv), dqkv)
+    again = bench.backward(dout, out, lse, qkv)
+    yield same_bits(f"{case} backward twice", np.concatenate(again), np.concatenate(parts))
 
 
 def check_agreement(device: Device, precision: Precision, case: Case) -> Iterator[Check]:
@@ -183,7 +235,7 @@ def check_agreement(device: Device, precision: Precision, case: Case) -> Iterato
     for name, found, expected, stored in zip(("out", "lse"), short, long, (True, False), strict=True):
         allowed = benches[0].allowed(terms, stored=stored, values=2)
         yield compare(f"{case} and long {name}", found, expected.astype(np.float64), allowed)
-    short_dqkv, long_dqkv = (bench.backward(dout, *long, qkv).astype(np.float64) for bench in benches)
+    short_dqkv, long_dqkv = (np.hstack(bench.backward(dout, *long, qkv)).astype(np.float64) for bench in benches)
     yield compare(f"{case} and long dqkv", short_dqkv, long_dqkv, benches[0].allowed(terms, values=2))
 
 

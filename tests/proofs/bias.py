@@ -41,3 +41,17 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
         yield compare(f"bias_backward {name}: twice the same bits", arrays.values(dbias), found, 0.0)
         yield compare(f"bias_backward {name}: dy as it was", arrays.values(dy), dy_values, 0.0)
         yield compare(f"bias {name}: bias as it was", arrays.values(bias), np.asarray(bias_values), 0.0)
+
+        # N columns in the middle of a wider matrix, on whose other columns nothing is done.
+        wide, wide_values = arrays.act(arrays.normal(rows, 3 * n))
+        op.forward(x=wide, bias=bias, first_column=n)
+        wide_values[:, n : 2 * n] += bias_values
+        allowed = tolerance(terms=1, compute=arrays.compute, store=arrays.store)
+        yield compare(f"bias_forward {name} of {3 * n} columns", arrays.values(wide), wide_values, allowed)
+        seen = arrays.values(wide)[:, n : 2 * n]
+        dbias, before = arrays.float(arrays.normal(n))
+        op.backward(dbias=dbias, dy=wide, partials=partials, first_column=n)
+        allowed = tolerance(terms=rows + 1, compute=arrays.compute, store=arrays.compute)
+        yield compare(
+            f"bias_backward {name} of {3 * n} columns", arrays.values(dbias), before + seen.sum(axis=0), allowed
+        )

@@ -7,7 +7,7 @@ from proof import Check, compare
 from proofs.arrays import Arrays, same
 
 from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.embedding import Embedding, group_rows
+from gpt2lab.engine.ops.embedding import Embedding, Groups, group_rows
 from gpt2lab.schema import Precision
 
 # B, T, C, V: one row; odd channels; several slices of channels; tokens with more rows than a group of threads takes;
@@ -26,6 +26,7 @@ CASES = [
 def check(device: Device, precision: Precision) -> Iterator[Check]:
     for B, T, C, V in CASES:
         yield from _check(Arrays(device, precision), B, T, C, V)
+        yield from _check_nodes(Arrays(device, precision), B * T, T, C, V)
 
 
 def _check(arrays: Arrays, B: int, T: int, C: int, V: int) -> Iterator[Check]:
@@ -58,3 +59,43 @@ def _check(arrays: Arrays, B: int, T: int, C: int, V: int) -> Iterator[Check]:
     yield compare(f"{case}: dwpe", found[0][1], dwpe64, arrays.float_tolerance(B + 1))
     yield same(f"{case}: dwte twice", found[1][0], found[0][0])
     yield same(f"{case}: dwpe twice", found[1][1], found[0][1])
+
+
+def _check_nodes(arrays: Arrays, n: int, T: int, C: int, V: int) -> Iterator[Check]:
+    """n nodes of a tree at any positions; the last one, where there are several, is padding and adds nothing."""
+    case = f"embedding {arrays.store} nodes={n} T={T} C={C} V={V}"
+    op = Embedding(arrays.device, arrays.numerics, n_embd=C)
+    host_tokens, host_positions = (arrays.rng.integers(0, most, n).astype(np.int32) for most in (V, T))
+    tokens, positions = arrays.int(host_tokens), arrays.int(host_positions)
+    (wte, wte64), (wpe, wpe64) = arrays.float(arrays.normal(640, C)), arrays.float(arrays.normal(40, C))
+    x = arrays.empty_act(1, n, C)
+    op.forward(x=x, tokens=tokens, wte=wte, wpe=wpe, positions=positions)
+    expected = wte64[host_tokens] + wpe64[host_positions]
+    yield compare(f"{case}: x", arrays.values(x)[0], expected, arrays.act_tolerance(2))
+
+    real = slice(max(1, n - 1))
+    groups = []
+    for keys, on_device, vocab_size in ((host_tokens, tokens, V), (host_positions, positions, T)):
+        order, segments = group_rows(keys[real], vocab_size)
+        groups.append(Groups(keys=on_device, order=arrays.int(order), segments=arrays.int(segments)))
+    by_token, by_position = groups
+    (dx, dx64), found = arrays.act(arrays.normal(1, n, C)), []
+    start_wte, start_wpe = arrays.normal(640, C), arrays.normal(40, C)
+    for _ in range(2):
+        (dwte, dwte64), (dwpe, dwpe64) = arrays.float(start_wte), arrays.float(start_wpe)
+        op.backward(
+            dwte=dwte,
+            dwpe=dwpe,
+            dx=dx,
+            tokens=tokens,
+            order=by_token.order,
+            segments=by_token.segments,
+            positions=by_position,
+        )
+        found.append((arrays.values(dwte), arrays.values(dwpe)))
+    np.add.at(dwte64, host_tokens[real], dx64[0, real])
+    np.add.at(dwpe64, host_positions[real], dx64[0, real])
+    for i, (name, expected, keys) in enumerate((("dwte", dwte64, host_tokens), ("dwpe", dwpe64, host_positions))):
+        most = int(np.bincount(keys).max()) + 1
+        yield compare(f"{case}: {name}", found[0][i], expected, arrays.float_tolerance(most))
+        yield same(f"{case}: {name} twice", found[1][i], found[0][i])

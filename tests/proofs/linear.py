@@ -75,3 +75,23 @@ def backward(arrays: Arrays, op: Linear, rows: int, k: int, n: int) -> Iterator[
     yield compare(f"backward_weight {name}", arrays.values(dweight), dweight64 + dy64.T @ x64, allowed)
     allowed = tolerance(terms=rows + 1, compute=arrays.compute, store=arrays.compute)
     yield compare(f"bias gradient {name}", arrays.values(dbias), dbias64 + dy64.sum(axis=0), allowed)
+
+    # The same layer where dy, and what forward writes, are columns of a wider matrix; dx is added to.
+    pack = arrays.numerics.pack(n)
+    wide, wide64 = arrays.act(arrays.normal(rows, n + 2 * pack))
+    (dweight, dweight64), (dbias, dbias64) = arrays.float(arrays.normal(n, k)), arrays.float(arrays.normal(n))
+    op.backward_weight(dweight=dweight, dbias=dbias, dy=wide, x=x, partials=partials, first_column=pack)
+    part64 = wide64[:, pack : pack + n]
+    allowed = tolerance(terms=rows + 1, compute=product_format(arrays), store=arrays.compute)
+    yield compare(f"backward_weight {name} of columns", arrays.values(dweight), dweight64 + part64.T @ x64, allowed)
+    allowed = tolerance(terms=rows + 1, compute=arrays.compute, store=arrays.compute)
+    yield compare(f"bias gradient {name} of columns", arrays.values(dbias), dbias64 + part64.sum(axis=0), allowed)
+    dx, dx64 = arrays.act(arrays.normal(rows, k))
+    op.backward_input(dx=dx, dy=wide, weight=weight, first_column=pack, accumulate=True)
+    allowed = tolerance(terms=n + 1, compute=product_format(arrays), store=arrays.store)
+    yield compare(f"backward_input {name} of columns, added", arrays.values(dx), dx64 + part64 @ weight64, allowed)
+    bias, bias64 = arrays.float(arrays.normal(n))
+    op.forward(out=wide, x=x, weight=weight, bias=bias, bias_act=None, first_column=pack)
+    wide64[:, pack : pack + n] = x64 @ weight64.T + bias64
+    allowed = tolerance(terms=k + 1, compute=product_format(arrays), store=arrays.store, roundings=2)
+    yield compare(f"forward {name} into columns", arrays.values(wide), wide64, allowed)

@@ -16,22 +16,26 @@ MAX_CHUNKS = 256
 
 
 class Bias:
-    """The bias of rows of `n` values, which begins anywhere in memory that is a multiple of `aligned_to` values."""
+    """The bias of rows of `n` values, which begins anywhere in memory that is a multiple of `aligned_to` values.
+
+    Rows may be wider: `first_column` then says where in them the n values begin.
+    """
 
     def __init__(self, device: Device, numerics: Numerics, *, n: int, aligned_to: int | None = None) -> None:
         self._n, self._pack = n, numerics.pack(math.gcd(n, aligned_to or n))
         self._module: Module = device.compile("bias.cu", numerics.defines | {"VEC": self._pack})
 
-    def forward(self, *, x: Array, bias: Array) -> None:
+    def forward(self, *, x: Array, bias: Array, first_column: int = 0) -> None:
         """x (rows,N) act_t += bias (N) float, in place."""
-        rows, n = x.shape
+        (rows, stride), n = x.shape, self._n
         lanes, blocks_per_row = row_blocks(n // self._pack)
         grid = blocks_per_row * ceil_div(rows, THREADS // lanes * ROWS_PER_THREAD)
-        self._module.launch("bias_forward", grid, THREADS, x=x, bias=bias, rows=rows, n=n, lanes=lanes)
+        x = self._columns(x, first_column)
+        self._module.launch("bias_forward", grid, THREADS, x=x, bias=bias, rows=rows, n=n, stride=stride, lanes=lanes)
 
-    def backward(self, *, dbias: Array, dy: Array, partials: Array) -> None:
+    def backward(self, *, dbias: Array, dy: Array, partials: Array, first_column: int = 0) -> None:
         """dbias (N) float += sum over rows of dy (rows,N) act_t; `partials` is scratch: partials_size floats."""
-        rows, n = dy.shape
+        (rows, stride), n = dy.shape, self._n
         lanes, blocks_per_row = row_blocks(n // self._pack)
         rows_per_chunk, chunks = row_chunks(rows)
         partials = partials[: chunks * n]
@@ -40,15 +44,21 @@ class Bias:
             blocks_per_row * chunks,
             THREADS,
             partials=partials,
-            dy=dy,
+            dy=self._columns(dy, first_column),
             rows=rows,
             n=n,
+            stride=stride,
             lanes=lanes,
             rows_per_chunk=rows_per_chunk,
         )
         self._module.launch(
             "bias_backward_sum", ceil_div(n, WARP), THREADS, dbias=dbias, partials=partials, chunks=chunks, n=n
         )
+
+    def _columns(self, x: Array, first: int) -> Array:
+        """Return x (rows, >= first + n) from its first row's column `first` on, flat."""
+        assert first + self._n <= x.shape[1] and not (first % self._pack or x.shape[1] % self._pack)
+        return x.reshape(-1)[first:]
 
 
 def partials_size(rows: int, n: int) -> int:

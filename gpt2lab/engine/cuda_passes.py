@@ -1,0 +1,268 @@
+"""The passes of a batch on the device: whole numbers that say which rows there are, what they see and what is counted.
+
+Each pass has one block of the arena's array `passes`, as long as the largest pass of so many sequences can need, so
+that where an array lies follows from the shape of the batch alone and a recorded step finds it. A block is filled on
+the host and copied at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2lab.engine.device import Array, Device
+from gpt2lab.engine.ops.cross_entropy import Pairs
+from gpt2lab.engine.ops.embedding import Groups, group_rows, segments_size
+from gpt2lab.engine.ops.positions import slots_of
+from gpt2lab.engine.ops.tree_attention import key_work, key_work_sizes
+from gpt2lab.engine.passes import Pass
+from gpt2lab.engine.prefix_tree import PrefixTree
+
+_ALIGNMENT = 64  # int32: 256 bytes, as every array of the arena
+_UNUSED = -1  # what follows the values of an array; an index that the host device finds outside of any array
+_GRID_STEPS = 16  # between a power of two and the next
+_SMALLEST_STEP = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeArrays:
+    """What a pass over a tree has besides: see PrefixTree and TreeAttention."""
+
+    positions: Groups  # of the nodes
+    path: Array  # (n, T) int32
+    items: Array  # (n_items, 4) int32 and
+    sums: Array  # (n_sums, 3) int32, where every node is a query
+    counted_items: Array  # the same where the counted ones are: none unless the last layer is trimmed
+    counted_sums: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePass:
+    """One pass over B sequences of T positions, or over the nodes of a tree as one sequence; arrays are int32."""
+
+    B: int
+    T: int  # of a tree: how many nodes
+    tokens: Array  # (B*T,)
+    order: Array | None = None  # (B*T,) and
+    segments: Array | None = None  # its groups of one token: see group_rows
+    targets: Array | Pairs | None = None
+    n_logits: int = 0  # rows of logits
+    counted: Array | None = None  # (n,) which rows of each sequence these are; None = every one
+    slots: Array | None = None  # (T,) the inverse, -1 where there is none
+    trims_last: bool = False  # the last layer computes no more than keys and values elsewhere
+    tree: TreeArrays | None = None
+    place: tuple[int, int] = (0, 0)  # where its block begins and ends
+
+    @property
+    def rows(self) -> int:
+        return self.B * self.T
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What a recorded step depends on besides the values in the arrays."""
+        key = (*self.place, self.B, self.T, self.n_logits)
+        if self.tree is None:
+            return key
+        of = self.tree
+        return (*key, *(len(work) for work in (of.items, of.sums, of.counted_items, of.counted_sums)))
+
+
+def block_lengths(B: int, T: int, n: int, vocab_size: int, *, tree: bool) -> dict[str, int]:
+    """Return {array: most int32} of a pass over B sequences of T positions, n of them counted, as rows or as a tree."""
+    nodes, logits = B * T, B * n
+    lengths = {"tokens": nodes, "order": nodes, "segments": segments_size(nodes, vocab_size), "targets": logits}
+    if tree:
+        lengths |= {"positions": nodes, "position_order": nodes, "position_segments": segments_size(nodes, T)}
+        lengths |= {"path": nodes * T, "counted": logits, "slots": nodes}
+        lengths |= {"pair_begins": logits + 1, "counts": logits}
+        for prefix, queries in (("", nodes), ("counted_", logits)):
+            n_items, n_sums, _ = key_work_sizes(nodes, queries, T)
+            lengths |= {f"{prefix}items": 4 * n_items, f"{prefix}sums": 3 * n_sums}
+    return lengths
+
+
+def block_size(B: int, T: int, n: int, vocab_size: int, *, shares: bool) -> int:
+    """Return the int32 that a pass needs at most; `shares`: it may be a tree."""
+    return sum(map(_aligned, block_lengths(B, T, n, vocab_size, tree=shares).values()))
+
+
+class PassUploads:
+    """Fills the array `passes` of the arena; passes that are the same list as before are there already."""
+
+    def __init__(
+        self, device: Device, arena_passes: Array, *, vocab_size: int, counted: Array | None, slots: Array | None
+    ) -> None:
+        """Take the positions that are counted in every row, (n,) int32, and their inverse; None = all of them."""
+        self._device, self._passes, self._vocab_size = device, arena_passes, vocab_size
+        self._counted, self._slots = counted, slots
+        self._known: list[Pass] | None = None  # that come again, with their values and their arrays
+        self._staged: list[tuple[np.ndarray, DevicePass]] = []
+        self._resident = False  # whether it is these that the array holds
+
+    def upload(self, passes: list[Pass], *, repeats: bool) -> list[DevicePass]:
+        """Queue the copies of all passes, one behind the other.
+
+        `repeats`: they will come again, as the same list. Otherwise trees are padded so that few of them differ in
+        shape: by nodes that nothing looks at and logits that are compared with nothing.
+        """
+        known = passes is self._known
+        staged = self._staged if known else self._stage_all(passes, pads=not repeats)
+        if not (known and self._resident):
+            for values, of in staged:
+                begin, end = of.place
+                self._device.upload(self._passes[begin:end], values)
+        if repeats:
+            self._known, self._staged = passes, staged
+        self._resident = repeats
+        return [of for _, of in staged]
+
+    def upload_tokens(self, tokens: np.ndarray) -> DevicePass:
+        """Queue a copy of `tokens` (B, T) int, which nothing is counted in; return the pass over them."""
+        B, T = tokens.shape
+        self._resident = False
+        target = self._passes[: B * T]
+        self._device.upload(target, np.ascontiguousarray(tokens.reshape(-1), dtype=np.int32))
+        return DevicePass(B=B, T=T, tokens=target)
+
+    def _stage_all(self, passes: list[Pass], *, pads: bool) -> list[tuple[np.ndarray, DevicePass]]:
+        """Return the values of each pass's block, and its arrays."""
+        staged, first = [], 0
+        for each in passes:
+            values, of = self._stage(each, first, pads=pads)
+            staged.append((values, of))
+            first += len(values)
+        return staged
+
+    def _stage(self, each: Pass, first: int, *, pads: bool) -> tuple[np.ndarray, DevicePass]:
+        """Return the values of the pass's block, which begins at `first`, and its arrays there."""
+        tree = isinstance(each, PrefixTree)
+        T = each.path.shape[1] if isinstance(each, PrefixTree) else each.tokens.shape[1]
+        n = T if self._counted is None else len(self._counted)
+        B = each.n_counted // n
+        if isinstance(each, PrefixTree):
+            found = tree_arrays(each, self._vocab_size, most_nodes=B * T, most_logits=B * n, pads=pads)
+        else:
+            order, segments = group_rows(each.tokens, self._vocab_size)
+            found = {"tokens": each.tokens.ravel(), "order": order, "segments": segments}
+            found["targets"] = each.targets.ravel()
+        lengths = block_lengths(B, T, n, self._vocab_size, tree=tree)
+        values = np.full(sum(map(_aligned, lengths.values())), _UNUSED, dtype=np.int32)
+        block = self._passes[first : first + len(values)]
+        assert len(block) == len(values), f"passes of {first + len(values)} int32, planned for {len(self._passes)}"
+        arrays, begin = {}, 0
+        for name, length in lengths.items():
+            size = found[name].size
+            assert size <= length, f"{name}: {size} values, room for {length}"
+            values[begin : begin + size] = found[name].ravel()
+            arrays[name] = block[begin : begin + size].reshape(found[name].shape)
+            begin += _aligned(length)
+        place = (first, first + len(values))
+        return values, self._tree(each, arrays, place) if tree else self._rows(each, arrays, place, B=B, T=T)
+
+    def _rows(self, each: Pass, arrays: dict[str, Array], place: tuple[int, int], *, B: int, T: int) -> DevicePass:
+        return DevicePass(
+            B=B,
+            T=T,
+            n_logits=len(arrays["targets"]),
+            counted=self._counted,
+            slots=None if self._slots is None else self._slots[:T],
+            trims_last=each.trims_last,
+            place=place,
+            **arrays,
+        )
+
+    def _tree(self, each: Pass, arrays: dict[str, Array], place: tuple[int, int]) -> DevicePass:
+        positions = Groups(
+            keys=arrays["positions"], order=arrays["position_order"], segments=arrays["position_segments"]
+        )
+        gathers = self._counted is not None
+        return DevicePass(
+            B=1,
+            T=len(arrays["tokens"]),
+            tokens=arrays["tokens"],
+            order=arrays["order"],
+            segments=arrays["segments"],
+            targets=Pairs(**{name: arrays[name] for name in ("pair_begins", "targets", "counts")}),
+            n_logits=len(arrays["counted"]),
+            counted=arrays["counted"] if gathers else None,
+            slots=arrays["slots"] if gathers else None,
+            trims_last=each.trims_last,
+            tree=TreeArrays(
+                positions=positions,
+                path=arrays["path"],
+                **{name: arrays[name] for name in ("items", "sums", "counted_items", "counted_sums")},
+            ),
+            place=place,
+        )
+
+
+def tree_arrays(
+    tree: PrefixTree, vocab_size: int, *, most_nodes: int, most_logits: int, pads: bool
+) -> dict[str, np.ndarray]:
+    """Return what a pass over `tree` has on the device, int32, padded to one of few shapes where `pads`.
+
+    A padding node has token and position 0 and sees itself; a padding row of logits belongs to one and has no targets.
+    """
+    n, m, T = tree.n_nodes, len(tree.counted), tree.path.shape[1]
+    padded_m = min(_on_grid(m), most_logits, m + most_nodes - n) if pads else m
+    padded_n = min(_on_grid(n + padded_m - m), most_nodes) if pads else n
+    extra = np.arange(n, padded_n, dtype=np.int32)
+    counted = np.concatenate([tree.counted, extra[: padded_m - m]])
+    order, segments = group_rows(tree.tokens, vocab_size)
+    position_order, position_segments = group_rows(tree.positions, T)
+    return {
+        "tokens": _extended(tree.tokens, padded_n, 0),
+        "order": _extended(order, padded_n, _UNUSED),
+        "segments": _extended(segments, segments_size(padded_n, vocab_size), n),
+        "positions": _extended(tree.positions, padded_n, 0),
+        "position_order": _extended(position_order, padded_n, _UNUSED),
+        "position_segments": _extended(position_segments, segments_size(padded_n, T), n),
+        "path": np.concatenate([tree.path, np.repeat(extra[:, None], T, axis=1)]),
+        "counted": counted,
+        "slots": slots_of(counted, padded_n),
+        "pair_begins": _extended(tree.pair_begins, padded_m + 1, len(tree.targets)),
+        "targets": _extended(tree.targets, most_logits, _UNUSED),
+        "counts": _extended(tree.counts, most_logits, _UNUSED),
+        **_work(tree, extra, None, "", most_nodes, most_nodes, pads=pads),
+        **_work(tree, extra, counted, "counted_", most_nodes, most_logits, pads=pads),
+    }
+
+
+def _work(
+    tree: PrefixTree,
+    extra: np.ndarray,
+    queries: np.ndarray | None,
+    prefix: str,
+    most_nodes: int,
+    most_queries: int,
+    *,
+    pads: bool,
+) -> dict[str, np.ndarray]:
+    """Return the items and sums of TreeAttention for these queries (None: all nodes), `extra` nodes being padding."""
+    if queries is not None and not tree.trims_last:
+        return {f"{prefix}items": np.empty((0, 4), dtype=np.int32), f"{prefix}sums": np.empty((0, 3), dtype=np.int32)}
+    work = key_work(np.concatenate([tree.ends, extra + 1]), queries)
+    if pads:
+        n_items, n_sums, _ = key_work_sizes(most_nodes, most_queries, tree.path.shape[1])
+        split = len(work.items) - tree.n_nodes - len(extra)  # more than one for each node; changes little
+        work = work.padded(
+            n_items=min(len(work.items) - split + _on_grid(split), n_items),
+            n_sums=min(_on_grid(len(work.sums)), n_sums),
+        )
+    return {f"{prefix}items": work.items, f"{prefix}sums": work.sums}
+
+
+def _extended(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Return `values` with `fill` behind them, (length,) int32."""
+    found = np.full(length, fill, dtype=np.int32)
+    found[: len(values)] = values
+    return found
+
+
+def _on_grid(size: int) -> int:
+    """Return the next size of the grid: at most a sixteenth more, or _SMALLEST_STEP."""
+    step = max(_SMALLEST_STEP, 2 ** (size.bit_length() - 1) // _GRID_STEPS)
+    return -(-size // step) * step
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNMENT) * _ALIGNMENT
