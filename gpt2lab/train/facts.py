@@ -76,7 +76,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
 
 def _work_facts(parts: Parts) -> dict[str, Any]:
     """Return what the first update computes, against the plain batch (all positions, dense products)."""
-    work = work_of(parts.spec, *parts.batches.batch(0))
+    work = work_of(parts.spec, *parts.batches.batch(0), device=parts.engine.device)
     return {
         "work": {
             "positions": work.positions,

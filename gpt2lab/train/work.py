@@ -4,19 +4,20 @@ The same arithmetic for `gpt2lab plan`, before a run, and for the record of one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda_bands import choose_mlp_tiles
+from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.ops.banded_linear import PRODUCTS, alignment, product_blocks
 from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
-from gpt2lab.model.band_tiles import Cost, block_multiply_adds, hidden_blocks, mlp_tiles
+from gpt2lab.model.band_tiles import TORCH_COSTS, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.model.flops import Counts, plain_counts, training_flop
+from gpt2lab.schema import EngineName
 
 Tiles = dict[str, dict[str, int | None]]  # {matrix: {product: hidden units of a block; None: a dense product}}
-
-PRODUCTS = ("forward", "input", "weight")  # of an MLP matrix: itself, the gradients of its input and of its weight
-CPU_COST = Cost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10)  # float32 products of PyTorch, fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,38 +32,49 @@ class Work:
     mlp_tiles: Tiles  # of "fc1" and "fc2"
 
 
-def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray) -> Work:
-    """Return the work of an update on one batch, (B, T) int32 each."""
+def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray, *, device: str = "cpu") -> Work:
+    """Return the work of an update on one batch, (B, T) int32 each; `device` is where PyTorch computes."""
     engine, model = spec.engine, spec.model
     planner = PassPlanner(spec.counted, skip_uncounted=engine.skip_uncounted, share_prefixes=engine.share_prefixes)
     passes = planner.passes(inputs, targets, spec.micro_batch_size or len(inputs))
     counts = count_passes(passes)
-    B, T = inputs.shape
-    tiles = mlp_tiles_of(spec, min(spec.micro_batch_size or B, B) * T)
-    bands = {"fc1": model.fc1_band, "fc2": model.fc2_band}
-    multiply_adds = {
-        f"{name}_multiply_adds": sum(_multiply_adds(model.n_embd, bands[name], tile) for tile in of_products.values())
-        for name, of_products in tiles.items()
-    }
+    tiles = mlp_tiles_of(spec, device)
     return Work(
         positions=inputs.size,
         counts=counts,
         shares=not all(isinstance(each, RowPass) for each in passes),
-        flop_dense=training_flop(model, plain_counts(B, T)),
-        flop_done=training_flop(model, counts, **multiply_adds),
+        flop_dense=training_flop(model, plain_counts(*inputs.shape)),
+        flop_done=training_flop(
+            model,
+            counts,
+            fc1_multiply_adds=_multiply_adds(spec, "fc1", tiles),
+            fc2_multiply_adds=_multiply_adds(spec, "fc2", tiles),
+        ),
         mlp_tiles=tiles,
     )
 
 
-def mlp_tiles_of(spec: EngineSpec, rows: int) -> Tiles:
-    """Return how the products of both MLP matrices are cut: for passes of `rows` positions, whatever is left out."""
-    tiles = mlp_tiles(spec.model, rows, CPU_COST, spec.engine.banded_products)
-    return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in tiles.items()}
+def mlp_tiles_of(spec: EngineSpec, device: str) -> Tiles:
+    """Return how the products of both MLP matrices are cut: for passes of all positions, whatever is left out."""
+    if spec.engine.name is EngineName.cuda:
+        return {name: asdict(tiles) for name, tiles in choose_mlp_tiles(spec).items()}
+    chosen = mlp_tiles(spec.model, spec.rows, TORCH_COSTS[device], spec.engine.banded_products)
+    return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in chosen.items()}
 
 
-def _multiply_adds(n_embd: int, band: int, tile: int | None) -> int:
-    """Return the multiply-adds of one product for one row."""
-    return 4 * n_embd * n_embd if tile is None else block_multiply_adds(hidden_blocks(n_embd, band, tile))
+def _multiply_adds(spec: EngineSpec, name: str, tiles: Tiles) -> int:
+    """Return the multiply-adds for one row of the three products of one matrix, windows of blocks included."""
+    C, band = spec.model.n_embd, spec.model.fc1_band if name == "fc1" else spec.model.fc2_band
+    total = 0
+    for product, tile in tiles[name].items():
+        if tile is None:
+            total += 4 * C * C
+        elif spec.engine.name is EngineName.cuda:
+            align = alignment(Numerics(spec.engine.precision, np.dtype(np.float32)).act_dtype.itemsize)
+            total += block_multiply_adds(product_blocks(name, product, n_embd=C, band=band, tile=tile, align=align))
+        else:
+            total += block_multiply_adds(hidden_blocks(C, band, tile, clipped=True))
+    return total
 
 
 def count_passes(passes: Sequence[Pass]) -> Counts:
