@@ -34,9 +34,10 @@ class Cost:
     value_s: float  # to read or write one value of an activation
 
 
-# PyTorch. cpu: fitted by tools/bench_band_costs.py on two cores of an AMD EPYC with AVX-512, in fp32; only their ratios
-# matter. The others are not measured but derived: cuda from an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two
-# bytes) and 5 us for a call from Python; mps from the M1's data sheet (2.6 TFLOP/s, 68 GB/s, values of four bytes).
+# PyTorch. cpu: fitted as tools/bench_band_costs.py does, to 11 cases of C = 128 and 384 in fp32 on two cores of an AMD
+# EPYC with AVX-512 that other programs used too; only their ratios matter. The others are not measured but derived:
+# cuda from an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; mps from the
+# M1's data sheet (2.6 TFLOP/s, 68 GB/s, values of four bytes).
 TORCH_COSTS = {
     "cpu": Cost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
     "cuda": Cost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
