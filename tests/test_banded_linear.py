@@ -93,6 +93,11 @@ def test_blocks_begin_where_tensor_cores_can_read_and_sums_are_whole_reads_long(
         assert {edge % 8 for edge in edges} == {0}
 
 
+def test_a_matrix_without_a_band_has_no_blocks() -> None:
+    with pytest.raises(AssertionError, match="fc2 has no band"):
+        product_blocks("fc2", "forward", n_embd=20, band=0, tile=8, align=1)
+
+
 def test_more_sets_of_arrays_than_planned_are_noticed() -> None:
     tables = PointerTables(np.zeros(7, dtype=np.int64))
     assert len(tables.take(6)) == 6

@@ -136,6 +136,7 @@ def product_blocks(name: str, product: str, *, n_embd: int, band: int, tile: int
     Windows begin and end at multiples of `align` where that divides the matrix: they are wider then, by zeros. Weight
     gradients go by tiles of hidden units in both matrices: their blocks are nearer to squares.
     """
+    assert band > 0, f"{name} has no band, so no blocks"
     if product == "weight" or (name == "fc1") == (product == "forward"):
         blocks = hidden_blocks(n_embd, band, tile)
         windows = _aligned([block.channels for block in blocks], n_embd, align)
