@@ -270,11 +270,11 @@ def trees(draw: st.DrawFn) -> tuple[PrefixTree, int, int]:
 def test_padding_is_nodes_that_nothing_looks_at_and_logits_without_targets(drawn, pads):
     tree, most_nodes, most_logits = drawn
     n, m, length = tree.n_nodes, len(tree.counted), tree.path.shape[1]
-    found = tree_arrays(tree, 9, most_nodes=most_nodes, most_logits=most_logits, pads=pads)
+    B = most_nodes // length
+    (found,) = tree_arrays([tree], B, length, most_logits // B, 9, pads=pads)
     nodes, logits = len(found["tokens"]), len(found["counted"])
     assert n <= nodes <= most_nodes and m <= logits <= most_logits
     assert pads or (nodes, logits) == (n, m)
-    B = most_nodes // length
     room = block_lengths(B, length, most_logits // B, 9, tree=True)
     assert all(found[name].size <= room[name] for name in found) and room.keys() == found.keys()
 
@@ -312,7 +312,7 @@ def test_sizes_of_a_tree_that_differ_a_little_are_padded_to_few():
     for _ in range(40):
         rows = np.stack([np.zeros(512, dtype=int), *rng.integers(0, 97, (2, 512)), np.ones(512, dtype=int)], axis=1)
         tree = build_tree(rows, rng.integers(0, 97, (512, 1)), np.array([3]), trims_last=True)
-        found = tree_arrays(tree, 99, most_nodes=rows.size, most_logits=512, pads=True)
+        (found,) = tree_arrays([tree], 512, 4, 1, 99, pads=True)
         assert len(found["tokens"]) <= 1.125 * tree.n_nodes
         shapes.add(tuple(array.shape for array in found.values()))
     assert len(shapes) <= 8

@@ -13,7 +13,7 @@ from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.ops.cross_entropy import Pairs
 from gpt2lab.engine.ops.embedding import Groups, group_rows, segments_size
 from gpt2lab.engine.ops.positions import slots_of
-from gpt2lab.engine.ops.tree_attention import key_work, key_work_sizes
+from gpt2lab.engine.ops.tree_attention import KeyWork, key_work, key_work_sizes
 from gpt2lab.engine.passes import Pass
 from gpt2lab.engine.prefix_tree import PrefixTree
 
@@ -21,6 +21,7 @@ _ALIGNMENT = 64  # int32: 256 bytes, as every array of the arena
 _UNUSED = -1  # what follows the values of an array; an index that the host device finds outside of any array
 _GRID_STEPS = 16  # between a power of two and the next
 _SMALLEST_STEP = 16
+_ITEM_COLUMNS, _SUM_COLUMNS = 4, 3  # of KeyWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def block_lengths(B: int, T: int, n: int, vocab_size: int, *, tree: bool) -> dic
         lengths |= {"pair_begins": logits + 1, "counts": logits}
         for prefix, queries in (("", nodes), ("counted_", logits)):
             n_items, n_sums, _ = key_work_sizes(nodes, queries, T)
-            lengths |= {f"{prefix}items": 4 * n_items, f"{prefix}sums": 3 * n_sums}
+            lengths |= {f"{prefix}items": _ITEM_COLUMNS * n_items, f"{prefix}sums": _SUM_COLUMNS * n_sums}
     return lengths
 
 
@@ -125,35 +126,43 @@ class PassUploads:
 
     def _stage_all(self, passes: list[Pass], *, pads: bool) -> list[tuple[np.ndarray, DevicePass]]:
         """Return the values of each pass's block, and its arrays."""
+        sizes = [self._size(each) for each in passes]
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for size in set(sizes):
+            trees = {i: each for i, each in enumerate(passes) if isinstance(each, PrefixTree) and sizes[i] == size}
+            arrays = tree_arrays(list(trees.values()), *size, self._vocab_size, pads=pads)
+            found |= dict(zip(trees, arrays, strict=True))
         staged, first = [], 0
-        for each in passes:
-            values, of = self._stage(each, first, pads=pads)
-            staged.append((values, of))
-            first += len(values)
+        for i, each in enumerate(passes):
+            if not isinstance(each, PrefixTree):
+                order, segments = group_rows(each.tokens, self._vocab_size)
+                found[i] = {"tokens": each.tokens.ravel(), "order": order, "segments": segments}
+                found[i]["targets"] = each.targets.ravel()
+            staged.append(self._stage(each, found[i], sizes[i], first))
+            first = staged[-1][1].place[1]
         return staged
 
-    def _stage(self, each: Pass, first: int, *, pads: bool) -> tuple[np.ndarray, DevicePass]:
-        """Return the values of the pass's block, which begins at `first`, and its arrays there."""
-        tree = isinstance(each, PrefixTree)
+    def _size(self, each: Pass) -> tuple[int, int, int]:
+        """Return how many sequences a pass is over, how many positions they have and how many of these are counted."""
         T = each.path.shape[1] if isinstance(each, PrefixTree) else each.tokens.shape[1]
         n = T if self._counted is None else len(self._counted)
-        B = each.n_counted // n
-        if isinstance(each, PrefixTree):
-            found = tree_arrays(each, self._vocab_size, most_nodes=B * T, most_logits=B * n, pads=pads)
-        else:
-            order, segments = group_rows(each.tokens, self._vocab_size)
-            found = {"tokens": each.tokens.ravel(), "order": order, "segments": segments}
-            found["targets"] = each.targets.ravel()
+        return each.n_counted // n, T, n
+
+    def _stage(
+        self, each: Pass, found: dict[str, np.ndarray], size: tuple[int, int, int], first: int
+    ) -> tuple[np.ndarray, DevicePass]:
+        """Return the values of the pass's block, which begins at `first`, and its arrays there."""
+        tree, (B, T, n) = isinstance(each, PrefixTree), size
         lengths = block_lengths(B, T, n, self._vocab_size, tree=tree)
         values = np.full(sum(map(_aligned, lengths.values())), _UNUSED, dtype=np.int32)
         block = self._passes[first : first + len(values)]
         assert len(block) == len(values), f"passes of {first + len(values)} int32, planned for {len(self._passes)}"
         arrays, begin = {}, 0
         for name, length in lengths.items():
-            size = found[name].size
-            assert size <= length, f"{name}: {size} values, room for {length}"
-            values[begin : begin + size] = found[name].ravel()
-            arrays[name] = block[begin : begin + size].reshape(found[name].shape)
+            end = begin + found[name].size
+            assert end - begin <= length, f"{name}: {end - begin} values, room for {length}"
+            values[begin:end] = found[name].ravel()
+            arrays[name] = block[begin:end].reshape(found[name].shape)
             begin += _aligned(length)
         place = (first, first + len(values))
         return values, self._tree(each, arrays, place) if tree else self._rows(each, arrays, place, B=B, T=T)
@@ -196,59 +205,63 @@ class PassUploads:
 
 
 def tree_arrays(
-    tree: PrefixTree, vocab_size: int, *, most_nodes: int, most_logits: int, pads: bool
-) -> dict[str, np.ndarray]:
-    """Return what a pass over `tree` has on the device, int32, padded to one of few shapes where `pads`.
+    trees: list[PrefixTree], B: int, T: int, n: int, vocab_size: int, *, pads: bool
+) -> list[dict[str, np.ndarray]]:
+    """Return what passes over `trees`, each of B sequences of T positions, n of them counted, upload: int32 arrays.
 
-    A padding node has token and position 0 and sees itself; a padding row of logits belongs to one and has no targets.
+    Where `pads`, all get the same shape, one of few. A padding node has token and position 0 and sees itself; a padding
+    row of logits belongs to one and has no targets.
     """
+    if not pads:
+        return [_tree_arrays(tree, tree.n_nodes, len(tree.counted), B * n, vocab_size) for tree in trees]
+    if not trees:
+        return []
+    # No tree has more than B nodes at a position, so there is room for these nodes wherever there is for these logits.
+    logits = min(_on_grid(max(len(tree.counted) for tree in trees)), B * n)
+    nodes = min(_on_grid(max(tree.n_nodes - len(tree.counted) for tree in trees) + logits), B * T)
+    found = [_tree_arrays(tree, nodes, logits, B * n, vocab_size) for tree in trees]
+    lengths = block_lengths(B, T, n, vocab_size, tree=True)
+    for name in ("items", "sums", "counted_items", "counted_sums"):
+        longest, columns = max(len(arrays[name]) for arrays in found), found[0][name].shape[1]
+        one_each = nodes if columns == _ITEM_COLUMNS and longest else 0  # what is beyond changes little
+        length = min(one_each + _on_grid(longest - one_each), lengths[name] // columns)
+        for arrays in found:
+            missing = np.full((length - len(arrays[name]), columns), _UNUSED, dtype=np.int32)
+            arrays[name] = np.concatenate([arrays[name], missing])
+    return found
+
+
+def _tree_arrays(tree: PrefixTree, nodes: int, logits: int, most_pairs: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Return the arrays of one tree with so many nodes and logits, its own and padding."""
     n, m, T = tree.n_nodes, len(tree.counted), tree.path.shape[1]
-    padded_m = min(_on_grid(m), most_logits, m + most_nodes - n) if pads else m
-    padded_n = min(_on_grid(n + padded_m - m), most_nodes) if pads else n
-    extra = np.arange(n, padded_n, dtype=np.int32)
-    counted = np.concatenate([tree.counted, extra[: padded_m - m]])
+    extra = np.arange(n, nodes, dtype=np.int32)
+    counted = np.concatenate([tree.counted, extra[: logits - m]])
+    ends = np.concatenate([tree.ends, extra + 1])
+    work = key_work(ends)
+    # Where nothing is trimmed every node is a query in all layers.
+    counted_work = (
+        key_work(ends, counted) if tree.trims_last else KeyWork(items=work.items[:0], sums=work.sums[:0], n_slots=0)
+    )
     order, segments = group_rows(tree.tokens, vocab_size)
     position_order, position_segments = group_rows(tree.positions, T)
     return {
-        "tokens": _extended(tree.tokens, padded_n, 0),
-        "order": _extended(order, padded_n, _UNUSED),
-        "segments": _extended(segments, segments_size(padded_n, vocab_size), n),
-        "positions": _extended(tree.positions, padded_n, 0),
-        "position_order": _extended(position_order, padded_n, _UNUSED),
-        "position_segments": _extended(position_segments, segments_size(padded_n, T), n),
+        "tokens": _extended(tree.tokens, nodes, 0),
+        "order": _extended(order, nodes, _UNUSED),
+        "segments": _extended(segments, segments_size(nodes, vocab_size), n),
+        "positions": _extended(tree.positions, nodes, 0),
+        "position_order": _extended(position_order, nodes, _UNUSED),
+        "position_segments": _extended(position_segments, segments_size(nodes, T), n),
         "path": np.concatenate([tree.path, np.repeat(extra[:, None], T, axis=1)]),
         "counted": counted,
-        "slots": slots_of(counted, padded_n),
-        "pair_begins": _extended(tree.pair_begins, padded_m + 1, len(tree.targets)),
-        "targets": _extended(tree.targets, most_logits, _UNUSED),
-        "counts": _extended(tree.counts, most_logits, _UNUSED),
-        **_work(tree, extra, None, "", most_nodes, most_nodes, pads=pads),
-        **_work(tree, extra, counted, "counted_", most_nodes, most_logits, pads=pads),
+        "slots": slots_of(counted, nodes),
+        "pair_begins": _extended(tree.pair_begins, logits + 1, len(tree.targets)),
+        "targets": _extended(tree.targets, most_pairs, _UNUSED),
+        "counts": _extended(tree.counts, most_pairs, _UNUSED),
+        "items": work.items,
+        "sums": work.sums,
+        "counted_items": counted_work.items,
+        "counted_sums": counted_work.sums,
     }
-
-
-def _work(
-    tree: PrefixTree,
-    extra: np.ndarray,
-    queries: np.ndarray | None,
-    prefix: str,
-    most_nodes: int,
-    most_queries: int,
-    *,
-    pads: bool,
-) -> dict[str, np.ndarray]:
-    """Return the items and sums of TreeAttention for these queries (None: all nodes), `extra` nodes being padding."""
-    if queries is not None and not tree.trims_last:
-        return {f"{prefix}items": np.empty((0, 4), dtype=np.int32), f"{prefix}sums": np.empty((0, 3), dtype=np.int32)}
-    work = key_work(np.concatenate([tree.ends, extra + 1]), queries)
-    if pads:
-        n_items, n_sums, _ = key_work_sizes(most_nodes, most_queries, tree.path.shape[1])
-        split = len(work.items) - tree.n_nodes - len(extra)  # more than one for each node; changes little
-        work = work.padded(
-            n_items=min(len(work.items) - split + _on_grid(split), n_items),
-            n_sums=min(_on_grid(len(work.sums)), n_sums),
-        )
-    return {f"{prefix}items": work.items, f"{prefix}sums": work.sums}
 
 
 def _extended(values: np.ndarray, length: int, fill: int) -> np.ndarray:
