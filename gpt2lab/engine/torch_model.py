@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
-from gpt2lab.engine.torch_output import tied_logits
+from gpt2lab.engine.torch_embedding import embed, tied_logits
 from gpt2lab.engine.torch_passes import Rows, Tree
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
@@ -106,7 +106,7 @@ class GPT(nn.Module):
 
     def forward(self, rows: Rows | Tree) -> Tensor:
         """Return the logits at what is counted: (B, n, V) of rows, (m, V) of a tree."""
-        x = self.wte(rows.tokens) + rows.at_positions(self.wpe.weight)
+        x = embed(rows.tokens, self.wte.weight) + rows.at_positions(self.wpe.weight)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, rows)

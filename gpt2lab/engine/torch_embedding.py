@@ -1,6 +1,7 @@
-"""The output layer tied to the token embedding, whose padded rows it leaves out.
+"""The token embedding (Vp, C) as the first layer and, tied to it, as the output layer without its padded rows.
 
-Slicing the embedding would do; but then autograd makes the gradient of the slice, a matrix of zeros and a copy in it.
+Indexing and slicing would do. But then autograd makes a matrix of zeros of the embedding's size for each of the two,
+writes a gradient into it and adds them up: for GPT-2 124M on a processor a tenth of a step of 256 tokens.
 """
 
 from typing import Any
@@ -9,6 +10,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+
+def embed(tokens: Tensor, embedding: Tensor) -> Tensor:
+    """Return the rows (..., C) of `embedding` (Vp, C) for tokens (...) int64.
+
+    Going back adds to `embedding.grad` itself, where the output layer's gradient has come to by then.
+    """
+    rows = F.embedding(tokens, embedding.detach())
+    if embedding.requires_grad and torch.is_grad_enabled():
+
+        def add(gradient: Tensor) -> None:
+            if embedding.grad is None:
+                embedding.grad = torch.zeros_like(embedding)
+            embedding.grad.index_add_(0, tokens.flatten(), gradient.flatten(0, -2))
+
+        # A leaf: seen from autograd, the embedding has one use, and its gradient is there before this one comes.
+        rows.requires_grad_().register_hook(add)
+    return rows
 
 
 def tied_logits(x: Tensor, embedding: Tensor, vocab_size: int) -> Tensor:
