@@ -6,7 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # One thread a process: tests run two at a time, and OpenMP threads that wait for each other on busy cores are slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -40,7 +40,7 @@ def test_a_banded_layer_in_proof_mode_is_computed_in_float64() -> None:
     assert failures(HostDevice(float64=True), Precision.fp32, FEW) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n_embd=st.sampled_from([1, 4, 20, 24]),  # few kernels to compile
     band=st.integers(1, 120),

@@ -44,7 +44,7 @@ def assert_shifted(inputs, targets):
     seed=st.integers(0, 5),
     B=st.integers(1, 4),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_an_epoch_visits_disjoint_windows_that_never_cross_a_shard(sizes, T, seed, B):
     split = stream(*sizes)
     try:

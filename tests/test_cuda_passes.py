@@ -265,7 +265,7 @@ def trees(draw: st.DrawFn) -> tuple[PrefixTree, int, int]:
     return build_tree(rows, targets, np.array(counted), trims_last=draw(st.booleans())), B * length, targets.size
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees(), st.booleans())
 def test_padding_is_nodes_that_nothing_looks_at_and_logits_without_targets(drawn, pads):
     tree, most_nodes, most_logits = drawn

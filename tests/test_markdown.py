@@ -29,7 +29,7 @@ def shown(text: str) -> str:
 
 
 @given(HOSTILE)
-@settings(deadline=None, max_examples=MANY)
+@settings(max_examples=MANY)
 @example("*a* _b_ `c` [d](e) <b> &lt; | ~~f~~ $g$ # \\")
 @example("1. one")
 @example("- one")
@@ -53,7 +53,7 @@ def test_escaped_text_reads_as_itself_in_a_line_a_quotation_and_a_cell(text: str
 
 
 @given(HOSTILE)
-@settings(deadline=None, max_examples=MANY)
+@settings(max_examples=MANY)
 @example("`")
 @example("a``b`")
 @example("a|b")
@@ -67,7 +67,7 @@ def test_inline_code_shows_its_text_also_in_a_cell(text: str) -> None:
 
 
 @given(HOSTILE)
-@settings(deadline=None, max_examples=MANY)
+@settings(max_examples=MANY)
 @example("```\n# out\n````")
 @example("\r```\r# out")
 def test_nothing_escapes_from_a_fence(text: str) -> None:
@@ -77,7 +77,7 @@ def test_nothing_escapes_from_a_fence(text: str) -> None:
 
 
 @given(HOSTILE)
-@settings(deadline=None, max_examples=MANY)
+@settings(max_examples=MANY)
 @example("```\n<b>")
 @example("- ~~~\n```\n<b>\n")
 @example("`a\nb` <b> `c`")

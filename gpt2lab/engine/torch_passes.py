@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
 from gpt2lab.engine.prefix_tree import PrefixTree
+from gpt2lab.engine.torch_cross_entropy import cross_entropy_sum
 from gpt2lab.engine.torch_tree_attention import SeenNodes, attend_tree
 
 
@@ -60,7 +61,7 @@ class Rows:
     def loss_sum(self, logits: Tensor) -> Tensor:
         """Return the summed loss in nats, a scalar on the device."""
         assert self.targets is not None
-        return F.cross_entropy(logits.flatten(0, 1), self.targets.flatten(), reduction="sum")
+        return cross_entropy_sum(logits.flatten(0, 1), self.targets.flatten())
 
     def n_correct(self, logits: Tensor) -> int:
         """Return how many of the targets are the likeliest prediction."""
@@ -102,10 +103,7 @@ class Tree:
 
     def loss_sum(self, logits: Tensor) -> Tensor:
         """Return the summed loss in nats, a scalar on the device; a pair enters as often as rows have it."""
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        log_p = F.log_softmax(wide, dim=-1)
-        of_pairs = log_p.flatten().index_select(0, self._pair_rows * logits.shape[-1] + self._targets)
-        return -(of_pairs * self._counts).sum()
+        return cross_entropy_sum(logits, self._targets, self._pair_rows, self._counts)
 
     def n_correct(self, logits: Tensor) -> int:
         """Return how many of the targets are the likeliest prediction."""
