@@ -138,14 +138,17 @@ def test_the_tensors_of_a_batch_that_comes_again_are_made_once():
     planner = TorchPlanner(
         PassPlanner((3,), skip_uncounted=True, share_prefixes=True), n_head=2, device=torch.device("cpu")
     )
-    assert planner.passes(inputs, targets, 14)[0] is not planner.passes(inputs, targets, 14)[0]
+    assert next(planner.passes(inputs, targets, 14)) is not next(planner.passes(inputs, targets, 14))
     fixed = tuple(array.copy() for array in (inputs, targets))
     for array in fixed:
         array.flags.writeable = False
     (tree,) = planner.passes(*fixed, 14)
     assert isinstance(tree, Tree)
-    planner.passes(inputs, targets, 14)  # an evaluation in between
-    assert planner.passes(*fixed, 14)[0] is tree
+    next(planner.passes(inputs, targets, 14))  # an evaluation in between
+    assert next(planner.passes(*fixed, 14)) is tree
+    several = list(planner.passes(*fixed, 5))
+    assert len(several) == 3
+    assert next(planner.passes(*fixed, 5)) is not several[0]  # one by one, or micro-batches would not save memory
 
 
 @pytest.mark.parametrize("counted", [(3,), (1, 2, 3), None], ids=str)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
 
 # A tree is taken when it has at most this share of the positions it stands for: its attention reads scattered rows.
 MOST_NODES = 0.9
-LONGEST_SHARED = 32  # positions; up to here a row of queries and keys belongs to one warp of the CUDA core
+LONGEST_SHARED = 32  # positions; longer rows are texts, and those begin differently
+# PyTorch has embedding_bag there from 2.10 on (https://github.com/pytorch/pytorch/pull/162270); not tried on one.
+NEVER_SHARED_ON = ("mps",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,13 +46,15 @@ class PassPlanner:
     """
 
     def __init__(self, counted: tuple[int, ...] | None, *, skip_uncounted: bool, share_prefixes: bool) -> None:
+        assert counted != (), "no position counts"
         self._counted = None if counted is None else np.array(counted, dtype=np.int32)
         self._skip_uncounted, self._share_prefixes = skip_uncounted, share_prefixes
         self._last: tuple[np.ndarray, np.ndarray, int, list[Pass]] | None = None
 
     def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> list[Pass]:
         """Return the passes of one batch, (B, T) int32 each, in order; each takes up to `micro_batch_size` rows."""
-        if self._last is not None:
+        comes_again = not (inputs.flags.writeable or targets.flags.writeable)
+        if self._last is not None and comes_again:
             known_inputs, known_targets, size, passes = self._last
             if inputs is known_inputs and targets is known_targets and size == micro_batch_size:
                 return passes
@@ -57,7 +62,7 @@ class PassPlanner:
             self._plan(inputs[first : first + micro_batch_size], targets[first : first + micro_batch_size])
             for first in range(0, len(inputs), micro_batch_size)
         ]
-        if not (inputs.flags.writeable or targets.flags.writeable):
+        if comes_again:
             self._last = (inputs, targets, micro_batch_size, passes)
         return passes
 
@@ -74,3 +79,12 @@ class PassPlanner:
             if tree.n_nodes <= MOST_NODES * B * T:
                 return tree
         return RowPass(tokens=inputs, targets=wanted, counted=counted, trims_last=trims_last)
+
+
+def planner_of(spec: EngineSpec, device: str) -> PassPlanner:
+    """Return the planner of an engine of `spec` that computes on `device`."""
+    return PassPlanner(
+        spec.counted,
+        skip_uncounted=spec.engine.skip_uncounted,
+        share_prefixes=spec.engine.share_prefixes and device not in NEVER_SHARED_ON,
+    )

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 def embed(tokens: Tensor, embedding: Tensor) -> Tensor:
     """Return the rows (..., C) of `embedding` (Vp, C) for tokens (...) int64.
 
-    Going back adds to `embedding.grad` itself, where the output layer's gradient has come to by then.
+    Going back adds to `embedding.grad` itself, where the output layer's gradient has come to by then: `backward()`
+    gives all of the gradient, `torch.autograd.grad` would leave this part out.
     """
     rows = F.embedding(tokens, embedding.detach())
     if embedding.requires_grad and torch.is_grad_enabled():

@@ -2,13 +2,14 @@
 
 import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
-from gpt2lab.engine.passes import PassPlanner
+from gpt2lab.engine.passes import planner_of
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
 from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
@@ -38,13 +39,10 @@ class TorchEngine:
         self.step = 0
         self._result: StepResult | None = None
         self._spec = spec
-        tiles = mlp_tiles(spec.model, spec.rows, TORCH_COSTS[self.device], spec.engine.banded_products)
+        tiles = mlp_tiles(spec.model, spec.rows, TORCH_COSTS.get(self.device), spec.engine.banded_products)
         self._model = GPT.from_params(spec.model, params, tiles=tiles).to(self._device)
         self._parameters = list(self._model.parameters())
-        planner = PassPlanner(
-            spec.counted, skip_uncounted=spec.engine.skip_uncounted, share_prefixes=spec.engine.share_prefixes
-        )
-        self._planner = TorchPlanner(planner, n_head=spec.model.n_head, device=self._device)
+        self._planner = TorchPlanner(planner_of(spec, self.device), n_head=spec.model.n_head, device=self._device)
         self._optimizer = self._create_optimizer()
 
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
@@ -126,7 +124,7 @@ class TorchEngine:
         for p in self._parameters:
             p.grad = None
         n_counted = self._n_counted(targets)
-        total = torch.zeros((), device=self._device)
+        total = torch.zeros((), dtype=self._parameters[0].dtype, device=self._device)
         for rows in self._passes(inputs, targets):
             with self._autocast:
                 loss_sum = rows.loss_sum(self._model(rows))
@@ -135,7 +133,7 @@ class TorchEngine:
         self._model.clear_gradients_outside_bands()
         return total
 
-    def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> list[Rows | Tree]:
+    def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> Iterator[Rows | Tree]:
         return self._planner.passes(inputs, targets, self._spec.micro_batch_size or len(inputs))
 
     def _n_counted(self, targets: np.ndarray) -> int:

@@ -4,6 +4,8 @@
 queries everywhere or (`trimmed`) at what is counted; `loss_sum` and `n_correct` read the logits at what is counted.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -112,21 +114,27 @@ class Tree:
 
 
 class TorchPlanner:
-    """PassPlanner, with the passes' tensors on a device. Those of a batch that comes again are made once."""
+    """PassPlanner, with the passes' tensors on a device.
+
+    They are made when their turn comes, so that micro-batches bound the memory of the device. The one pass of a batch
+    that comes again is kept.
+    """
 
     def __init__(self, planner: PassPlanner, *, n_head: int, device: torch.device) -> None:
         self._planner, self._n_head, self._device = planner, n_head, device
-        self._last: tuple[list[Pass], list[Rows | Tree]] | None = None
+        self._last: tuple[list[Pass], Rows | Tree] | None = None
 
-    def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> list[Rows | Tree]:
-        """Return the passes of one batch, (B, T) int32 each, in order; each takes up to `micro_batch_size` rows."""
+    def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> Iterator[Rows | Tree]:
+        """Yield the passes of one batch, (B, T) int32 each, in order; each takes up to `micro_batch_size` rows."""
         planned = self._planner.passes(inputs, targets, micro_batch_size)
         if self._last is not None and self._last[0] is planned:
-            return self._last[1]
-        passes = [self._convert(part) for part in planned]
-        if not (inputs.flags.writeable or targets.flags.writeable):
-            self._last = planned, passes
-        return passes
+            yield self._last[1]
+            return
+        for part in planned:
+            converted = self._convert(part)
+            if len(planned) == 1 and not (inputs.flags.writeable or targets.flags.writeable):
+                self._last = planned, converted
+            yield converted
 
     def _convert(self, part: Pass) -> Rows | Tree:
         if isinstance(part, PrefixTree):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gpt2lab.engine.prefix_tree import PrefixTree
 
@@ -25,6 +26,7 @@ class SeenNodes:
 
     def __init__(self, tree: PrefixTree, queries: np.ndarray, n_head: int, device: torch.device) -> None:
         m, n, T = len(queries), tree.n_nodes, tree.path.shape[1]
+        assert T * m * n_head < 2**31, f"{T} x {m} x {n_head} slots are more than an int32 counts"
         heads = np.arange(n_head)
         seen = tree.path[queries].T  # (T, m)
         hidden = np.arange(T)[:, None] > tree.positions[queries]
@@ -87,6 +89,7 @@ class _TreeAttention(torch.autograd.Function):
         return out.view(q.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, weights = ctx.saved_tensors
         seen = ctx.seen
@@ -103,7 +106,7 @@ class _TreeAttention(torch.autograd.Function):
 
 def _dot(a: Tensor, a_rows: Tensor, b: Tensor, b_rows: Tensor) -> Tensor:
     """Return the dot products a[a_rows[i]] . b[b_rows[i]], (slots,)."""
-    # What autograd calls for the weights of an embedding_bag. The offsets are read by nothing but a check.
+    # Private to PyTorch: what autograd calls for the weights of an embedding_bag. Offsets are checked and not read.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(a, b, b_rows, a_rows[:0], a_rows, 0)
 
 

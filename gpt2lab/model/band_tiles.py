@@ -3,7 +3,7 @@
 The band connects hidden unit h and channel c where |h - 4c| <= w/2 (`bands.py`). So a tile of neighbouring hidden units
 needs a window of channels and no others, and a tile of channels a window of hidden units. Each tile with its window is
 an ordinary dense product on a part of the matrix as it lies in memory; what it holds outside the band is zero.
-Windows keep their width at the edges, where they are shifted inwards, so that products of a kind have one shape.
+At the edges windows are clipped, or keep their width and are shifted inwards, so that products have one shape.
 """
 
 from collections.abc import Mapping
@@ -35,13 +35,12 @@ class Cost:
 
 
 # PyTorch. cpu: fitted as tools/bench_band_costs.py does, to 11 cases of C = 128 and 384 in fp32 on two cores of an AMD
-# EPYC with AVX-512 that other programs used too; only their ratios matter. The others are not measured but derived:
-# cuda from an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; mps from the
-# M1's data sheet (2.6 TFLOP/s, 68 GB/s, values of four bytes).
+# EPYC with AVX-512 that other programs used too; only their ratios matter. cuda: not measured but derived from an H200
+# (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; in fp32 products take longer,
+# so tiles may pay where these costs say dense. Other devices (mps) were never tried: their products are dense.
 TORCH_COSTS = {
     "cpu": Cost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
     "cuda": Cost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
-    "mps": Cost(call_s=5e-6, multiply_add_s=7.7e-13, value_s=5.9e-11),
 }
 
 
@@ -100,13 +99,16 @@ def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
     return chosen
 
 
-def mlp_tiles(config: GPTConfig, rows: int, cost: Cost, enabled: bool = True) -> dict[str, int | None]:
+def mlp_tiles(config: GPTConfig, rows: int, cost: Cost | None, enabled: bool = True) -> dict[str, int | None]:
     """Return the hidden units per tile of each MLP matrix ("fc1", "fc2"); None where its products are dense.
 
-    `rows` is how many rows of activations a pass is expected to have; `enabled` is `engine.banded_products`.
+    `rows` is how many rows of activations a pass is expected to have, `cost` None on a device whose costs are not
+    known; `enabled` is `engine.banded_products`.
     """
     bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
-    return {name: choose_tile(config.n_embd, band, rows, cost) if enabled else None for name, band in bands.items()}
+    if cost is None or not enabled:
+        return dict.fromkeys(bands)
+    return {name: choose_tile(config.n_embd, band, rows, cost) for name, band in bands.items()}
 
 
 def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:

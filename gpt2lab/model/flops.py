@@ -72,7 +72,7 @@ def plain_counts(batch_size: int, seq_len: int) -> Counts:
 def training_flop(
     config: GPTConfig, counts: Counts, *, fc1_multiply_adds: int | None = None, fc2_multiply_adds: int | None = None
 ) -> int:
-    """Return the operations of matrix products and attention in a training step with these counts, exactly.
+    """Return the operations of matrix products and attention in a training step with these counts.
 
     `fc1_multiply_adds` and `fc2_multiply_adds` are those of an MLP matrix for one row, in its three products together:
     forward, gradient of the input, gradient of the weight. None: dense, 3 * 4C^2. Of the scores only causal pairs

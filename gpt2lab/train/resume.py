@@ -3,6 +3,7 @@
 from typing import Any
 
 from gpt2lab.errors import ArchiveError, ConfigError, DataError
+from gpt2lab.model.bands import banded_tensors
 from gpt2lab.record.checkpoint import Checkpoint
 from gpt2lab.record.metrics import drop_rows_after
 from gpt2lab.record.provenance import collect
@@ -68,6 +69,10 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
     if checkpoint.step > 0 and not expected <= checkpoint.state.keys():
         missing = sorted(expected - checkpoint.state.keys())[0]
         raise ArchiveError(f"{run.state}: no array {missing}; the file was not written by this version")
+    for name, mask in banded_tensors(parts.model).items():
+        for moment in "mv":
+            if checkpoint.step > 0 and checkpoint.state[f"{moment}.{name}"][:, ~mask].any():
+                raise ArchiveError(f"{run.state}: {moment}.{name} is not zero outside the band; the file is damaged")
     if checkpoint.step > parts.config.train.max_steps:
         raise ConfigError(
             f"train.max_steps={parts.config.train.max_steps}: the run in {run.path} has done {checkpoint.step} steps "

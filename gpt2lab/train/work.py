@@ -12,7 +12,7 @@ from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_bands import choose_mlp_tiles
 from gpt2lab.engine.numerics import Numerics
 from gpt2lab.engine.ops.banded_linear import PRODUCTS, alignment, product_blocks
-from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
+from gpt2lab.engine.passes import Pass, RowPass, planner_of
 from gpt2lab.model.band_tiles import TORCH_COSTS, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.model.flops import Counts, plain_counts, training_flop
 from gpt2lab.schema import EngineName
@@ -34,9 +34,8 @@ class Work:
 
 def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray, *, device: str = "cpu") -> Work:
     """Return the work of an update on one batch, (B, T) int32 each; `device` is where PyTorch computes."""
-    engine, model = spec.engine, spec.model
-    planner = PassPlanner(spec.counted, skip_uncounted=engine.skip_uncounted, share_prefixes=engine.share_prefixes)
-    passes = planner.passes(inputs, targets, spec.micro_batch_size or len(inputs))
+    model = spec.model
+    passes = planner_of(spec, device).passes(inputs, targets, spec.micro_batch_size or len(inputs))
     counts = count_passes(passes)
     tiles = mlp_tiles_of(spec, device)
     return Work(
@@ -58,7 +57,7 @@ def mlp_tiles_of(spec: EngineSpec, device: str) -> Tiles:
     """Return how the products of both MLP matrices are cut: for passes of all positions, whatever is left out."""
     if spec.engine.name is EngineName.cuda:
         return {name: asdict(tiles) for name, tiles in choose_mlp_tiles(spec).items()}
-    chosen = mlp_tiles(spec.model, spec.rows, TORCH_COSTS[device], spec.engine.banded_products)
+    chosen = mlp_tiles(spec.model, spec.rows, TORCH_COSTS.get(device), spec.engine.banded_products)
     return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in chosen.items()}
 
 
