@@ -1,7 +1,7 @@
 """Blocks of a band: together they hold every kept weight, and no two write the same place."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt2lab.model.band_tiles import Cost, block_multiply_adds, channel_blocks, choose_tile, hidden_blocks, mlp_tiles
@@ -30,9 +30,34 @@ def test_blocks_hold_every_kept_weight_and_share_no_tile(n_embd, band, size):
         assert len({window.stop - window.start for window in windows}) == 1
 
 
+@given(n_embd=st.integers(1, 40), band=st.integers(1, 200), size=st.integers(1, 70))
+@example(n_embd=4, band=1, size=1)  # three hidden units of four need no channel
+@example(n_embd=5, band=10**6, size=7)
+def test_clipped_windows_hold_what_their_tile_needs_and_no_more(n_embd, band, size):
+    kept = band_mask(n_embd, band)
+    by_hidden, by_channels = (blocks(n_embd, band, size, clipped=True) for blocks in (hidden_blocks, channel_blocks))
+    windows = [(block.channels, kept[block.hidden].any(axis=0)) for block in by_hidden]
+    windows += [(block.hidden, kept[:, block.channels].any(axis=1)) for block in by_channels]
+    for window, needed in windows:
+        (places,) = needed.nonzero()
+        assert 0 <= window.start <= window.stop <= len(needed)
+        assert window.stop - window.start == (places[-1] + 1 - places[0] if len(places) else 0)
+        assert len(places) == 0 or window.start == places[0]
+    for blocks in (by_hidden, by_channels):
+        held = np.zeros_like(kept)
+        for block in blocks:
+            held[block.hidden, block.channels] = True
+        assert (held >= kept).all()
+    assert [i for b in by_hidden for i in range(b.hidden.start, b.hidden.stop)] == list(range(4 * n_embd))
+    assert [i for b in by_channels for i in range(b.channels.start, b.channels.stop)] == list(range(n_embd))
+
+
 def test_multiply_adds_are_those_of_the_blocks():
-    blocks = hidden_blocks(768, 256, 128)
-    assert block_multiply_adds(blocks) == 24 * 128 * 96
+    assert block_multiply_adds(hidden_blocks(768, 256, 128)) == 24 * 128 * 96
+    # A tile of 256 hidden units needs 256/4 channels and 32 more on both sides; the first and the last on one.
+    assert block_multiply_adds(hidden_blocks(768, 256, 256, clipped=True)) == 256 * (10 * 128 + 2 * 96)
+    # A tile of 64 channels needs 4 * 63 + 1 hidden units and 128 on both sides; after the last centre there are 3.
+    assert block_multiply_adds(channel_blocks(768, 256, 64, clipped=True)) == 64 * (10 * 509 + 381 + 384)
 
 
 def test_a_tile_is_chosen_only_where_it_is_cheaper_than_dense():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from proof import UNIT_ROUNDOFF, compare, tolerance
 from tiny_models import TORCH, batch, config, engine, random_params, tokens_for
@@ -69,7 +69,6 @@ def assert_products_are_those_of_the_masked_matrix(
     assert torch.equal(layer.from_matrix(layer.to_matrix(layer.weight.grad)), layer.weight.grad)
 
 
-@settings(deadline=None)
 @given(n_embd=st.integers(1, 48), band=BANDS, tile=st.integers(1, 100), rows=st.integers(1, 70), widens=st.booleans())
 @example(n_embd=20, band=7, tile=6, rows=5, widens=True)
 @example(n_embd=20, band=64, tile=16, rows=33, widens=False)
@@ -82,7 +81,6 @@ def test_a_layer_of_gpt2_width_multiplies_as_the_masked_matrix_does(widens):
     assert_products_are_those_of_the_masked_matrix(768, 256, 64, 9, widens=widens)
 
 
-@settings(deadline=None)
 @given(n_embd=st.integers(1, 40), band=BANDS, tile=st.integers(1, 100), widens=st.booleans())
 def test_a_matrix_comes_back_as_it_was_given(n_embd, band, tile, widens):
     mask = mask_of(n_embd, band, widens=widens)
@@ -94,7 +92,6 @@ def test_a_matrix_comes_back_as_it_was_given(n_embd, band, tile, widens):
             layer.from_matrix(torch.ones(mask.shape))
 
 
-@settings(deadline=None)
 @given(n_embd=st.integers(1, 40), band=BANDS, widens=st.booleans())
 def test_clearing_leaves_what_the_mask_keeps(n_embd, band, widens):
     mask = mask_of(n_embd, band, widens=widens)

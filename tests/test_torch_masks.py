@@ -7,6 +7,7 @@ import pytest
 import torch
 from proof import UNIT_ROUNDOFF, compare, tolerance
 from tiny_models import TORCH, config, random_params
+from torch.nn import functional
 
 from gpt2lab.engine.base import EngineSpec, create_engine
 from gpt2lab.engine.passes import PassPlanner
@@ -70,6 +71,23 @@ def test_loss_gradients_and_accuracy_are_those_of_plain_rows(counted, switches, 
     assert (one.n_correct, one.n_counted) == (other.n_correct, other.n_counted)
     assert one.loss_sum == pytest.approx(other.loss_sum, rel=allowed)
     assert one.n_counted == 14 * len(counted or range(T))
+
+
+@pytest.mark.parametrize("switches", [PLAIN, *SWITCHES.values()], ids=["plain", *SWITCHES])
+@pytest.mark.parametrize("micro", [None, 5, 1])
+def test_losses_of_passes_are_added_up_as_precisely_as_they_are_computed(micro, switches):
+    counted = (1, 2, 3)
+    allowed = (2 * SHAPE.n_layer + 1) * tolerance(terms=14 * T, compute="fp64", store="fp64")
+    for inputs, targets in (equations(seed) for seed in range(8)):
+        made = engine(switches, counted, micro_batch_size=micro)
+        tokens, wanted = (torch.from_numpy(array).long() for array in (inputs, targets))
+        with torch.no_grad():
+            logits = made._model(Rows(tokens))[:, list(counted)]
+        mean = functional.cross_entropy(logits.flatten(0, 1), wanted[:, list(counted)].flatten()).item()
+        assert made.loss_and_gradients(inputs, targets)[0] == pytest.approx(mean, rel=allowed, abs=0)
+        assert made.evaluate(inputs, targets).loss == pytest.approx(mean, rel=allowed, abs=0)
+        made.train_step(inputs, targets, learning_rate=0.0)
+        assert made.result().loss == pytest.approx(mean, rel=allowed, abs=0)
 
 
 @pytest.mark.parametrize("counted", POSITIONS, ids=str)

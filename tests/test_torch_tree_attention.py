@@ -42,7 +42,7 @@ def of_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, node_of: np.ndarr
 
 
 @given(case=trees(), n_head=st.integers(1, 3), HS=st.integers(1, 5))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_tree_attends_as_each_of_its_rows_by_itself(case, n_head, HS):
     tree, node_of, queries = case
     n, C = tree.n_nodes, n_head * HS

@@ -51,7 +51,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(cases())
 def test_any_tree_is_right(case):
     assert failed(proof.check_case(Bench(HostDevice(), Precision.fp32, case))) == []
