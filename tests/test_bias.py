@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from proof import compare
 from proofs import bias as proof
 from proofs.arrays import Arrays
@@ -64,7 +66,21 @@ def test_chunks_cover_all_rows_and_stay_few() -> None:
     for rows in (1, 63, 64, 65, 1000, 16384, 16385, 65536, 10**6):
         rows_per_chunk, chunks = row_chunks(rows)
         assert (chunks - 1) * rows_per_chunk < rows <= chunks * rows_per_chunk and chunks <= MAX_CHUNKS
-        assert partials_size(rows, 7) == chunks * 7
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100_000), st.integers(1, 100_000), st.integers(1, 9))
+@example(20_000, 16_380, 768)
+def test_scratch_that_was_planned_is_enough_for_fewer_rows_too(rows: int, others: int, n: int) -> None:
+    fewer = min(rows, others)
+    assert row_chunks(fewer)[1] * n <= partials_size(rows, n) <= MAX_CHUNKS * n
+
+
+def test_too_little_scratch_is_refused() -> None:
+    arrays = Arrays(HostDevice(), Precision.fp32)
+    dy, dbias = arrays.act(arrays.normal(65, 8))[0], arrays.float(arrays.normal(8))[0]
+    with pytest.raises(AssertionError, match="scratch of 15 float, 16 needed"):
+        Bias(arrays.device, arrays.numerics, n=8).backward(dbias=dbias, dy=dy, partials=arrays.empty_float(15))
 
 
 def test_a_block_is_a_power_of_two_of_packs_wide() -> None:

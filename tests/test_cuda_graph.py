@@ -1,15 +1,18 @@
 """A step that is recorded once and replayed, on a host device that records as a card does."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 from tiny_models import CUDA_ON_HOST, batch, config
 
+from gpt2lab.engine import passes
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine.cuda_passes import DevicePass
 from gpt2lab.engine.device import Array, Module
 from gpt2lab.engine.host_gemm import HostGemm
 from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
@@ -123,3 +126,46 @@ def test_trees_that_differ_from_step_to_step_take_few_graphs(counted, micro):
     assert 1 <= device.captures <= len(replayed._updates) <= len(sizes) / 2
     for name, array in (queued.parameters() | queued.moments()).items():
         np.testing.assert_array_equal((replayed.parameters() | replayed.moments())[name], array, err_msg=name)
+
+
+def uploaded(trained: CudaEngine, rows: np.ndarray, *, repeats: bool = False) -> list[DevicePass]:
+    planned = trained._training.passes(rows, rows, trained._workload.micro_batch_size)
+    return trained._uploads.upload(planned, repeats=repeats)
+
+
+def test_trees_of_rows_of_different_lengths_take_graphs_of_their_own(monkeypatch):
+    monkeypatch.setattr(passes, "MOST_NODES", 1.0)
+    spec = EngineSpec(
+        model=config(max_seq_len=3, n_embd=8), optim=OptimConfig(), engine=CUDA_ON_HOST, batch_size=3, seq_len=3
+    )
+    device = RecordingDevice()
+    queued, replayed = (CudaEngine(spec, init_params(spec.model, seed=0), each) for each in (HostDevice(), device))
+    replayed._graph = True
+    # Trees of as many nodes and logits, padding counted, of as many targets: only the width of `path` differs.
+    batches = [np.array(rows, dtype=np.int32) for rows in ([[1, 2], [1, 3], [1, 2]], [[1, 2, 3], [1, 2, 4]])]
+    (short,), (long,) = (uploaded(replayed, rows) for rows in batches)
+    assert (short.T, short.n_logits, short.place) == (long.T, long.n_logits, long.place)
+    for rows in (batches[0], batches[0], batches[1], batches[1], batches[0]):
+        for trained in (queued, replayed):
+            trained.train_step(rows, rows + 1, learning_rate=1e-2)
+        assert replayed.result() == queued.result()
+    assert device.captures == 2
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_a_pass_begins_at_the_same_place_whatever_kinds_the_passes_before_it_are(repeats):
+    model = config(max_seq_len=6, n_embd=8, n_layer=1)
+    spec = EngineSpec(
+        model=model, optim=OptimConfig(), engine=CUDA_ON_HOST, batch_size=30, micro_batch_size=10, seq_len=6
+    )
+    trained = CudaEngine(spec, init_params(model, seed=0), HostDevice())
+    shared = np.ones((10, 6), dtype=np.int32)
+    apart = (np.arange(60, dtype=np.int32).reshape(6, 10).T) % 17
+    keys, places = set(), set()
+    for kinds in itertools.product((shared, apart), repeat=3):
+        rows = np.concatenate(kinds)
+        found = uploaded(trained, rows, repeats=repeats)
+        assert [of.tree is not None for of in found] == [kind is shared for kind in kinds]
+        keys |= {(i, of.key) for i, of in enumerate(found)}
+        places.add(tuple(of.place[0] for of in found))
+    assert len(places) == 1 and len(keys) == 2 * 3

@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tiny_models import CUDA_ON_HOST, config, spec_for, tokens_for
 
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_memory import plan_memory, workload_of
+from gpt2lab.engine.cuda_memory import partials_size, plan_memory, workload_of
 from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.ops import layer_norm
 from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine.ops.bias import row_chunks
+from gpt2lab.engine.ops.tree_attention import key_work_sizes
 from gpt2lab.errors import EngineError
 from gpt2lab.model.init import init_params
 from gpt2lab.schema import Precision
@@ -37,6 +42,21 @@ def test_what_was_planned_is_what_is_allocated(tiles, precision, counted):
     wide = [slot for slot in plan.slots.values() if slot.group == "gradients of activations"]
     assert len(wide) == 3
     assert plan.slots["logits"].shape == (2 * (10 if counted is None else 1), model.padded_vocab_size)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 20_000), st.integers(1, 1000))
+@example(20, 900, 16_260, 768)
+def test_the_scratch_of_a_pass_is_enough_for_every_smaller_one(B, seq_len, rows, n_embd):
+    model = config(max_seq_len=1024, n_embd=n_embd, n_head=1)
+    numerics = Numerics.of(HostDevice(), Precision.bf16)
+    workload = workload_of(spec_for(model, None, CUDA_ON_HOST, batch_size=B, seq_len=seq_len))
+    planned = partials_size(model, numerics, workload, B * seq_len)
+    rows = min(rows, B * seq_len)  # of a smaller last pass, of counted positions alone, or of a tree
+    assert row_chunks(rows)[1] * 4 * n_embd <= planned
+    assert layer_norm.partials_size(numerics, rows, n_embd) <= planned
+    if workload.shares:
+        assert key_work_sizes(rows, rows, seq_len)[2] * 2 * n_embd <= planned
 
 
 def test_parameters_lie_in_the_order_of_a_checkpoint():

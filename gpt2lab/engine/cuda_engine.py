@@ -65,6 +65,7 @@ class CudaEngine:
             self._device,
             self._arena["passes"],
             vocab_size=self._config.padded_vocab_size,
+            shares=self._workload.shares,
             counted=counted,
             slots=slots,
         )

@@ -157,7 +157,7 @@ def _arrays(
 
 
 def partials_size(config: GPTConfig, numerics: Numerics, workload: Workload, rows: int) -> int:
-    """Return the floats that the two-stage sums of one pass need at most; they run one after the other."""
+    """Return the floats that the two-stage sums of passes of up to `rows` rows need at most, one after the other."""
     C = config.n_embd
     widest = max(bias.partials_size(rows, width) for width in (C, 3 * C, 4 * C))
     widest = max(widest, layer_norm.partials_size(numerics, rows, C), grad_norm.partials_size(numerics, config))

@@ -1,8 +1,8 @@
 """The passes of a batch on the device: whole numbers that say which rows there are, what they see and what is counted.
 
-Each pass has one block of the arena's array `passes`, as long as the largest pass of so many sequences can need, so
-that where an array lies follows from the shape of the batch alone and a recorded step finds it. A block is filled on
-the host and copied at once.
+Each pass has one block of the arena's array `passes`. It begins behind the most that the passes before it can need, so
+that where an array lies follows from the shape of the batch and the kind of this pass, and a recorded step finds it. A
+block is filled on the host and copied at once.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class DevicePass:
         if self.tree is None:
             return key
         of = self.tree
-        return (*key, *(len(work) for work in (of.items, of.sums, of.counted_items, of.counted_sums)))
+        return (*key, of.path.shape[1], *(len(work) for work in (of.items, of.sums, of.counted_items, of.counted_sums)))
 
 
 def block_lengths(B: int, T: int, n: int, vocab_size: int, *, tree: bool) -> dict[str, int]:
@@ -90,10 +90,20 @@ class PassUploads:
     """Fills the array `passes` of the arena; passes that are the same list as before are there already."""
 
     def __init__(
-        self, device: Device, arena_passes: Array, *, vocab_size: int, counted: Array | None, slots: Array | None
+        self,
+        device: Device,
+        arena_passes: Array,
+        *,
+        vocab_size: int,
+        shares: bool,
+        counted: Array | None,
+        slots: Array | None,
     ) -> None:
-        """Take the positions that are counted in every row, (n,) int32, and their inverse; None = all of them."""
-        self._device, self._passes, self._vocab_size = device, arena_passes, vocab_size
+        """Take the positions that are counted in every row, (n,) int32, and their inverse; None = all of them.
+
+        `shares`: passes may be trees.
+        """
+        self._device, self._passes, self._vocab_size, self._shares = device, arena_passes, vocab_size, shares
         self._counted, self._slots = counted, slots
         self._known: list[Pass] | None = None  # that come again, with their values and their arrays
         self._staged: list[tuple[np.ndarray, DevicePass]] = []
@@ -139,7 +149,7 @@ class PassUploads:
                 found[i] = {"tokens": each.tokens.ravel(), "order": order, "segments": segments}
                 found[i]["targets"] = each.targets.ravel()
             staged.append(self._stage(each, found[i], sizes[i], first))
-            first = staged[-1][1].place[1]
+            first += block_size(*sizes[i], self._vocab_size, shares=self._shares)
         return staged
 
     def _size(self, each: Pass) -> tuple[int, int, int]:

@@ -39,6 +39,7 @@ class Bias:
         lanes, blocks_per_row = row_blocks(n // self._pack)
         rows_per_chunk, chunks = row_chunks(rows)
         partials = partials[: chunks * n]
+        assert partials.size == chunks * n, f"bias: scratch of {partials.size} float, {chunks * n} needed"
         self._module.launch(
             "bias_backward_partial",
             blocks_per_row * chunks,
@@ -62,8 +63,11 @@ class Bias:
 
 
 def partials_size(rows: int, n: int) -> int:
-    """Return how many floats of scratch `Bias.backward` needs for dy (rows,N)."""
-    return row_chunks(rows)[1] * n
+    """Return how many floats of scratch are enough for `Bias.backward` with dy (rows,N), or with fewer rows.
+
+    Chunks themselves may become more when rows become fewer: 20,000 rows make 254 of them, 16,380 rows 256.
+    """
+    return min(MAX_CHUNKS, ceil_div(rows, MIN_ROWS_PER_CHUNK)) * n
 
 
 def row_chunks(rows: int) -> tuple[int, int]:
