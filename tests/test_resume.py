@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tiny_runs import ENGINES, QUIET, TINY, assert_same_state, numbers, run, status, stop_at
 
 from gpt2lab.run import main
@@ -213,3 +216,16 @@ def test_a_time_limit_counts_each_session_anew(workplace):
     assert main([f"resume={path}"]) == 0
     assert status(path)["step"] > first + 10
     assert status(path)["training_s"] >= 0.4
+
+
+def test_moments_outside_the_band_are_refused_by_name(workplace, capsys):
+    stopped = run(*QUIET, "sparsity=banded", "fc1_band=12", "fc2_band=12", "schedule=constant", "train.max_steps=2")
+    file = stopped / "state.safetensors"
+    with safe_open(file, "numpy") as state:
+        arrays, meta = {name: state.get_tensor(name) for name in state.keys()}, state.metadata()  # noqa: SIM118
+    arrays["v.fcw"] = np.ones_like(arrays["v.fcw"])
+    save_file(arrays, file, meta)
+    capsys.readouterr()
+    assert main([f"resume={stopped}", "train.max_steps=4"]) == 5
+    [message] = capsys.readouterr().err.splitlines()
+    assert "state.safetensors: v.fcw is not zero outside the band" in message
