@@ -101,10 +101,10 @@ def test_clearing_leaves_what_the_mask_keeps(n_embd, band, widens):
     assert torch.equal(cleared, matrix * mask)
 
 
-@pytest.mark.parametrize("widens", WIDENS.values(), ids=WIDENS)
-def test_bfloat16_rounds_no_more_than_a_dense_product_under_autocast(widens):
+def bfloat16_errors(seed: int, *, widens: bool) -> tuple[list[float], list[float]]:
+    """Return squared relative errors of output, input, weight and bias gradient: in tiles, and of a dense layer."""
     mask = mask_of(96, 64, widens=widens)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(mask.shape, generator=generator) * mask
     bias, x, upstream = (
         torch.randn(shape, generator=generator) for shape in (len(mask), (50, len(mask.T)), (50, len(mask)))
@@ -113,32 +113,57 @@ def test_bfloat16_rounds_no_more_than_a_dense_product_under_autocast(widens):
     with torch.no_grad():
         dense.weight.copy_(matrix)
         dense.bias.copy_(bias)
-    layer = layer_of(matrix, bias, 64, 32)
+    exact = [x.double() @ matrix.double().T + bias.double(), upstream.double() @ matrix.double()]
+    exact += [upstream.double().T @ x.double() * mask, upstream.double().sum(0)]
 
-    def products(module: nn.Module) -> list[Tensor]:
+    def errors(module: nn.Module) -> list[float]:
         given_x = x.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = module(given_x)
         assert out.dtype == torch.bfloat16
         out.backward(upstream.bfloat16())
-        grads = [p.grad for p in module.parameters() if p.grad is not None]
-        assert [grad.dtype for grad in grads] == [torch.float32] * 2
-        return [out.detach(), given_x.grad, grads[0], grads[1]]
+        of_weight, of_bias = (p.grad for p in module.parameters())
+        assert of_weight.dtype == of_bias.dtype == torch.float32
+        of_matrix = module.to_matrix(of_weight) if isinstance(module, BandedLinear) else of_weight * mask
+        found = (out.detach(), given_x.grad, of_matrix, of_bias)
+        return [
+            float((value - expected).square().sum() / expected.square().sum())
+            for value, expected in zip(found, exact, strict=True)
+        ]
 
-    exact = [x.double() @ matrix.double().T + bias.double(), upstream.double() @ matrix.double()]
-    exact += [upstream.double().T @ x.double() * mask, upstream.double().sum(0)]
-    found, reference = products(layer), products(dense)
-    found[2], reference[2] = layer.to_matrix(found[2]), reference[2] * mask
-    for ours, theirs, expected in zip(found, reference, exact, strict=True):
-        scale = expected.abs().max()
-        # both round the same operands and each sum once; only the order of the float32 sums differs
-        assert (ours - expected).abs().max() <= (theirs - expected).abs().max() + UNIT_ROUNDOFF["bf16"] * scale
-        assert (ours - expected).norm() <= 1.05 * (theirs - expected).norm()
+    return errors(layer_of(matrix, bias, 64, 32)), errors(dense)
 
 
-TILES = {"fc1": 8, "fc2": 5}
+@pytest.mark.parametrize("widens", WIDENS.values(), ids=WIDENS)
+def test_bfloat16_errs_no_more_than_a_dense_product_under_autocast(widens):
+    n_seeds = 8
+    ours, theirs = np.array([bfloat16_errors(seed, widens=widens) for seed in range(n_seeds)]).swapaxes(0, 1)
+    # Both round the same operands and each sum once; only the order of the float32 sums may differ. So the mean over
+    # seeds may be above the dense one by what that is uncertain by itself, its standard error.
+    uncertain = theirs.std(axis=0, ddof=1) / n_seeds**0.5
+    assert (theirs.mean(axis=0) > (UNIT_ROUNDOFF["bf16"] / 4) ** 2).all()  # else nothing was rounded to bfloat16
+    assert (ours.mean(axis=0) <= theirs.mean(axis=0) + uncertain).all()
+
+
+TILES: dict[str, int | None] = {"fc1": 8, "fc2": 5}
 WHOLE: dict[str, int | None] = {"fc1": None, "fc2": None}
 SHAPE = config(fc1_band=9, fc2_band=14)
+WIDER_THAN_ALL = 10**6
+# Width, bands of FC1 and FC2 (0: dense), hidden units of their tiles.
+TRAINED = [
+    (12, (9, 14), (8, 5)),
+    (20, (1, 1), (6, 16)),
+    (20, (2, 7), (1, 33)),
+    (20, (7, 2), (16, 80)),
+    (20, (0, 7), (None, 9)),
+    (20, (WIDER_THAN_ALL, WIDER_THAN_ALL), (16, 7)),
+    (20, (7, WIDER_THAN_ALL), (6, None)),
+    (48, (64, 64), (64, 50)),
+    (96, (256, 0), (64, None)),
+    (96, (0, 256), (None, 128)),
+    (96, (256, 64), (100, 64)),
+    (768, (256, 256), (256, 192)),
+]
 
 
 def matrices(model: GPT, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -152,16 +177,29 @@ def matrices(model: GPT, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return found
 
 
-def test_a_model_in_tiles_trains_as_the_masked_one():
-    params, eps, rate = random_params(SHAPE), 1e-8, 1e-2
-    rows = Rows(*(torch.from_numpy(array).long() for array in tokens_for(SHAPE)))
-    models = [GPT.from_params(SHAPE, params, dtype=torch.float64, tiles=tiles) for tiles in (TILES, WHOLE)]
+@pytest.mark.parametrize(("n_embd", "bands", "tiles"), TRAINED, ids=str)
+def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
+    shape = config(
+        n_layer=1 if n_embd > 96 else 2,
+        n_embd=n_embd,
+        max_seq_len=5,
+        vocab_size=17,
+        padded_vocab_size=19,
+        fc1_band=bands[0],
+        fc2_band=bands[1],
+    )
+    # Smaller weights where a sum has more of them, so that activations are as large at every width; and an eps far
+    # above gradients that are rounding alone (of key biases).
+    params, eps, rate = random_params(shape, std=0.2 * (12 / n_embd) ** 0.5), 1e-4, 1e-2
+    rows = Rows(*(torch.from_numpy(array).long() for array in tokens_for(shape)))
+    cut = dict(zip(WHOLE, tiles, strict=True))
+    models = [GPT.from_params(shape, params, dtype=torch.float64, tiles=tiles) for tiles in (cut, WHOLE)]
     optimizers = [torch.optim.AdamW(m.parameters(), lr=rate, eps=eps, weight_decay=0.1) for m in models]
-    masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(SHAPE).items()}
-    # Relative error of any gradient.
-    allowed = tolerance(terms=rows.n_counted * SHAPE.n_hidden, compute="fp64", roundings=0)
+    masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(shape).items()}
+    # Error of a gradient relative to the largest of its tensor.
+    allowed = tolerance(terms=rows.n_counted * shape.n_hidden, compute="fp64", roundings=0)
     drift = 0.0  # bound on the difference of a parameter: a step divides a gradient by eps at least
-    for _ in range(20):
+    for _ in range(20 if n_embd <= 96 else 5):  # the widest takes a third of a second each
         losses = []
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
@@ -175,13 +213,13 @@ def test_a_model_in_tiles_trains_as_the_masked_one():
         slope = sum(np.abs(gradient).sum() for gradient in expected.values())
         assert losses[0] == pytest.approx(losses[1], rel=allowed, abs=slope * drift)
         if drift == 0:
-            scale = max(np.abs(gradient).max() for gradient in expected.values())  # of key biases all is rounding
             for key, gradient in expected.items():
-                np.testing.assert_allclose(found[key], gradient, rtol=0, atol=allowed * scale, err_msg=key)
+                check = compare(key, found[key], gradient, allowed)
+                assert check.passed, str(check)
         drift += rate * allowed * max(np.abs(gradient).max() for gradient in expected.values()) / eps
         for optimizer in optimizers:
             optimizer.step()
-    assert drift < rate / 100
+    assert drift < rate / 1e6
     found, expected = (matrices(m, dict(m.named_parameters())) for m in models)
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=0, atol=drift, err_msg=key)
