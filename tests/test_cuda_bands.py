@@ -1,6 +1,8 @@
 """The CUDA core with banded products: which it chooses, and that whole updates are those of dense and masked ones."""
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from gpt2lab.engine.base import EngineSpec, create_engine
 from gpt2lab.engine.cuda_bands import choose_mlp_tiles, product_seconds
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.ops.banded_linear import DENSE, PRODUCTS, MlpTiles, Tiles
+from gpt2lab.engine.ops.banded_linear import DENSE, PRODUCTS, BandedProducts, MlpTiles, PointerTables, Tiles
 from gpt2lab.model import band_tiles
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
@@ -181,12 +183,30 @@ def test_products_are_banded_where_that_promises_to_be_faster():
         {"kind": {"banded_products": False}},
         {"n_embd": 128, "fc1_band": 1024, "fc2_band": 1024},  # keeps everything
         {"n_embd": 780},  # rows of 780 values: tensor cores want multiples of 8
+        {"n_embd": 774, "kind": {"precision": Precision.tf32}},  # of 4
         {"n_embd": 128},  # 44 % of the weights are kept
     ],
     ids=str,
 )
 def test_products_are_dense_where_a_band_would_not_pay_or_is_switched_off(changes):
     assert choose_mlp_tiles(large(**changes)) == DENSE
+
+
+@pytest.mark.parametrize(("precision", "n_embd"), [(Precision.tf32, 1036), (Precision.fp32, 1037)])
+def test_a_width_that_tensor_cores_cannot_read_matters_only_where_they_would(precision, n_embd):
+    assert choose_mlp_tiles(large(n_embd=n_embd, kind={"precision": precision})) != DENSE
+
+
+@pytest.mark.parametrize(("tile", "shapes"), [(256, 1), (512, 1), (640, 2), (1024, 1), (2048, 2)])
+def test_blocks_of_one_shape_are_one_launch(tile, shapes, monkeypatch):
+    monkeypatch.setattr(cuda_bands, "LAUNCH_S", 1.0)
+    for name, product in itertools.product(("fc1", "fc2"), PRODUCTS):
+        seconds = product_seconds(name, product, tile, 768, 256, 64, Precision.fp32)
+        blocks = BandedProducts(
+            SimpleNamespace(), PointerTables(None), name, n_embd=768, band=256, tiles=Tiles(**{product: tile}), align=4
+        )
+        bias_alone = (name, product) == ("fc2", "forward")
+        assert int(seconds) - bias_alone == shapes == sum(map(len, blocks._indices.values()))
 
 
 def test_one_matrix_may_be_banded_and_the_other_not():

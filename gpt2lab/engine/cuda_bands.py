@@ -1,9 +1,9 @@
 """Which products of the MLP the CUDA core computes block by block along their band, and how large the blocks are.
 
-On a card the blocks of a product are one launch, so their number costs nothing. What decides is whether they keep all
-multiprocessors busy, the activations that are read and written once more because batches have no epilogue, and the
-operations saved. The model below has these three. It was not measured: `CudaEngine(..., mlp_tiles=...)` takes any
-tiles, so that they can be.
+On a card the blocks of one shape are one launch: where the tile divides the matrix all of a product, otherwise all but
+the last block. What decides is whether they keep all multiprocessors busy, the activations that are read and written
+once more because batches have no epilogue, and the operations saved. The model below has these three and the launches.
+It was not measured: `CudaEngine(..., mlp_tiles=...)` takes any tiles, so that they can be.
 """
 
 from gpt2lab.engine.base import EngineSpec
@@ -11,7 +11,7 @@ from gpt2lab.engine.ops.banded_linear import DENSE, PRODUCTS, MlpTiles, Tiles, a
 from gpt2lab.model.bands import is_dense
 from gpt2lab.schema import Precision
 
-TILES = (64, 128, 192, 256, 384, 512, 768, 1024)  # hidden units; larger than a processor's, as one launch does them all
+TILES = (64, 128, 192, 256, 384, 512, 768, 1024)  # hidden units; larger than a processor's, as a launch does many
 
 # One H200. Operations per second: bf16 measured at 8192^3, tf32 and fp32 from the data sheet. Copies: measured.
 FLOP_PER_S = {Precision.bf16: 790e12, Precision.tf32: 494e12, Precision.fp32: 67e12}
@@ -29,8 +29,9 @@ def choose_mlp_tiles(spec: EngineSpec) -> MlpTiles:
     The same on every device: the host is there to prove what a card runs.
     """
     config, precision = spec.model, spec.engine.precision
-    # With any other width blocks begin where tensor cores cannot read.
-    if not spec.engine.banded_products or config.n_embd % alignment(2):
+    # Tensor cores, which fp32 does not use, cannot read where blocks begin in a matrix of another width.
+    aligned_to = 1 if precision is Precision.fp32 else alignment(_item_bytes(precision))
+    if not spec.engine.banded_products or config.n_embd % aligned_to:
         return DENSE
     rows = min(spec.micro_batch_size or spec.batch_size, spec.batch_size) * (spec.seq_len or config.max_seq_len)
     bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
@@ -57,7 +58,7 @@ def product_seconds(
 ) -> float:
     """Return what one product of matrix `name` is expected to take, with what it costs to have no epilogue."""
     C, F = n_embd, 4 * n_embd
-    item = 2 if precision is Precision.bf16 else 4
+    item = _item_bytes(precision)
     rate = FLOP_PER_S[precision]
     if tile is None:
         # All of the card works: where results are few the library splits the sums.
@@ -81,8 +82,13 @@ def product_seconds(
     if precision is Precision.bf16:
         again |= {("fc1", "forward"): 2 * F, ("fc2", "input"): 2 * F}
     extra = rows * again.get((name, product), 0) * item
-    launches = 1 + (extra > 0)
+    launches = len(set(map(block_shape, blocks))) + (extra > 0)
     return launches * LAUNCH_S + max(work, moved / BYTES_PER_S) + extra / BYTES_PER_S
+
+
+def _item_bytes(precision: Precision) -> int:
+    """Return the bytes of one value of an activation."""
+    return 2 if precision is Precision.bf16 else 4
 
 
 def _up(size: int) -> int:

@@ -1,4 +1,4 @@
-"""The products of a linear layer whose weight is banded: block by block along the band, all blocks of a size at once.
+"""The products of a linear layer whose weight is banded: block by block along the band, all of one shape at once.
 
 `BandedProducts` stands where `Linear` expects a Gemm. The weight stays dense in memory, with zeros outside its band:
 each block is a part of it as it lies there (`model/band_tiles.py`), and what a block holds outside the band adds
@@ -40,12 +40,14 @@ DENSE: MlpTiles = {"fc1": Tiles(), "fc2": Tiles()}
 class PointerTables:
     """Hands out the parts of one array (n,) int64."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array | None) -> None:
+        """Take None where nobody will ask for any."""
         self._array, self._used = array, 0
 
     def take(self, size: int) -> Array:
         """Return the next (size,) int64, which nobody else gets."""
         first, self._used = self._used, self._used + size
+        assert self._array is not None, "pointer tables: none were planned"
         planned = self._array.shape[0]
         assert self._used <= planned, f"pointer tables: {self._used} entries, planned {planned}"
         return self._array[first : self._used]
@@ -159,7 +161,7 @@ def block_shape(block: Block) -> tuple[int, int]:
 
 
 def mlp_products(
-    gemm: Gemm, numerics: Numerics, config: GPTConfig, tiles: MlpTiles, table: Array
+    gemm: Gemm, numerics: Numerics, config: GPTConfig, tiles: MlpTiles, table: Array | None
 ) -> dict[str, Products]:
     """Return what multiplies for "fc1" and "fc2": `gemm` itself where everything is dense.
 
