@@ -44,7 +44,7 @@ CASES = (
     Case(B=1, T=5, NH=3, HS=7),
     Case(B=5, T=8, NH=4, HS=32),  # more heads than one block takes
     Case(B=1, T=31, NH=1, HS=64),
-    Case(B=2, T=32, NH=1, HS=80),
+    Case(B=2, T=32, NH=1, HS=64),
     Case(B=2, T=1, NH=1, HS=20, longest_short=0),
     Case(B=3, T=33, NH=1, HS=20),
     Case(B=1, T=65, NH=2, HS=64),
@@ -57,7 +57,7 @@ CASES = (
     Case(B=1, T=65, NH=1, HS=64, large_scores=True),
     Case(B=3, T=1, NH=2, HS=7, positions=(0,)),
     Case(B=2, T=5, NH=2, HS=32, positions=(0,)),  # keys that no query sees
-    Case(B=9, T=5, NH=2, HS=20, positions=(4,)),
+    Case(B=9, T=5, NH=2, HS=32, positions=(4,)),
     Case(B=2, T=32, NH=3, HS=7, positions=tuple(range(1, 32, 2))),
     Case(B=1, T=1, NH=2, HS=20, positions=(0,), longest_short=0),
     Case(B=3, T=5, NH=1, HS=20, positions=(1, 3), longest_short=0),
