@@ -13,7 +13,7 @@ UNIT_ROUNDOFF = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One comparison; errors are relative to the largest magnitude of the reference."""
+    """One comparison; errors are relative to the largest magnitude of the reference, or of what it sums."""
 
     name: str
     error: float
@@ -42,4 +42,20 @@ def compare(name: str, found: np.ndarray, expected: np.ndarray, allowed: float) 
     assert np.shape(found) == np.shape(expected), f"{name}: {np.shape(found)}, expected {np.shape(expected)}"
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     error = float(np.abs(np.asarray(found, dtype=np.float64) - expected).max(initial=0.0)) / scale
+    return Check(name=name, error=error, tolerance=allowed)
+
+
+def compare_sums(
+    name: str, found: np.ndarray, expected: np.ndarray, summed: np.ndarray, *, terms: int, compute: str, store: str
+) -> Check:
+    """Return what `compare` does, for sums of terms that may cancel; `summed`, float64: the sums of |terms|.
+
+    Adding errs relative to what is added, so error and tolerance are relative to the largest of `summed`; rounding
+    when the value is stored remains relative to the largest value.
+    """
+    assert np.shape(found) == np.shape(expected), f"{name}: {np.shape(found)}, expected {np.shape(expected)}"
+    scale = float(np.max(summed)) or 1.0
+    error = float(np.abs(np.asarray(found, dtype=np.float64) - expected).max()) / scale
+    rounded = UNIT_ROUNDOFF[store] * float(np.abs(expected).max()) / scale
+    allowed = tolerance(terms=terms, compute=compute, roundings=0) + rounded
     return Check(name=name, error=error, tolerance=allowed)

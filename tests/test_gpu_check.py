@@ -1,10 +1,12 @@
 """tools/gpu_check.py, rehearsed on the host device: what it proves, measures and writes, not how fast anything is."""
 
+import gc
 import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,11 +33,14 @@ KERNELS |= {"cross entropy forward", "cross entropy backward"}
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """tools/gpu_check.py, with its package `gpu`."""
     monkeypatch.syspath_prepend(PROJECT / "tools")
     monkeypatch.setattr(sys, "path", list(sys.path))  # it adds folders of its own
-    return importlib.import_module("gpu_check")
+    module = importlib.import_module("gpu_check")
+    gc.freeze()  # it collects garbage before each measurement: not among all that the test session holds
+    yield module
+    gc.unfreeze()
 
 
 def written(folder: Path) -> dict:

@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proofs import tree_attention as proof
 from proofs.tree_attention import Bench, Case
@@ -53,6 +53,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 @settings(max_examples=25)
 @given(cases())
+@example(Case(B=1, T=3, V=0, NH=1, HS=1, chunk=1))  # scores whose gradients nearly cancel
 def test_any_tree_is_right(case):
     assert failed(proof.check_case(Bench(HostDevice(), Precision.fp32, case))) == []
 
