@@ -1,7 +1,7 @@
 """Timed checks: what a step, the tracking around it and a start cost on this machine.
 
 python tools/bench.py bands masks peers tracking   the rows of the README's table; about six minutes
-python tools/bench.py                              those, startup and archive
+python tools/bench.py                              those, curve (a step by the width of its bands), startup and archive
 python tools/bench.py --commit ...                 and write them as JSON into tools/benchmarks/
 python tools/bench.py profile                      the most costly operations of the steps
 
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from bench_archive import bench_archive
 from bench_bands import bench_bands
+from bench_curve import bench_curve
 from bench_masks import bench_masks
 from bench_peers import bench_peers
 from bench_profile import bench_profile
@@ -148,6 +149,7 @@ CASES = {
     "masks": bench_masks,
     "peers": bench_peers,
     "tracking": bench_tracking,
+    "curve": bench_curve,
     "startup": bench_startup,
     "archive": bench_archive,
 }
