@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpt2lab.data import Batches, Source, read_source
+from gpt2lab.data import read_source
 from gpt2lab.engine.base import EngineSpec, check_spec
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_of
@@ -26,7 +26,7 @@ from gpt2lab.schema import (
     TokenizerName,
     counted_positions,
 )
-from gpt2lab.train.setup import choose_seq_len, model_shape
+from gpt2lab.train.setup import choose_seq_len, model_shape, training_batches
 from gpt2lab.train.work import Work, work_of
 
 VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
@@ -68,7 +68,7 @@ def make_plan(config: RunConfig) -> Plan:
         vocab_size = config.model.vocab_size or VOCAB_SIZES[config.data.tokenizer]
     seq_len = choose_seq_len(config, row_len)
     counted = counted_positions(config.task_position, seq_len, answer_span)
-    first_batch = _first_batch(config, source, seq_len) if source else None
+    first_batch = training_batches(config, source, seq_len).batch(0) if source else None
     batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     return Plan(
         model=model_shape(config, vocab_size),
@@ -80,18 +80,6 @@ def make_plan(config: RunConfig) -> Plan:
         engine=config.engine,
         first_batch=first_batch,
     )
-
-
-def _first_batch(config: RunConfig, source: Source, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    batches = Batches(
-        source.splits["train"],
-        seq_len=seq_len,
-        batch_size=config.train.batch_size,
-        order=config.data.order,
-        seed=config.seed,
-        row_len=source.row_len,
-    )
-    return batches.batch(0)
 
 
 def spec_of(plan: Plan) -> EngineSpec:

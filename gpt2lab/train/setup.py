@@ -57,14 +57,7 @@ def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> 
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
     seq_len = choose_seq_len(config, source.row_len)
-    batches = Batches(
-        source.splits["train"],
-        seq_len=seq_len,
-        batch_size=config.train.batch_size,
-        order=config.data.order,
-        seed=config.seed,
-        row_len=source.row_len,
-    )
+    batches = training_batches(config, source, seq_len)
     spec = EngineSpec(
         model=model,
         optim=config.optim,
@@ -77,6 +70,18 @@ def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> 
     if check_engine:
         check_spec(spec)
     return spec, batches
+
+
+def training_batches(config: RunConfig, source: Source, seq_len: int) -> Batches:
+    """Return the batches that a run trains on. Raises DataError for a batch larger than the split."""
+    return Batches(
+        source.splits["train"],
+        seq_len=seq_len,
+        batch_size=config.train.batch_size,
+        order=config.data.order,
+        seed=config.seed,
+        row_len=source.row_len,
+    )
 
 
 def choose_seq_len(config: RunConfig, row_len: int | None) -> int:

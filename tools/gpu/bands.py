@@ -1,8 +1,8 @@
 """The products of a banded MLP one by one: every tile size beside the dense product, right first and then timed.
 
 The three products of FC1 and FC2 as a layer does them: y = x @ weight^T, dx = dy @ weight, dweight += dy^T @ x. Blocks
-of one product go as one batch of pointers, windows begin and end where tensor cores can read. From these times follow
-what a batch costs by itself, and what its operations cost by size of block: the constants of the cost model.
+go as `BandedProducts` has them in a step. From these times follow what a batch costs by itself, and what its operations
+cost by size of block: the constants of the cost model.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 from proof import compare, tolerance
 
+from gpt2lab.engine.cuda_bands import TILES
 from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.ops.banded_linear import (
+    PRODUCTS,
+    TRANSPOSES,
+    BandedProducts,
+    PointerTables,
+    Tiles,
+    alignment,
+    product_blocks,
+)
 from gpt2lab.errors import EngineError
-from gpt2lab.model.band_tiles import Block, block_multiply_adds, channel_blocks, hidden_blocks
+from gpt2lab.model.band_tiles import Block, block_multiply_adds
 from gpt2lab.model.bands import band_mask, is_dense
 from gpt2lab.schema import Precision
 from gpu.clock import time_calls
 from gpu.memory import empty, random_act, release
-
-TILES = (64, 128, 192, 256, 384, 512, 768, 1024)  # hidden units
-# How an operand is transposed in each product.
-PRODUCTS = {"forward": (False, True), "input": (False, False), "weight": (True, False)}
-ALIGNMENT_BYTES = 16
-_ALL = slice(None)
-
-Index = tuple[slice, slice]
 
 
 def measure_bands(
@@ -72,7 +74,7 @@ class _Bench:
 
     def measure(self, product: str, tile: int | None) -> dict[str, Any]:
         blocks = None if tile is None else self.blocks(product, tile)
-        multiply = self.dense(product) if blocks is None else self.in_blocks(product, blocks)
+        multiply = self.in_blocks(product, tile, len(blocks)) if tile and blocks else self.dense(product)
         out = self.operands(product)[0]
         self.device.fill_zero(out)
         multiply()
@@ -103,7 +105,7 @@ class _Bench:
         }[product]
 
     def options(self, product: str) -> dict[str, bool]:
-        transpose_a, transpose_b = PRODUCTS[product]
+        transpose_a, transpose_b = TRANSPOSES[product]
         return {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": product == "weight"}
 
     def dense(self, product: str) -> Callable[[], None]:
@@ -111,40 +113,24 @@ class _Bench:
         return lambda: self.gemm.matmul(*operands, **options)
 
     def blocks(self, product: str, tile: int) -> list[Block]:
-        """Return the blocks of a product; no two write the same place."""
-        align = ALIGNMENT_BYTES // self.numerics.act_dtype.itemsize
-        C, F = self.n_embd, 4 * self.n_embd
-        if product == "weight" or (self.name == "fc1") == (product == "forward"):
-            found = hidden_blocks(C, self.band, tile)
-            return list(map(Block, [b.hidden for b in found], _aligned([b.channels for b in found], C, align)))
-        found = channel_blocks(C, self.band, max(1, tile // 4))
-        return list(map(Block, _aligned([b.hidden for b in found], F, align), [b.channels for b in found]))
+        """Return the blocks of a product."""
+        align = alignment(self.numerics.act_dtype.itemsize)
+        return product_blocks(self.name, product, n_embd=self.n_embd, band=self.band, tile=tile, align=align)
 
-    def in_blocks(self, product: str, blocks: list[Block]) -> Callable[[], None]:
-        """Return a function that multiplies all blocks, those of one shape as one batch."""
-        batches: dict[tuple[int, int], list[tuple[Index, Index, Index]]] = {}
-        for block in blocks:
-            shape = (block.hidden.stop - block.hidden.start, block.channels.stop - block.channels.start)
-            batches.setdefault(shape, []).append(self.index(product, block))
-        calls = []
-        for indices in batches.values():
-            views = [[x[index[i]] for index in indices] for i, x in enumerate(self.operands(product))]
-            table = None
-            if self.device.name == "cuda":
-                table = empty(self.device, (pointer_table_size(len(indices)),), np.int64)
-            calls.append(self.gemm.prepare_pointers(*views, table=table, **self.options(product)))
-
-        def multiply() -> None:
-            for call in calls:
-                call()
-
-        return multiply
-
-    def index(self, product: str, block: Block) -> tuple[Index, Index, Index]:
-        """Return which part of out, a and b belongs to a block."""
-        outs, ins = (block.hidden, block.channels) if self.name == "fc1" else (block.channels, block.hidden)
-        y, x, weight = (_ALL, outs), (_ALL, ins), (outs, ins)
-        return {"forward": (y, x, weight), "input": (x, y, weight), "weight": (weight, y, x)}[product]
+    def in_blocks(self, product: str, tile: int, n_blocks: int) -> Callable[[], None]:
+        """Return a function that multiplies block by block, as a step does."""
+        table = empty(self.device, (pointer_table_size(n_blocks),), np.int64)
+        products = BandedProducts(
+            self.gemm,
+            PointerTables(table),
+            self.name,
+            n_embd=self.n_embd,
+            band=self.band,
+            tiles=Tiles(**{product: tile}),
+            align=alignment(self.numerics.act_dtype.itemsize),
+        )
+        operands, options = self.operands(product), self.options(product)
+        return lambda: products.matmul(*operands, **options)
 
     def error(self, product: str, found: np.ndarray) -> float:
         """Return how far a product is from the dense one, which comes first. Raises EngineError beyond rounding."""
@@ -163,10 +149,3 @@ class _Bench:
         if not check.passed:
             raise EngineError(f"banded products: {check}")
         return check.error
-
-
-def _aligned(windows: list[slice], end: int, align: int) -> list[slice]:
-    """Return windows of one width that hold these and begin and end at multiples of `align`, or at `end`."""
-    spans = [(w.start // align * align, min(-(-w.stop // align) * align, end)) for w in windows]
-    width = max(last - first for first, last in spans)
-    return [slice(first, first + width) for first in (min(first, end - width) for first, _ in spans)]

@@ -71,7 +71,7 @@ class BandedProducts:
                 by_shape: dict[tuple[int, ...], list[tuple[Index, Index, Index]]] = {}
                 for block in blocks:
                     by_shape.setdefault(block_shape(block), []).append(_indices(name, product, block))
-                self._indices[_TRANSPOSES[product]] = list(by_shape.values())
+                self._indices[TRANSPOSES[product]] = list(by_shape.values())
         self._table_parts: dict[tuple[object, ...], list[Array]] = {}
         self._calls: dict[tuple[object, ...], list[Callable[[], None]]] = {}
 
@@ -122,7 +122,7 @@ class BandedProducts:
 
 
 # transpose_a and transpose_b by which a product is known.
-_TRANSPOSES = {"forward": (False, True), "input": (False, False), "weight": (True, False)}
+TRANSPOSES = {"forward": (False, True), "input": (False, False), "weight": (True, False)}
 
 
 def _indices(name: str, product: str, block: Block) -> tuple[Index, Index, Index]:
