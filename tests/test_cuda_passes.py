@@ -50,13 +50,13 @@ def rows_of(kind: str, seed: int = 0, B: int = 9) -> tuple[np.ndarray, np.ndarra
     return inputs, targets
 
 
-# Kinds of batches, each with the share of positions up to which a tree is taken: 1.0 makes one of whatever comes.
+# Kinds of batches, each with what a node is taken to cost more than a position: 0 makes a tree of whatever comes.
 BATCHES = [
-    ("shared beginnings", passes.MOST_NODES),
-    ("all rows equal", passes.MOST_NODES),
-    ("nothing shared", passes.MOST_NODES),
-    ("nothing shared", 1.0),
-    ("one row", 1.0),
+    ("shared beginnings", passes.EXTRA_PER_POSITION),
+    ("all rows equal", passes.EXTRA_PER_POSITION),
+    ("nothing shared", passes.EXTRA_PER_POSITION),
+    ("nothing shared", 0),
+    ("one row", 0),
 ]
 
 
@@ -105,8 +105,8 @@ def test_every_switch_leaves_loss_gradients_and_accuracy_as_they_are(monkeypatch
         trained_with(switches, counted, HostDevice(float64=True), model, micro_batch_size=micro)
         for switches, micro in sorted(runs, key=lambda run: run[0] == PLAIN)
     ]
-    for kind, most_nodes in BATCHES:
-        monkeypatch.setattr(passes, "MOST_NODES", most_nodes)
+    for kind, extra in BATCHES:
+        monkeypatch.setattr(passes, "EXTRA_PER_POSITION", extra)
         inputs, targets = rows_of(kind)
         limit = limit_of(model, inputs.size, compute="fp64", store="fp64")
         loss, _ = plain.loss_and_gradients(inputs, targets)

@@ -1,7 +1,9 @@
 """Timed checks: what a step, the tracking around it and a start cost on this machine.
 
 python tools/bench.py bands masks peers tracking   the rows of the README's table; about six minutes
-python tools/bench.py                              those, curve (a step by the width of its bands), startup and archive
+python tools/bench.py curve                        a step by the width of its bands
+python tools/bench.py costs sharing                what the choice of tiles and of trees rests on
+python tools/bench.py                              all of those, startup and archive
 python tools/bench.py --commit ...                 and write them as JSON into tools/benchmarks/
 python tools/bench.py profile                      the most costly operations of the steps
 
@@ -26,12 +28,14 @@ from typing import Any
 
 import torch
 from bench_archive import bench_archive
+from bench_band_costs import bench_band_costs
 from bench_bands import bench_bands
 from bench_curve import bench_curve
 from bench_masks import bench_masks
 from bench_peers import bench_peers
 from bench_profile import bench_profile
 from bench_rows import BENCHMARKS, ROWS
+from bench_sharing import bench_sharing
 from rich.console import Console
 
 from gpt2lab.compose import compose
@@ -150,6 +154,8 @@ CASES = {
     "peers": bench_peers,
     "tracking": bench_tracking,
     "curve": bench_curve,
+    "costs": bench_band_costs,
+    "sharing": bench_sharing,
     "startup": bench_startup,
     "archive": bench_archive,
 }

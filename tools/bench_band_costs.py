@@ -1,15 +1,12 @@
-"""Timed layers of bands: fits the cost of products on this machine, and holds the chosen tiles against the best ones.
-
-python tools/bench_band_costs.py [--quick]
+"""Layers of bands: what their products cost, and the chosen tiles against the best: the case `costs` of tools/bench.py.
 
 A measurement is forward and backward of FC1 and FC2 with one band: six products. All tiles of a case run in turns
 within one process, and the least time of each counts, because other programs only ever add to it. With one thread
 (OMP_NUM_THREADS=1) it is processor time, to which waiting for others does not add.
 """
 
-import argparse
-import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,16 +14,15 @@ import torch
 from torch import nn
 
 from gpt2lab.engine.torch_banded import BandedLinear
-from gpt2lab.engine.torch_device import device_name
 from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Cost, block_multiply_adds, choose_tile, hidden_blocks
 
 CASES = [  # C, band, rows
-    *((128, band, rows) for band in (64, 128, 256) for rows in (256, 2048)),
-    *((384, band, rows) for band in (64, 256, 512) for rows in (256, 1024)),
-    *((768, band, rows) for band in (256, 512) for rows in (256, 1024)),
+    *((128, band, rows) for band in (64, 128, 256, 384) for rows in (256, 2048)),
+    *((384, band, rows) for band in (64, 256, 512, 1024) for rows in (256, 1024)),
+    *((768, band, rows) for band in (256, 512, 1024, 2048) for rows in (256, 1024)),
     (1024, 256, 512),
 ]
-QUICK = [(128, 64, 256), (128, 256, 2048), (384, 256, 256)]
+ROUNDS = 25
 PRODUCTS = 6  # forward, input gradient and weight gradient of two layers
 
 
@@ -56,10 +52,10 @@ class Layers:
         return clock() - started
 
 
-def measure(n_embd: int, band: int, rows: int, rounds: int) -> dict[int, float]:
+def measure(n_embd: int, band: int, rows: int) -> dict[int, float]:
     """Return {tile, or 0 for dense: least seconds per product}."""
     layers = {tile: Layers(n_embd, band, tile, rows) for tile in (0, *TILES) if tile < 4 * n_embd}
-    times = [{tile: one.seconds() for tile, one in layers.items()} for _ in range(rounds)]
+    times = [{tile: one.seconds() for tile, one in layers.items()} for _ in range(ROUNDS)]
     return {tile: min(row[tile] for row in times) / PRODUCTS for tile in layers}
 
 
@@ -83,32 +79,33 @@ def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> Cost:
     return Cost(call_s=call_s, multiply_add_s=multiply_add_s, value_s=value_s)
 
 
-def chosen(case: tuple[int, int, int], times: dict[int, float], cost: Cost) -> dict[str, Any]:
-    """Return what `choose_tile` takes for a case, the best one measured, and how much longer the choice takes."""
-    tile, best = choose_tile(*case, cost) or 0, min(times, key=times.__getitem__)
+def chosen(case: tuple[int, int, int], times: dict[int, float]) -> dict[str, Any]:
+    """Return what `choose_tile` takes for a case, and how much longer that takes than the best one measured."""
+    tile, best = choose_tile(*case, TORCH_COSTS["cpu"]) or 0, min(times, key=times.__getitem__)
+    n_embd, band, rows = case
     return {
-        "n_embd, band, rows": case,
-        "chosen": tile or "dense",
-        "best": best or "dense",
-        "chosen_over_best": round(times[tile] / times[best], 3),
-        "dense_over_chosen": round(times[0] / times[tile], 3),
+        "n_embd": n_embd,
+        "band": band,
+        "rows": rows,
+        "product_ms": {name(tile): 1000 * seconds for tile, seconds in times.items()},
+        "chosen": name(tile),
+        "best": name(best),
+        "chosen_over_best": times[tile] / times[best],
+        "dense_over_chosen": times[0] / times[tile],
     }
 
 
-def bench_band_costs(*, quick: bool = False) -> dict[str, Any]:
+def name(tile: int) -> str:
+    return str(tile) if tile else "dense"
+
+
+def bench_band_costs() -> dict[str, Any]:
     """Measure, fit, and compare the choices of the constants in use with the best tiles measured."""
-    measured = {case: measure(*case, rounds=3 if quick else 25) for case in (QUICK if quick else CASES)}
-    fitted, used = fit(measured), TORCH_COSTS["cpu"]
+    measured = {case: measure(*case) for case in CASES}
+    choices = [chosen(case, times) for case, times in measured.items()]
     return {
-        "cpu": device_name(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "fitted": {name: getattr(fitted, name) for name in Cost.__slots__},
-        "used": {name: getattr(used, name) for name in Cost.__slots__},
-        "choices": [chosen(case, times, used) for case, times in measured.items()],
+        "fitted": asdict(fit(measured)),
+        "used": asdict(TORCH_COSTS["cpu"]),
+        "worst_chosen_over_best": max(choice["chosen_over_best"] for choice in choices),
+        "choices": choices,
     }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three small cases, three rounds")
-    print(json.dumps(bench_band_costs(quick=parser.parse_args().quick), indent=1))

@@ -13,8 +13,9 @@ import numpy as np
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
 
-# A tree is taken when it has at most this share of the positions it stands for: its attention reads scattered rows.
-MOST_NODES = 0.9
+# A node takes longer than a position of a row, because its attention gathers scattered keys and values: by this share
+# for each position of a row. `python tools/bench.py sharing` measures it on a CPU; on a card it never was.
+EXTRA_PER_POSITION = 1 / 80
 LONGEST_SHARED = 32  # positions; longer rows are texts, and those begin differently
 # PyTorch has embedding_bag there from 2.10 on (https://github.com/pytorch/pytorch/pull/162270); not tried on one.
 NEVER_SHARED_ON = ("mps",)
@@ -76,7 +77,7 @@ class PassPlanner:
         B, T = inputs.shape
         if self._share_prefixes and T <= LONGEST_SHARED:
             tree = build_tree(inputs, wanted, counted, trims_last=trims_last)
-            if tree.n_nodes <= MOST_NODES * B * T:
+            if tree.n_nodes * (1 + EXTRA_PER_POSITION * T) <= B * T:
                 return tree
         return RowPass(tokens=inputs, targets=wanted, counted=counted, trims_last=trims_last)
 
