@@ -234,9 +234,13 @@ def generalisation(results: SweepResults) -> Finding | None:
     text = f"Phases: {listed(phases)}."
     if medians:
         first, last = min(medians, key=lambda each: each[0]), max(medians, key=lambda each: each[0])
-        text += f" The median step to validation accuracy {found.threshold:g} is earliest in {first[1]} "
-        text += f"({numbers.count(first[0])})"
-        text += f" and latest, where it was reached, in {last[1]} ({numbers.count(last[0])})." if last != first else "."
+        text += f" The median step to validation accuracy {found.threshold:g} is "
+        if len(labelled) == 1:
+            text += f"{numbers.count(first[0])}."
+        else:
+            text += f"earliest in {first[1]} ({numbers.count(first[0])})"
+            latest = f" and latest, where it was reached, in {last[1]} ({numbers.count(last[0])})"
+            text += f"{latest if last != first else ''}."
     if never:
         text += f" In {listed(never, MOST_ARMS)} no run reached it"
         beyond = [cell.val.median_beyond for label, cell in labelled if label in never and cell.val is not None]

@@ -93,7 +93,7 @@ def main_caption(found: Comparison, baseline: str | None) -> str:
     """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
     unit = metric_unit(found.metric)
     text = f"{metric_name(found.metric)}{f' in {unit}' if unit else ''} at step {found.step:,}; "
-    text += f"{interval_words(found.metric)}."
+    text += f"{interval_words(found.metric, (row.estimate.interval for row in found.rows))}."
     if baseline is None:
         return text
     text += f" Differences are to {baseline}, paired by seed"

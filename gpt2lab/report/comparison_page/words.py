@@ -1,5 +1,6 @@
 """Small wordings that tables, figures and sentences of a comparison share."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from gpt2lab.record.sweep import WORDS, Word
@@ -105,10 +106,12 @@ def mean_std_of(metric: str, estimate: Estimate | None) -> Markdown:
 
 
 def within(ends: Interval | None, metric: str) -> Interval | None:
-    """Return the interval of a mean of `metric`; of an accuracy only what lies between 0 and 1."""
-    if ends is None or not metric.endswith("_accuracy"):
-        return ends
-    return max(ends[0], 0.0), min(ends[1], 1.0)
+    """Return the part of the interval of a mean of `metric` that a mean can lie in: no loss is below 0."""
+    if ends is None:
+        return None
+    lowest = 0.0 if metric.endswith(("_loss", "_accuracy")) else -math.inf
+    highest = 1.0 if metric.endswith("_accuracy") else math.inf
+    return max(ends[0], lowest), min(ends[1], highest)
 
 
 def interval_of(metric: str, ends: Interval | None) -> Markdown:
@@ -117,10 +120,11 @@ def interval_of(metric: str, ends: Interval | None) -> Markdown:
     return Markdown(f"{show(ends[0])}{NO_BREAK}to {show(ends[1])}" if ends else numbers.MISSING)
 
 
-def interval_words(metric: str) -> str:
-    """Say what the intervals of the means of `metric` are."""
-    cut = ", of which only what lies between 0 and 1 is shown" if metric.endswith("_accuracy") else ""
-    return f"intervals are 95 %, by Student's t{cut}"
+def interval_words(metric: str, intervals: Iterable[Interval | None]) -> str:
+    """Say what the intervals of means of `metric` are, and whether they are shown whole."""
+    cut = any(within(ends, metric) != ends for ends in intervals)
+    possible = "between 0 and 1" if metric.endswith("_accuracy") else "above 0"
+    return "intervals are 95 %, by Student's t" + (f", of which only what lies {possible} is shown" if cut else "")
 
 
 def unbroken(text: str) -> Markdown:
