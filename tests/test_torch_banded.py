@@ -199,7 +199,7 @@ def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
     # Error of a gradient relative to the largest of its tensor.
     allowed = tolerance(terms=rows.n_counted * shape.n_hidden, compute="fp64", roundings=0)
     drift = 0.0  # bound on the difference of a parameter: a step divides a gradient by eps at least
-    for _ in range(20 if n_embd <= 96 else 5):  # the widest takes a third of a second each
+    for _ in range(20):
         losses = []
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
