@@ -158,6 +158,17 @@ def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:
     assert "Of 16 runs that ended, 9 generalised" in page and "of 16 runs that ended, 9 generalised." in page
 
 
+def test_a_key_that_follows_a_factor_is_named_beside_it(banded: Path) -> None:
+    plan = json.loads((banded / PLAN).read_text())
+    for job in plan["jobs"]:
+        del job["values"]["fc2_band"]
+    change(banded, jobs=plan["jobs"], varies=["fc1_band", "seed"])
+    keep_jobs(banded, 0, 1, 2, 9, 10, 11, 18, 19, 20)  # dense, both 128, both 256
+    method = section(report(banded), "Method")
+    assert row(method, "fc1_band")[1] == row(method, "fc2_band (follows)")[1] == "0, 128, 256"
+    assert row(method, "seed")[1] == "1, 2, 3"
+
+
 def test_writing_twice_gives_the_same_bytes_and_old_figures_go(grokking: Path) -> None:
     report(grokking)
     first = {path: path.read_bytes() for path in grokking.rglob("*") if path.is_file()}

@@ -1,11 +1,12 @@
 """The tables of a sweep's page: (heads, rows, line below), empty where there is nothing to show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison.arms import differing_keys
 from gpt2lab.report.comparison.compare import Comparison, Row
 from gpt2lab.report.comparison.costs import Cost
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
@@ -285,6 +286,17 @@ def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
 
 
 def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
-    """Return (key, values) of what varies, and the seeds."""
-    rows = [(key, ", ".join(dict.fromkeys(typed(cell.values[key]) for cell in cells))) for key in cells[0].values]
+    """Return (key, values) of what varies, of what followed from it in the runs' configs, and the seeds."""
+    rows = [(key, _settings(cell.values[key] for cell in cells)) for key in cells[0].values]
+    runs = [cell.runs[0] for cell in cells if cell.runs]
+    followed = dict.fromkeys(key for run in runs[1:] for key in differing_keys(runs[0], run))
+    rows += [
+        (f"{key} (follows)", _settings(run.config.get(key) for run in runs))
+        for key in followed
+        if key not in cells[0].values
+    ]
     return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows
+
+
+def _settings(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(typed, values)))
