@@ -48,6 +48,7 @@ from gpt2lab.schema import (
         (lambda: RunConfig(fc2_band=-2, sparsity=SparsityName.banded), r"fc2_band=-2"),
         (lambda: RunConfig(train=TrainConfig(seq_len=300)), r"train\.seq_len=300 is above model\.max_seq_len=256"),
         (lambda: RunConfig(task_position=256), r"go from 0 to 255"),
+        (lambda: RunConfig(task_position=[4, 2]), r"task_position=\[4, 2\]: it ends before it begins"),
         (
             lambda: RunConfig(train=TrainConfig(batch_size=4, micro_batch_size=8)),
             r"train\.micro_batch_size=8 is above train\.batch_size=4",

@@ -28,6 +28,14 @@ def test_a_grid_runs_in_one_directory_and_its_plan_says_what_varies(workplace, c
     assert "4 jobs, 4 finished" in shown
 
 
+def test_the_command_names_an_axis_once_when_it_takes_the_place_of_an_experiments(workplace):
+    assert main([*SHORT, "experiment=band_cost", "fc1_band=32,0", "seed=1"]) == 0
+    [sweep] = sweeps()
+    assert [job.values for job in sweep.jobs] == [{"fc1_band": 32}, {"fc1_band": 0}]
+    axes = [item for item in sweep.command if item.startswith(("fc1_band", "seed"))]
+    assert axes == ["fc1_band=32,0", "seed=1"]
+
+
 def test_a_run_that_stands_twice_in_a_grid_runs_once(workplace, capsys):
     assert main(["-m", *SHORT, "seed=5,5,6"]) == 0
     assert "job 1 of the grid is the same run as job 0: left out" in capsys.readouterr().out

@@ -43,7 +43,7 @@ def provenance_rows(inputs: Inputs) -> list[tuple[str, Any]]:
     hashes += [(f"Data, {name}", value) for name, value in (fact("provenance.data.files") or {}).items()]
     tracker = fact("status.tracker")
     rows: list[tuple[str, Any]] = [
-        ("Command as given", code(shlex.join(map(str, command))) if command else None),
+        ("Command", code(shlex.join(map(str, command))) if command else None),
         ("Commit", _commit(inputs)),
         ("Run", code(fact("provenance.run_id")) if fact("provenance.run_id") else None),
         ("Started, ended (UTC)", _period(inputs)),

@@ -99,6 +99,8 @@ def counted_positions(
         first, last = task_position
     else:
         raise ConfigError(f"task_position={task_position}: {expected}")
+    if first > last:
+        raise ConfigError(f"task_position={task_position}: it ends before it begins; {expected}")
     if not 0 <= first <= last < seq_len:
         raise ConfigError(
             f"task_position={task_position}: positions of this run go from 0 to {seq_len - 1}; {expected}"

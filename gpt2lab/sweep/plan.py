@@ -112,7 +112,9 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source
                 pending.append(job)
         jobs.append(job)
     notes += [f"{directory / job.folder} is no job of this grid: left there, not counted" for job in known.values()]
-    overrides = tuple(item for item in grid.overrides if item.partition("=")[0].lstrip("+") not in _OF_ONE_START)
+    # Of an axis of the config's own and one given for the same key, the one given is what holds.
+    last = {item.partition("=")[0].lstrip("+"): item for item in grid.overrides}
+    overrides = tuple(item for key, item in last.items() if key not in _OF_ONE_START)
     sweep = Sweep(
         path=directory,
         sweep_id=earlier.sweep_id if earlier else uuid4().hex,
