@@ -14,8 +14,9 @@ from gpt2lab.engine.base import EngineSpec, create_engine
 from gpt2lab.engine.cuda_bands import choose_mlp_tiles, product_seconds
 from gpt2lab.engine.cuda_engine import CudaEngine
 from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.ops.banded_linear import DENSE, PRODUCTS, BandedProducts, MlpTiles, PointerTables, Tiles
+from gpt2lab.engine.ops.banded_linear import DENSE, BandedProducts, MlpTiles, PointerTables, Tiles
 from gpt2lab.model import band_tiles
+from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
@@ -216,9 +217,9 @@ def test_one_matrix_may_be_banded_and_the_other_not():
 
 def test_what_was_chosen_is_said():
     banded = CudaEngine(spec_for(MODEL, None, CUDA_ON_HOST), init_params(MODEL, seed=0), mlp_tiles=TILES["fc1 alone"])
-    assert banded.device_details["mlp_tiles"] == {
+    assert banded.mlp_tiles == {
         "fc1": {"forward": 7, "input": 20, "weight": 1},
         "fc2": {"forward": None, "input": None, "weight": None},
     }
     by_itself = create_engine(spec_for(MODEL, None, CUDA_ON_HOST), init_params(MODEL, seed=0))
-    assert set(by_itself.device_details["mlp_tiles"]["fc1"].values()) == {None}  # far too small to pay
+    assert set(by_itself.mlp_tiles["fc1"].values()) == {None}  # far too small to pay

@@ -51,8 +51,8 @@ def test_a_plain_batch_is_6n_12lct_without_what_is_not_multiplied_and_with_causa
 
 
 def test_half_the_addition_table_with_only_the_answer_counted_is_a_fifth_of_the_plain_batch():
-    work = work_of(spec_of(EQUATIONS, (4,)), *equations())
-    assert (work.positions, work.counts.rows, work.shares) == (37_632, 9_603, True)
+    work = work_of(spec_of(EQUATIONS, (4,)), *equations(), device="cpu")
+    assert (work.positions, work.counts.rows, work.trees) == (37_632, 9_603, 1)
     assert work.counts.last_rows == work.counts.logit_rows == 4_704
     assert work.flop_dense / work.flop_done == pytest.approx(5.0, abs=0.05)
 
@@ -60,30 +60,31 @@ def test_half_the_addition_table_with_only_the_answer_counted_is_a_fifth_of_the_
 def test_what_is_switched_off_is_computed():
     inputs, targets = equations()
     off = {"skip_uncounted": False, "share_prefixes": False}
-    plain = work_of(spec_of(EQUATIONS, (4,), **off), inputs, targets)
+    plain = work_of(spec_of(EQUATIONS, (4,), **off), inputs, targets, device="cpu")
     rest = 4704 * 7 * 128 * 105  # logits away from the answer are never computed
     assert plain.flop_dense - plain.flop_done == 6 * rest
-    assert not plain.shares and plain.counts.rows == plain.counts.last_rows == plain.positions
-    everything = work_of(spec_of(EQUATIONS, None, **off), inputs, targets)
+    assert not plain.trees and plain.counts.rows == plain.counts.last_rows == plain.positions
+    everything = work_of(spec_of(EQUATIONS, None, **off), inputs, targets, device="cpu")
     assert everything.flop_done == everything.flop_dense
 
-    cut = work_of(spec_of(EQUATIONS, (4,), share_prefixes=False), inputs, targets)
+    cut = work_of(spec_of(EQUATIONS, (4,), share_prefixes=False), inputs, targets, device="cpu")
     assert cut.counts == Counts(rows=4704 * 5, last_rows=4704, logit_rows=4704, pairs=4704 * 15, last_pairs=4704 * 5)
-    parts = work_of(replace(spec_of(EQUATIONS, (4,), share_prefixes=False), micro_batch_size=1000), inputs, targets)
+    in_parts = replace(spec_of(EQUATIONS, (4,), share_prefixes=False), micro_batch_size=1000)
+    parts = work_of(in_parts, inputs, targets, device="cpu")
     assert parts.counts == cut.counts
 
 
 def test_banded_products_count_their_blocks_corners_included():
     model = GPTConfig(n_layer=1, n_head=12, n_embd=768, max_seq_len=64, vocab_size=300, fc1_band=256)
     inputs = np.zeros((16, 64), dtype=np.int32)
-    done = work_of(spec_of(model, None), inputs, inputs)
+    done = work_of(spec_of(model, None), inputs, inputs, device="cpu")
     tile = done.mlp_tiles["fc1"]["forward"]
     dense = {"forward": None, "input": None, "weight": None}
     assert tile is not None and done.mlp_tiles["fc2"] == dense
     kept, tiles = band_mask(768, 256), [slice(h, h + tile) for h in range(0, 4 * 768, tile)]
     removed = 4 * 768 * 768 - sum(kept[t].shape[0] * int(kept[t].any(axis=0).sum()) for t in tiles)
     assert done.flop_dense - done.flop_done == 6 * 1024 * removed
-    off = work_of(spec_of(model, None, banded_products=False), inputs, inputs)
+    off = work_of(spec_of(model, None, banded_products=False), inputs, inputs, device="cpu")
     assert off.mlp_tiles == {"fc1": dense, "fc2": dense} and off.flop_done == off.flop_dense
 
 

@@ -2,18 +2,23 @@
 
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gpt2lab.compose import compose
 from gpt2lab.engine import cuda_host
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_source import find_cuda_folder
+from gpt2lab.engine.torch_banded import BandedLinear
 from gpt2lab.errors import EngineError
+from gpt2lab.model.flops import rows_in_words
 from gpt2lab.train import setup
 from gpt2lab.train.facts import model_facts
-from gpt2lab.train.plan import describe, first_work, make_plan, memory_of
+from gpt2lab.train.plan import describe, first_work, make_plan, memory_of, spec_of
 from gpt2lab.train.setup import prepare_parts
+from gpt2lab.train.work import work_of
 
 TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.max_seq_len=32", "engine=cuda"]
 
@@ -84,6 +89,7 @@ def test_a_plan_says_what_of_equations_need_not_be_computed():
         "9,603 prefixes stand for 37,632 positions",
         "the last layer, but for keys and values, away from the 4,704 that count",
         "1.83e+10 of 9.23e+10 FLOP are left in the first step (causal pairs counted): 5.04 times fewer",
+        "(on a CPU; engine.device=auto takes a card where PyTorch finds one)",
     ]
     assert "prefixes stand for 37,632 positions" in left_out(*EQUATIONS)
     assert "last layer" not in left_out(*EQUATIONS)
@@ -95,8 +101,74 @@ def test_a_plan_of_text_says_which_positions_the_mask_cuts():
         "the last layer, but for keys and values, away from the 128 that count",
     ]
     assert left_out() == "nothing: every position counts, and the products are dense"
-    # nothing is known of short text's beginnings: no sharing is promised
-    assert left_out("train.seq_len=16") == "nothing: every position counts, and the products are dense"
+
+
+def test_a_plan_does_not_guess_what_only_the_data_tells():
+    for text in ((), ("sparsity=banded",), ("task_position=[9,16]",)):
+        lines = dict(describe(make_plan(compose([*text, "train.batch_size=full"]))))
+        assert lines["left out"] == "known when the data is read, and with it the size of the batch"
+        assert "products" not in lines["FC1"]
+    unknown = "rows that begin alike share that: how many, is known when the data is read"
+    assert left_out("train.seq_len=16") == unknown
+
+
+def test_a_plan_is_one_for_the_device_that_is_asked_for():
+    banded = [*EQUATIONS, "sparsity=banded", "fc1_band=9"]
+    on_mps = dict(describe(make_plan(compose([*banded, "engine.device=mps"]))))
+    assert on_mps["left out"] == "nothing is shared on mps: every row by itself"
+    assert on_mps["FC1"].endswith("; dense products (blocks were never timed on mps)")
+    on_cpu = dict(describe(make_plan(compose([*banded, "engine.device=cpu"]))))
+    assert "prefixes stand for" in on_cpu["left out"] and "blocks of" in on_cpu["FC1"]
+    core = ["engine=cuda", "engine.device=host", "engine.precision=bf16", "model.n_embd=36", "sparsity=banded"]
+    unaligned = dict(describe(make_plan(compose([*core, "fc1_band=9"]))))
+    assert unaligned["FC1"].endswith("; dense products (in bf16 blocks need a multiple of 8 channels)")
+
+
+@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize("masking", ["task_position=[9,16]", "masking=none"])
+def test_a_batch_that_was_not_read_is_counted_as_rows_of_which_no_two_begin_alike(masking, micro):
+    plan = make_plan(compose([masking, f"train.micro_batch_size={micro or 'null'}", "train.batch_size=12"]))
+    unlike = np.arange(12 * plan.seq_len, dtype=np.int32).reshape(12, -1)
+    assert first_work(plan) == work_of(spec_of(plan), unlike, unlike, device="cpu")
+
+
+def test_blocks_are_chosen_for_the_positions_that_a_mask_leaves():
+    banded = ["sparsity=banded", "engine.device=cpu", "train.micro_batch_size=4"]
+    whole = first_work(make_plan(compose([*banded, "task_position=[3,127]"])))
+    cut = first_work(make_plan(compose([*banded, "task_position=[3,9]"])))
+    assert whole.mlp_tiles["fc1"]["forward"] is not None and cut.mlp_tiles["fc1"]["forward"] is None
+    all_computed = first_work(make_plan(compose([*banded, "task_position=[3,9]", "engine.skip_uncounted=false"])))
+    assert all_computed.mlp_tiles == whole.mlp_tiles
+
+
+@pytest.mark.parametrize("engine", [["engine=torch", "engine.device=cpu"], ["engine=cuda", "engine.device=host"]])
+def test_the_record_has_the_blocks_that_the_engine_uses(engine):
+    config = compose([*engine, "sparsity=banded", "fc1_band=32", "fc2_band=0", "train.batch_size=4"])
+    parts = prepare_parts(config)
+    assert model_facts(parts)["mlp_tiles"] is parts.engine.mlp_tiles
+    assert parts.engine.mlp_tiles == first_work(make_plan(config)).mlp_tiles
+    if parts.engine.name == "torch":
+        mlp = parts.engine._model.blocks[0].mlp
+        assert mlp.fc1.cut.tile == parts.engine.mlp_tiles["fc1"]["forward"] and not isinstance(mlp.fc2, BandedLinear)
+
+
+def test_micro_batches_share_prefixes_each_by_itself():
+    plan = make_plan(compose([*EQUATIONS, "train.batch_size=64", "train.micro_batch_size=16"]))
+    work, whole = first_work(plan), first_work(replace(plan, micro_batch_size=None))
+    assert (work.passes, whole.passes, whole.trees) == (4, 1, 1)
+    assert whole.counts.rows < work.counts.rows <= work.positions
+    inputs, targets = plan.first_batch
+    parts = [
+        work_of(spec_of(plan), inputs[at : at + 16], targets[at : at + 16], device="cpu") for at in (0, 16, 32, 48)
+    ]
+    assert work.counts.rows == sum(part.counts.rows for part in parts) and work.trees == sum(p.trees for p in parts)
+
+
+def test_a_mixture_of_trees_and_rows_is_called_one():
+    assert rows_in_words(5, 5, 8, trees=2, passes=2) == "5 prefixes stand for 8 positions"
+    assert rows_in_words(5, 5, 8, trees=1, passes=2) == "5 rows stand for 8 positions (1 of 2 passes share prefixes)"
+    assert rows_in_words(5, 3, 8, trees=0, passes=2) == "5 of 8 positions, 3 in the last layer"
+    assert rows_in_words(8, 8, 8, trees=0, passes=2) == "all 8 positions"
 
 
 def test_a_plan_names_the_keys_that_make_it_compute_more_than_it_must():
@@ -116,7 +188,7 @@ def test_a_plan_says_how_banded_products_are_done():
     assert re.search(r"density 8\.19%; products over (\d+) blocks of (\d+) hidden units$", wide)
     off = products("model=gpt2", "train.batch_size=4", "engine.banded_products=false")
     assert off.endswith("; dense products (engine.banded_products=false)")
-    assert products("fc1_band=500").endswith("; dense products (the band would not pay)")
+    assert products("fc1_band=500").endswith("; dense products (blocks would not be faster)")
     assert products("fc1_band=1024").endswith("; the band keeps everything: dense")
 
 
@@ -128,7 +200,8 @@ def test_a_run_records_the_work_that_was_planned_for_it():
     assert recorded["work"] == {
         "positions": 160,
         "nodes": planned.counts.rows,
-        "shares_prefixes": True,
+        "passes": 1,
+        "trees": 1,
         "last_layer_rows": 20,
         "logit_rows": 20,
         "flop_dense": planned.flop_dense,

@@ -4,7 +4,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab.train.loop import Ending
-from gpt2lab.train.progress import Display, Transfer, format_row, print_ending
+from gpt2lab.train.progress import Display, Transfer, format_row, print_ending, print_header
 
 FACTS = {
     "model": {"counted_positions": None, "random_guess_loss": 5.5452, "best_val_loss": None},
@@ -53,6 +53,31 @@ def test_a_transfer_is_announced_once_and_only_when_there_is_one():
 
     assert written(show) == "download input.txt (1,000 bytes)\n"
     assert written(lambda console: Transfer(console).__exit__()) == ""
+
+
+def test_the_header_says_what_a_band_and_a_mask_leave_out_and_why_a_product_is_dense():
+    blocks, dense = (dict.fromkeys(("forward", "input", "weight"), size) for size in (64, None))
+    shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "fc1_band": 32, "fc2_band": 500, "n_params_active": 700_000}
+    work = {"positions": 2048, "nodes": 272, "last_layer_rows": 128, "passes": 1, "trees": 0}
+    work |= {"flop_dense": 900, "flop_done": 300}
+    facts = {
+        "model": shape | {"batch_size": 16, "seq_len": 128, "work": work, "mlp_tiles": {"fc1": blocks, "fc2": dense}},
+        "data": {"name": "pydocs", "splits": {"train": {"tokens": 9}}, "vocab_size": 256},
+        "engine": {"name": "torch", "device": "cpu", "device_name": "one", "precision": "fp32"},
+    }
+
+    def lines(on: bool) -> list[str]:
+        return written(lambda console: print_header(console, facts, first_step=0, banded_products=on)).splitlines()
+
+    assert lines(True)[3:] == [
+        "bands    FC1: products over 8 blocks of 64 hidden units",
+        "bands    FC2: dense products (blocks would not be faster)",
+        "work     272 of 2,048 positions, 128 in the last layer; 3.00 times fewer FLOP than the plain batch",
+    ]
+    facts["model"]["mlp_tiles"] = {"fc1": dense, "fc2": dense}
+    assert lines(False)[3] == "bands    FC1 and FC2: dense products (engine.banded_products=false)"
+    facts["model"] |= {"fc1_band": 0, "fc2_band": 0, "work": work | {"flop_done": 900}}
+    assert len(lines(True)) == 3
 
 
 def test_the_ending_puts_the_loss_beside_what_is_known():

@@ -266,16 +266,16 @@ def test_the_work_of_a_run_is_told_in_its_method(tmp_path: Path) -> None:
     page = method_of(tmp_path / "shared", {"work": WORK})
     assert cells(page, "Work") == [
         "Work",
-        "9,603 prefixes stand for 37,632 positions; 5.04 times fewer FLOP than the plain batch (all positions, dense "
-        "products)",
+        "9,603 prefixes stand for 37,632 positions, 4,704 in the last layer; in the first update 5.04 times fewer FLOP "
+        "than the plain batch (all positions, dense products)",
     ]
     cut = {"work": WORK | {"shares_prefixes": False, "nodes": 23_520, "flop_done": 46_150_000_000}}
     page = method_of(tmp_path / "cut", cut, {"share_prefixes": False})
     assert cells(page, "Work")[1].startswith(
-        "23,520 of 37,632 positions (engine.share_prefixes=false); 2.00 times fewer"
+        "23,520 of 37,632 positions, 4,704 in the last layer (engine.share_prefixes=false); in the first update 2.00 "
     )
-    whole = {"work": WORK | {"shares_prefixes": False, "nodes": 37_632, "flop_done": WORK["flop_dense"]}}
-    page = method_of(tmp_path / "whole", whole)
+    every = {"nodes": 37_632, "last_layer_rows": 37_632, "flop_done": WORK["flop_dense"]}
+    page = method_of(tmp_path / "whole", {"work": WORK | every | {"passes": 8, "trees": 0}})
     assert cells(page, "Work")[1] == "all 37,632 positions; nothing left out of the plain batch"
 
 
@@ -285,12 +285,14 @@ def test_the_products_of_a_band_are_told_in_its_method(tmp_path: Path) -> None:
     wide = {"n_embd": 768, "fc1_band": 256, "fc2_band": 256, "mlp_tiles": tiles}
     page = method_of(tmp_path / "wide", wide)
     assert cells(page, "FC1")[1] == "band 256, density 8.19 %; products over 24 blocks of 128 hidden units"
-    assert cells(page, "FC2")[1] == "band 256, density 8.19 %; dense products: at this size the band would not pay"
+    assert cells(page, "FC2")[1] == "band 256, density 8.19 %; dense products (blocks would not be faster)"
     page = method_of(tmp_path / "off", wide | {"mlp_tiles": {"fc1": dense, "fc2": dense}}, {"banded_products": False})
-    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products: engine.banded_products=false"
+    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products (engine.banded_products=false)"
     some = {"fc1": dense | {"forward": 64, "input": 128}, "fc2": dense}
     page = method_of(tmp_path / "some", wide | {"mlp_tiles": some})
-    assert cells(page, "FC1")[1].endswith("hidden units: forward blocks of 64, input blocks of 128, weight dense")
+    assert cells(page, "FC1")[1].endswith(
+        "; forward blocks of 64, gradient of the input blocks of 128, gradient of the weight dense"
+    )
     assert "| FC1 |" not in method_of(tmp_path / "whole", {"fc1_band": 0, "mlp_tiles": {"fc1": dense, "fc2": dense}})
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from gpt2lab.errors import DivergedError
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
 
@@ -30,8 +31,11 @@ class EngineSpec:
 
     @property
     def rows(self) -> int:
-        """Rows of activations that a pass of an update has when nothing is left out: sequences x positions."""
-        return min(self.micro_batch_size or self.batch_size, self.batch_size) * (self.seq_len or self.model.max_seq_len)
+        """Rows of activations that a pass of an update has where none are shared: sequences x positions computed."""
+        computed = self.seq_len or self.model.max_seq_len
+        if self.engine.skip_uncounted and self.counted is not None:
+            computed = self.counted[-1] + 1
+        return min(self.micro_batch_size or self.batch_size, self.batch_size) * computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,7 @@ class Engine(Protocol):
     precision: str
     deterministic: bool  # whether the same seed gives the same bits here
     device_details: dict[str, object]  # driver, runtime, memory ... where the device has them
+    mlp_tiles: ProductTiles
     threads: int  # processor threads it computes with
     step: int  # updates done
 

@@ -7,7 +7,8 @@ It was not measured: `CudaEngine(..., mlp_tiles=...)` takes any tiles, so that t
 """
 
 from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.ops.banded_linear import DENSE, PRODUCTS, MlpTiles, Tiles, alignment, block_shape, product_blocks
+from gpt2lab.engine.ops.banded_linear import DENSE, MlpTiles, Tiles, alignment, block_shape, product_blocks
+from gpt2lab.model.band_tiles import PRODUCTS, aligned_to
 from gpt2lab.model.bands import is_dense
 from gpt2lab.schema import Precision
 
@@ -28,12 +29,9 @@ def choose_mlp_tiles(spec: EngineSpec) -> MlpTiles:
 
     The same on every device: the host is there to prove what a card runs.
     """
-    config, precision = spec.model, spec.engine.precision
-    # Tensor cores, which fp32 does not use, cannot read where blocks begin in a matrix of another width.
-    aligned_to = 1 if precision is Precision.fp32 else alignment(_item_bytes(precision))
-    if not spec.engine.banded_products or config.n_embd % aligned_to:
+    config, precision, rows = spec.model, spec.engine.precision, spec.rows
+    if not spec.engine.banded_products or config.n_embd % aligned_to(precision.name):
         return DENSE
-    rows = min(spec.micro_batch_size or spec.batch_size, spec.batch_size) * (spec.seq_len or config.max_seq_len)
     bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
     return {
         name: Tiles(**{product: _choose(name, product, config.n_embd, band, rows, precision) for product in PRODUCTS})

@@ -79,8 +79,8 @@ class CudaEngine:
         self.device = self._device.name
         self.device_name = self._device.device_name
         self.precision = spec.engine.precision.name
-        chosen = {name: asdict(products) for name, products in tiles.items()}
-        self.device_details = self._device.details | {"graph": self._graph, "mlp_tiles": chosen}
+        self.mlp_tiles = {name: asdict(products) for name, products in tiles.items()}
+        self.device_details = self._device.details | {"graph": self._graph}
         self.step = 0
         self.restore(params, {}, 0)
 

@@ -13,7 +13,7 @@ from gpt2lab.engine.passes import planner_of
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
 from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
-from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
+from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, ProductTiles, mlp_tiles
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -40,6 +40,7 @@ class TorchEngine:
         self._result: StepResult | None = None
         self._spec = spec
         tiles = mlp_tiles(spec.model, spec.rows, TORCH_COSTS.get(self.device), spec.engine.banded_products)
+        self.mlp_tiles: ProductTiles = {name: dict.fromkeys(PRODUCTS, tile) for name, tile in tiles.items()}
         self._model = GPT.from_params(spec.model, params, tiles=tiles).to(self._device)
         self._parameters = list(self._model.parameters())
         self._planner = TorchPlanner(planner_of(spec, self.device), n_head=spec.model.n_head, device=self._device)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import GPTConfig
 
+PRODUCTS = ("forward", "input", "weight")  # of a matrix in training: its output, the gradients of input and weight
+ProductTiles = dict[str, dict[str, int | None]]  # {"fc1", "fc2": {product: hidden units of a block; None: dense}}
+
 TILES = (64, 128, 192, 256, 384, 512)  # hidden units; a tile of channels has a quarter as many
 SETUP_CALLS = 2  # besides the products of tiles: laying out the band, taking its gradient out
 MARGIN = 0.95  # tiles are used where they are expected to take less than this share of the dense product
@@ -87,7 +90,7 @@ def block_multiply_adds(blocks: list[Block]) -> int:
 
 def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
     """Return how many hidden units a tile should have for products of `rows` rows, None where tiles do not pay."""
-    if band >= 4 * n_embd or is_dense(n_embd, band):  # as wide as the matrix: it leaves out a quarter at most
+    if band >= 4 * n_embd or is_dense(n_embd, band):  # stored row by row it would be larger than the matrix
         return None
     dense = cost.call_s + rows * (4 * n_embd * n_embd * cost.multiply_add_s + 5 * n_embd * cost.value_s)
     best, chosen = MARGIN * dense, None
@@ -121,14 +124,34 @@ def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:
     )
 
 
-def tiles_in_words(n_embd: int, tiles: Mapping[str, int | None]) -> str | None:
-    """Return how the products of a banded matrix, {which: hidden units of a block}, are done; None if all are dense."""
+def aligned_to(precision: str) -> int:
+    """Return of how many channels an engine=cuda model must have a multiple, so that tensor cores can read blocks."""
+    return {"bf16": 8, "tf32": 4, "fp32": 1}[precision]  # 16 bytes; fp32 does not use tensor cores
+
+
+def products_in_words(
+    n_embd: int, tiles: Mapping[str, int | None], *, engine: str, device: str, precision: str, enabled: bool
+) -> str:
+    """Return how the products of a banded matrix, {product: hidden units of a block; None: dense}, are done, and why.
+
+    `engine` is "torch" or "cuda", `enabled` is `engine.banded_products`.
+    """
     sizes = set(tiles.values())
-    if not sizes - {None}:
-        return None
+    if sizes == {None}:
+        return f"dense products ({_why_dense(n_embd, engine, device, precision, enabled)})"
     if len(sizes) == 1:
         [size] = sizes
         assert size is not None
         return f"products over {-(-4 * n_embd // size)} blocks of {size} hidden units"
-    each = ", ".join(f"{which} {f'blocks of {size}' if size else 'dense'}" for which, size in tiles.items())
-    return f"products over hidden units: {each}"
+    names = {"forward": "forward", "input": "gradient of the input", "weight": "gradient of the weight"}
+    return ", ".join(f"{names[which]} {f'blocks of {size}' if size else 'dense'}" for which, size in tiles.items())
+
+
+def _why_dense(n_embd: int, engine: str, device: str, precision: str, enabled: bool) -> str:
+    if not enabled:
+        return "engine.banded_products=false"
+    if engine == "torch" and device not in TORCH_COSTS:
+        return f"blocks were never timed on {device}"
+    if engine == "cuda" and n_embd % aligned_to(precision):
+        return f"in {precision} blocks need a multiple of {aligned_to(precision)} channels"
+    return "blocks would not be faster"

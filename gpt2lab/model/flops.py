@@ -33,12 +33,6 @@ def kept_flop_per_token(config: GPTConfig, seq_len: int) -> int:
     return dense_flop_per_token(config, seq_len) - 6 * round(removed)
 
 
-def training_bytes(config: GPTConfig) -> dict[str, int]:
-    """Return the bytes of what training keeps per parameter, all in float32."""
-    n_bytes = 4 * count_parameters(config)
-    return {"parameters": n_bytes, "gradients": n_bytes, "first moments": n_bytes, "second moments": n_bytes}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What training passes compute: rows of activations, and pairs of a query and a key that it sees.
@@ -62,11 +56,26 @@ class Counts:
             last_pairs=self.last_pairs + other.last_pairs,
         )
 
+    def times(self, n: int) -> "Counts":
+        """Return the counts of `n` passes like this one."""
+        return Counts(**{name: n * getattr(self, name) for name in self.__slots__})
+
 
 def plain_counts(batch_size: int, seq_len: int) -> Counts:
     """Return the counts of a batch of which every position is computed in every layer, and has logits."""
     rows, pairs = batch_size * seq_len, batch_size * seq_len * (seq_len + 1) // 2
     return Counts(rows=rows, last_rows=rows, logit_rows=rows, pairs=pairs, last_pairs=pairs)
+
+
+def rows_in_words(rows: int, last_rows: int, positions: int, *, trees: int, passes: int) -> str:
+    """Return how many rows of activations stand for a batch's positions; in `trees` of its passes they are nodes."""
+    if trees == passes:
+        words = f"{rows:,} prefix{'es stand' if rows > 1 else ' stands'} for {positions:,} positions"
+    elif trees:
+        words = f"{rows:,} rows stand for {positions:,} positions ({trees} of {passes} passes share prefixes)"
+    else:
+        words = f"{rows:,} of {positions:,} positions" if rows < positions else f"all {positions:,} positions"
+    return words + (f", {last_rows:,} in the last layer" if last_rows < rows else "")
 
 
 def training_flop(

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from gpt2lab.model import bands
-from gpt2lab.model.band_tiles import tiles_in_words
+from gpt2lab.model.band_tiles import PRODUCTS, products_in_words
+from gpt2lab.model.flops import rows_in_words
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import code, one_line
@@ -77,12 +78,16 @@ def _products(inputs: Inputs, name: str) -> str | None:
     model, computed = inputs.fact("provenance.model") or {}, inputs.fact("provenance.model.mlp_tiles") or {}
     n_embd, band = model.get("n_embd"), model.get(f"{name}_band")
     # What the runs of a sweep do not have in common is absent.
-    if not computed.get(name) or not n_embd or not band or bands.is_dense(n_embd, band):
+    if set(computed.get(name, ())) != set(PRODUCTS) or not n_embd or not band or bands.is_dense(n_embd, band):
         return None
-    how = tiles_in_words(n_embd, computed[name])
-    if how is None:
-        off = inputs.fact("config.engine.banded_products") is False
-        how = f"dense products: {'engine.banded_products=false' if off else 'at this size the band would not pay'}"
+    how = products_in_words(
+        n_embd,
+        computed[name],
+        engine=inputs.fact("provenance.engine.name") or "torch",
+        device=inputs.fact("provenance.engine.device") or "cpu",
+        precision=inputs.fact("provenance.engine.precision") or "fp32",
+        enabled=inputs.fact("config.engine.banded_products") is not False,
+    )
     return f"band {band:,}, density {numbers.percent(bands.density(n_embd, band))}; {how}"
 
 
@@ -173,19 +178,19 @@ def _work(inputs: Inputs) -> str | None:
     """Return what of the first update's batch was computed; None where that was not recorded."""
     work = inputs.fact("provenance.model.work") or {}
     # What the runs of a sweep do not have in common is absent.
-    if not {"positions", "nodes", "shares_prefixes", "flop_dense", "flop_done"} <= work.keys():
+    if not {"positions", "nodes", "last_layer_rows", "flop_dense", "flop_done"} <= work.keys():
         return None
-    positions, nodes = work["positions"], work["nodes"]
-    if work["shares_prefixes"]:
-        what = f"{nodes:,} prefixes stand for {positions:,} positions"
-    else:
-        what = f"{nodes:,} of {positions:,} positions" if nodes < positions else f"all {positions:,} positions"
+    # Earlier records have "shares_prefixes" for the kinds of passes.
+    passes = work.get("passes", 1)
+    trees = work.get("trees", passes if work.get("shares_prefixes") else 0)
+    what = rows_in_words(work["nodes"], work["last_layer_rows"], work["positions"], trees=trees, passes=passes)
     keys = [key for key in ("skip_uncounted", "share_prefixes") if inputs.fact(f"config.engine.{key}") is False]
     off = f" ({', '.join(f'engine.{key}=false' for key in keys)})" if keys else ""
     if work["flop_done"] == work["flop_dense"]:
         return f"{what}{off}; nothing left out of the plain batch"
     ratio = numbers.rounded(work["flop_dense"] / work["flop_done"])
-    return f"{what}{off}; {ratio} times fewer FLOP than the plain batch (all positions, dense products)"
+    plain = "the plain batch (all positions, dense products)"
+    return f"{what}{off}; in the first update {ratio} times fewer FLOP than {plain}"
 
 
 def _optimizer(inputs: Inputs) -> str | None:

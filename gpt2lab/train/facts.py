@@ -76,12 +76,14 @@ def model_facts(parts: Parts) -> dict[str, Any]:
 
 def _work_facts(parts: Parts) -> dict[str, Any]:
     """Return what the first update computes, against the plain batch (all positions, dense products)."""
-    work = work_of(parts.spec, *parts.batches.batch(0), device=parts.engine.device)
+    engine = parts.engine
+    work = work_of(parts.spec, *parts.batches.batch(0), device=engine.device, tiles=engine.mlp_tiles)
     return {
         "work": {
             "positions": work.positions,
             "nodes": work.counts.rows,
-            "shares_prefixes": work.shares,
+            "passes": work.passes,
+            "trees": work.trees,
             "last_layer_rows": work.counts.last_rows,
             "logit_rows": work.counts.logit_rows,
             "flop_dense": work.flop_dense,

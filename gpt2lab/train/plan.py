@@ -1,7 +1,7 @@
 """What a run will need, from its config alone: parameters, operations and memory before anything is allocated."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from gpt2lab.engine.base import EngineSpec, check_spec
 from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_of
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.passes import LONGEST_SHARED
+from gpt2lab.engine.passes import LONGEST_SHARED, NEVER_SHARED_ON
 from gpt2lab.errors import EngineError
-from gpt2lab.model.band_tiles import tiles_in_words
+from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import density, is_dense
-from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
+from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token, rows_in_words
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
 from gpt2lab.schema import (
     DataSource,
@@ -27,7 +27,7 @@ from gpt2lab.schema import (
     counted_positions,
 )
 from gpt2lab.train.setup import choose_seq_len, model_shape, training_batches
-from gpt2lab.train.work import Work, work_of
+from gpt2lab.train.work import Work, unread_work, work_of
 
 VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
 
@@ -95,13 +95,21 @@ def spec_of(plan: Plan) -> EngineSpec:
     )
 
 
-def first_work(plan: Plan) -> Work:
-    """Return what the first update computes; where the data is not known, for rows of which no two begin alike."""
-    if plan.first_batch is not None:
-        return work_of(spec_of(plan), *plan.first_batch)
-    spec = replace(spec_of(plan), engine=replace(plan.engine, share_prefixes=False))
-    unknown = np.zeros((spec.batch_size, plan.seq_len), dtype=np.int32)
-    return work_of(spec, unknown, unknown)
+def first_work(plan: Plan) -> Work | None:
+    """Return what the first update computes; where the data is not known, for rows of which no two begin alike.
+
+    None where not even the size of the batch is known.
+    """
+    if plan.batch_size is None:
+        return None
+    if plan.first_batch is None:
+        return unread_work(spec_of(plan), device=planned_device(plan))
+    return work_of(spec_of(plan), *plan.first_batch, device=planned_device(plan))
+
+
+def planned_device(plan: Plan) -> str:
+    """Return the device that is planned for: a processor where the run would look for one."""
+    return "cpu" if plan.engine.device is Device.auto else plan.engine.device.name
 
 
 def memory_of(plan: Plan) -> MemoryPlan | None:
@@ -128,7 +136,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     for name, band in (("FC1", model.fc1_band), ("FC2", model.fc2_band)):
         share = density(model.n_embd, band)
         wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
-        products = wide or "; " + _products(plan, work, name.lower())
+        products = wide or ("; " + _products(plan, work, name.lower()) if work else "")
         text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{products}"
         lines.append((name, text if band else "dense"))
     lines.append(("sequence", f"{T} positions, {plan.n_counted} of them in the loss"))
@@ -140,7 +148,11 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         total = plan.tokens_per_step * plan.n_steps
         lines.append(("step", f"{dense * plan.tokens_per_step:.3g} FLOP dense, forward and backward"))
         lines.append(("run", f"{plan.n_steps:,} steps, {total:,} tokens, {dense * total:.3g} FLOP dense"))
-    lines += [("" if i else "left out", text) for i, text in enumerate(_left_out(plan, work))]
+    left_out = _left_out(plan, work) if work else ["known when the data is read, and with it the size of the batch"]
+    depends = work is not None and (work.trees > 0 or model.fc1_band > 0 or model.fc2_band > 0)
+    if depends and plan.engine.name is not EngineName.cuda and plan.engine.device is Device.auto:
+        left_out.append("(on a CPU; engine.device=auto takes a card where PyTorch finds one)")
+    lines += [("" if i else "left out", text) for i, text in enumerate(left_out)]
     try:
         memory = memory_of(plan)
     except EngineError as error:
@@ -154,8 +166,8 @@ def _left_out(plan: Plan, work: Work) -> list[str]:
     """Return what of an update is not computed, what is because a key says so, and how many FLOP that leaves."""
     engine, rows, last = plan.engine, work.counts.rows, work.counts.last_rows
     lines = []
-    if work.shares:
-        lines.append(f"{rows:,} prefixes stand for {work.positions:,} positions")
+    if work.trees:
+        lines.append(rows_in_words(rows, rows, work.positions, trees=work.trees, passes=work.passes))
     elif rows < work.positions:
         assert plan.counted is not None
         lines.append(f"positions behind the last counted one, {plan.counted[-1]}: {rows:,} of {work.positions:,} stay")
@@ -163,21 +175,36 @@ def _left_out(plan: Plan, work: Work) -> list[str]:
         lines.append(f"the last layer, but for keys and values, away from the {last:,} that count")
     if plan.counted is not None and not engine.skip_uncounted:
         lines.append("engine.skip_uncounted=false: positions that no counted one needs are computed")
-    if plan.first_batch is not None and plan.seq_len <= LONGEST_SHARED and not work.shares:
-        rare = "too few rows begin alike for sharing to pay"
-        lines.append(rare if engine.share_prefixes else "engine.share_prefixes=false: every row by itself")
-    if work.flop_done == work.flop_dense:
-        return lines or ["nothing: every position counts, and the products are dense"]
-    left = f"{work.flop_done:.3g} of {work.flop_dense:.3g} FLOP are left in the first step (causal pairs counted)"
-    return [*lines, f"{left}: {work.flop_dense / work.flop_done:.2f} times fewer"]
+    if plan.seq_len <= LONGEST_SHARED and not work.trees:
+        lines.append(_why_rows(plan))
+    if work.flop_done < work.flop_dense:
+        left = f"{work.flop_done:.3g} of {work.flop_dense:.3g} FLOP are left in the first step (causal pairs counted)"
+        lines.append(f"{left}: {work.flop_dense / work.flop_done:.2f} times fewer")
+    return lines or ["nothing: every position counts, and the products are dense"]
+
+
+def _why_rows(plan: Plan) -> str:
+    """Return why no row is taken to share what it begins with, though all are short enough."""
+    if not plan.engine.share_prefixes:
+        return "engine.share_prefixes=false: every row by itself"
+    if (device := planned_device(plan)) in NEVER_SHARED_ON:
+        return f"nothing is shared on {device}: every row by itself"
+    if plan.first_batch is None:
+        return "rows that begin alike share that: how many, is known when the data is read"
+    return "too few rows begin alike for sharing to pay"
 
 
 def _products(plan: Plan, work: Work, name: str) -> str:
     """Return how the products of a banded matrix are done."""
-    if words := tiles_in_words(plan.model.n_embd, work.mlp_tiles[name]):
-        return words
-    why = "the band would not pay" if plan.engine.banded_products else "engine.banded_products=false"
-    return f"dense products ({why})"
+    engine = plan.engine
+    return products_in_words(
+        plan.model.n_embd,
+        work.mlp_tiles[name],
+        engine="cuda" if engine.name is EngineName.cuda else "torch",
+        device=planned_device(plan),
+        precision=engine.precision.name,
+        enabled=engine.banded_products,
+    )
 
 
 def _verdict(plan: Plan) -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gpt2lab.model.band_tiles import products_in_words
+from gpt2lab.model.bands import is_dense
+from gpt2lab.model.flops import rows_in_words
 from gpt2lab.train.loop import Ending
 
 Row = Mapping[str, float | int | None]
@@ -125,7 +128,7 @@ def format_row(row: Row, *, names: tuple[str, ...] = tuple(FORMATS)) -> str:
     return "  ".join(parts)
 
 
-def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int) -> None:
+def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int, banded_products: bool) -> None:
     """Say what is trained, on what and with what; `facts` are the sections of provenance.json."""
     model, data, engine = facts["model"], facts["data"], facts["engine"]
     bands = [f"{name} {model[key]}" for name, key in (("FC1", "fc1_band"), ("FC2", "fc2_band")) if model[key]]
@@ -136,17 +139,35 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int)
         f"{data['vocab_size']:,}, batch {model['batch_size']} x {model['seq_len']}",
         f"engine   {engine['name']} on {engine['device']} ({engine['device_name']}), {engine['precision']}",
     ]
+    lines += _products(facts, banded_products)
     work = model["work"]
     if work["flop_done"] < work["flop_dense"]:
-        what = "prefixes for" if work["shares_prefixes"] else "of"
-        lines.append(
-            f"work     {work['nodes']:,} {what} {work['positions']:,} positions, "
-            f"{work['flop_dense'] / work['flop_done']:.2f} times fewer FLOP than the plain batch"
-        )
+        rows, last_rows = work["nodes"], work["last_layer_rows"]
+        what = rows_in_words(rows, last_rows, work["positions"], trees=work["trees"], passes=work["passes"])
+        fewer = work["flop_dense"] / work["flop_done"]
+        lines.append(f"work     {what}; {fewer:.2f} times fewer FLOP than the plain batch")
     if first_step:
         lines.append(f"resume   from step {first_step}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _products(facts: Mapping[str, Any], banded_products: bool) -> list[str]:
+    """Return how the products of banded matrices are done; matrices in one line where it is the same."""
+    model, engine = facts["model"], facts["engine"]
+    matrices: dict[str, list[str]] = {}
+    for name in ("fc1", "fc2"):
+        if not is_dense(model["n_embd"], model[f"{name}_band"]):
+            words = products_in_words(
+                model["n_embd"],
+                model["mlp_tiles"][name],
+                engine=engine["name"],
+                device=engine["device"],
+                precision=engine["precision"],
+                enabled=banded_products,
+            )
+            matrices.setdefault(words, []).append(name.upper())
+    return [f"bands    {' and '.join(names)}: {words}" for words, names in matrices.items()]
 
 
 def print_ending(console: Console, ending: Ending, facts: Mapping[str, Any], run_dir: Path) -> None:

@@ -91,7 +91,8 @@ def _train_and_finish(
 ) -> Outcome:
     """Train to the end; `resumed_s` are the seconds trained before a run was continued, None for a new one."""
     config = parts.config
-    print_header(console, facts, first_step=parts.engine.step)
+    banded_products = config.engine.banded_products
+    print_header(console, facts, first_step=parts.engine.step, banded_products=banded_products)
     tracker = start_tracker(
         config.tracker,
         run_dir=run.path,

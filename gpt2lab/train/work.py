@@ -4,20 +4,19 @@ The same arithmetic for `gpt2lab plan`, before a run, and for the record of one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_bands import choose_mlp_tiles
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.banded_linear import PRODUCTS, alignment, product_blocks
+from gpt2lab.engine.ops.banded_linear import alignment, product_blocks
 from gpt2lab.engine.passes import Pass, RowPass, planner_of
-from gpt2lab.model.band_tiles import TORCH_COSTS, block_multiply_adds, hidden_blocks, mlp_tiles
+from gpt2lab.engine.prefix_tree import PrefixTree
+from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, ProductTiles, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.model.flops import Counts, plain_counts, training_flop
 from gpt2lab.schema import EngineName
-
-Tiles = dict[str, dict[str, int | None]]  # {matrix: {product: hidden units of a block; None: a dense product}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,23 +25,45 @@ class Work:
 
     positions: int  # of the batch: B * T
     counts: Counts  # summed over its passes
-    shares: bool  # whether rows of a pass are nodes of a tree
+    passes: int
+    trees: int  # of the passes: those whose rows are nodes of a tree
     flop_dense: int  # of the plain batch: all positions in all layers, dense products
     flop_done: int
-    mlp_tiles: Tiles  # of "fc1" and "fc2"
+    mlp_tiles: ProductTiles
 
 
-def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray, *, device: str = "cpu") -> Work:
-    """Return the work of an update on one batch, (B, T) int32 each; `device` is where PyTorch computes."""
-    model = spec.model
+def work_of(
+    spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray, *, device: str, tiles: ProductTiles | None = None
+) -> Work:
+    """Return the work of an update on one batch, (B, T) int32 each, on `device`, "cpu" or what an engine calls its own.
+
+    `tiles` are those of the engine that does it; without, those that one would choose.
+    """
     passes = planner_of(spec, device).passes(inputs, targets, spec.micro_batch_size or len(inputs))
-    counts = count_passes(passes)
-    tiles = mlp_tiles_of(spec, device)
+    trees = sum(isinstance(each, PrefixTree) for each in passes)
+    return _work(spec, inputs.shape, count_passes(passes), len(passes), trees, tiles or mlp_tiles_of(spec, device))
+
+
+def unread_work(spec: EngineSpec, *, device: str) -> Work:
+    """Return the work of an update on `spec.batch_size` rows that are not known, as if no two of them began alike."""
+    T = spec.seq_len or spec.model.max_seq_len
+    rows = replace(spec, engine=replace(spec.engine, share_prefixes=False))
+    any_row = np.zeros((1, T), dtype=np.int32)
+    counts = count_passes(planner_of(rows, device).passes(any_row, any_row, 1)).times(spec.batch_size)
+    passes = -(-spec.batch_size // (spec.micro_batch_size or spec.batch_size))
+    return _work(spec, (spec.batch_size, T), counts, passes, 0, mlp_tiles_of(spec, device))
+
+
+def _work(
+    spec: EngineSpec, shape: tuple[int, ...], counts: Counts, passes: int, trees: int, tiles: ProductTiles
+) -> Work:
+    model, (B, T) = spec.model, shape
     return Work(
-        positions=inputs.size,
+        positions=B * T,
         counts=counts,
-        shares=not all(isinstance(each, RowPass) for each in passes),
-        flop_dense=training_flop(model, plain_counts(*inputs.shape)),
+        passes=passes,
+        trees=trees,
+        flop_dense=training_flop(model, plain_counts(B, T)),
         flop_done=training_flop(
             model,
             counts,
@@ -53,15 +74,15 @@ def work_of(spec: EngineSpec, inputs: np.ndarray, targets: np.ndarray, *, device
     )
 
 
-def mlp_tiles_of(spec: EngineSpec, device: str) -> Tiles:
-    """Return how the products of both MLP matrices are cut: for passes of all positions, whatever is left out."""
+def mlp_tiles_of(spec: EngineSpec, device: str) -> ProductTiles:
+    """Return how an engine of `spec` on `device` would cut the products of both MLP matrices."""
     if spec.engine.name is EngineName.cuda:
         return {name: asdict(tiles) for name, tiles in choose_mlp_tiles(spec).items()}
     chosen = mlp_tiles(spec.model, spec.rows, TORCH_COSTS.get(device), spec.engine.banded_products)
     return {name: dict.fromkeys(PRODUCTS, tile) for name, tile in chosen.items()}
 
 
-def _multiply_adds(spec: EngineSpec, name: str, tiles: Tiles) -> int:
+def _multiply_adds(spec: EngineSpec, name: str, tiles: ProductTiles) -> int:
     """Return the multiply-adds for one row of the three products of one matrix, windows of blocks included."""
     C, band = spec.model.n_embd, spec.model.fc1_band if name == "fc1" else spec.model.fc2_band
     total = 0

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from gpt2lab.engine.device import Array, address
 from gpt2lab.engine.gemm import Epilogue, Gemm, Products, pointer_table_size
 from gpt2lab.engine.numerics import Numerics
-from gpt2lab.model.band_tiles import Block, channel_blocks, hidden_blocks
+from gpt2lab.model.band_tiles import PRODUCTS, Block, channel_blocks, hidden_blocks
 from gpt2lab.model.params import GPTConfig
 
-PRODUCTS = ("forward", "input", "weight")
 ALIGNMENT = 16  # bytes between places where blocks begin: what tensor cores want of each operand of a batch
 _EVERY = slice(None)
 
