@@ -50,7 +50,7 @@ def test_the_target_is_the_lowest_loss_that_every_run_reaches(run: Callable[...,
     assert fast.step is not None and fast.step.mean == pytest.approx(50)
     assert fast.seconds is not None and fast.seconds.mean == pytest.approx(25)
     assert fast.flop is not None and fast.flop.mean == pytest.approx(50 * 100 * 1000)
-    assert fast.flop_kept is not None and fast.flop_kept.mean == pytest.approx(50 * 100 * 600)
+    assert fast.flop_less is not None and fast.flop_less.mean == pytest.approx(50 * 100 * 600)
     assert slow.step is not None and slow.seconds is not None
     assert (slow.step.mean, slow.seconds.mean) == pytest.approx((100, 100))
 
@@ -92,12 +92,31 @@ def test_a_machine_that_was_not_equally_busy_times_nothing(run: Callable[..., Ru
     assert even.cells[1].overhead == pytest.approx((1 / 0.5 + 1 / 0.53) / 2 * 0.6 - 1)
 
 
+def test_flop_are_of_what_runs_computed_where_every_one_recorded_it(run: Callable[..., Run]) -> None:
+    work = {"model": FLOP | {"work": {"flop_dense": 7000, "flop_done": 2000}}}
+    told = costs([[run(slope=0.04, **work)], [run(slope=0.02, **work)]], 0)
+    fast, slow = told.cells
+    assert told.recorded and "steps times those of the first update" in told.rule
+    assert fast is not None and fast.flop is not None and fast.flop.mean == pytest.approx(50 * 7000)
+    assert slow is not None and slow.flop_less is not None and slow.flop_less.mean == pytest.approx(100 * 2000)
+    mixed = costs([[run(slope=0.04, **work)], [run(slope=0.02)]], 0)
+    assert not mixed.recorded and "FLOP per token" in mixed.rule
+    assert mixed.cells[0] is not None and mixed.cells[0].flop is not None
+    assert mixed.cells[0].flop.mean == pytest.approx(50 * 100 * 1000)
+
+
+def test_the_rule_says_how_far_speeds_of_equal_runs_spread(run: Callable[..., Run]) -> None:
+    # ln(1.06) apart: 0.0583 / sqrt(2) over one degree of freedom
+    assert "speeds of runs of equal config spread by 4.1%" in costs([[run(ms=500.0), run(ms=530.0)], [run()]], 0).rule
+    assert "is not known, as no setting has two" in costs([[run()], [run(ms=450.0)]], 0).rule
+
+
 def test_a_mean_is_of_all_runs_of_a_cell_or_is_not_told(run: Callable[..., Run]) -> None:
     cell = costs([[run(), run(slope=0.04)]], 0).cells[0]
     assert cell is not None and cell.step is not None and cell.step.n == 2
     assert cell.step.mean == pytest.approx((100 + 50) / 2)
     older = costs([[run(), run(model=FLOP | {"flop_per_token": None})]], 0).cells[0]
-    assert older is not None and older.flop is None and older.flop_kept is not None
+    assert older is not None and older.flop is None and older.flop_less is not None
 
 
 def test_without_a_loss_that_all_come_down_to_there_is_no_target(run: Callable[..., Run]) -> None:

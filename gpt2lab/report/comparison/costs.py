@@ -14,10 +14,14 @@ METRIC = "val_loss"
 UNEVEN = 0.1  # spread of the speed of runs of equal config, as a share, from which times say more about the machine
 RULE = (
     "The target is the lowest validation loss that every finished run reached. A run is there at the first step at "
-    "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are tokens "
-    "times FLOP per token, of all weights or of those that the bands keep. Tokens/s is the median of the logged rows, "
-    "the first tenth of them left out; the overhead is the additional time per token against the baseline."
+    "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are {flop}. "
+    "Tokens/s is the median of the logged rows, the first tenth of them left out; time per token is the additional one "
+    "against the baseline, not tested: {spread}."
 )
+RECORDED = "steps times those of the first update: of the plain batch (all positions, dense products), and done"
+ESTIMATED = "tokens times FLOP per token, of all weights or of those that the bands keep, whether left out or not"
+_WORK = ("work.flop_dense", "work.flop_done")
+_PER_TOKEN = ("flop_per_token", "flop_per_token_kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,7 @@ class Cost:
     step: Estimate | None  # to the target
     seconds: Estimate | None  # None where times are not held against each other
     flop: Estimate | None
-    flop_kept: Estimate | None  # without the products that a band makes unnecessary
+    flop_less: Estimate | None  # without what was left out; of older records, without what a band makes unnecessary
     tokens_per_s: Estimate | None
     outside: Estimate | None  # share of the time from start to end that was not training steps
     overhead: float | None  # 0.08: 8 % more time per token than the baseline; None there and on other hardware
@@ -41,6 +45,7 @@ class Costs:
     reason: str | None  # why there is none
     untimed: str | None  # why some cells have no seconds beside those of the baseline
     rule: str
+    recorded: bool  # whether FLOP are of what runs computed; else estimates per token
     cells: tuple[Cost | None, ...]  # None: no finished run
 
 
@@ -50,35 +55,46 @@ def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
     runs = [*reference, *(run for cell in cells for run in cell)]
     target, reason = _target(runs)
     alike = [not any(differing(runs[0], run, HARDWARE) for run in (*reference, *cell)) for cell in cells]
-    untimed = _why_untimed(cells, runs)
+    uneven = _speed_spread(cells)
+    untimed = _why_untimed(runs, uneven)
     if untimed is not None and all(alike):
         alike = [False] * len(cells)
+    recorded = all(_factor(run, key) is not None for run in runs for key in _WORK)
+    spread = "how far speeds of runs of equal config spread is not known, as no setting has two"
+    if uneven is not None:
+        spread = f"speeds of runs of equal config spread by {uneven:.1%}"
     return Costs(
         target=target,
         reason=reason,
         untimed=untimed,
-        rule=RULE,
+        rule=RULE.format(flop=RECORDED if recorded else ESTIMATED, spread=spread),
+        recorded=recorded,
         cells=tuple(
-            _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index])
+            _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index], recorded=recorded)
             for index, cell in enumerate(cells)
         ),
     )
 
 
-def _why_untimed(cells: Sequence[Sequence[Run]], runs: Sequence[Run]) -> str | None:
-    """Say why times are not held against each other: other hardware, or a machine that was not equally busy."""
-    hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
-    if hardware:
-        return f"not timed against each other: other hardware ({'; '.join(hardware)})"
-    uneven = noise_floor(
+def _speed_spread(cells: Sequence[Sequence[Run]]) -> float | None:
+    """Return the pooled standard deviation of log tokens/s within cells; None where no cell has two runs."""
+    spread = noise_floor(
         np.log(speeds)
         for cell in cells
         if len(speeds := [speed for run in cell if (speed := tokens_per_s(run)) is not None and speed > 0]) > 1
     )
-    if uneven is None or uneven.std <= UNEVEN:
+    return None if spread is None else spread.std
+
+
+def _why_untimed(runs: Sequence[Run], uneven: float | None) -> str | None:
+    """Say why times are not held against each other: other hardware, or a machine that was not equally busy."""
+    hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
+    if hardware:
+        return f"not timed against each other: other hardware ({'; '.join(hardware)})"
+    if uneven is None or uneven <= UNEVEN:
         return None
     return (
-        f"not timed against each other: the speeds of runs of equal config spread by {uneven.std:.0%} (rule: above "
+        f"not timed against each other: the speeds of runs of equal config spread by {uneven:.0%} (rule: above "
         f"{UNEVEN:.0%}), so the machine was not equally busy"
     )
 
@@ -96,16 +112,19 @@ def _target(runs: Sequence[Run]) -> tuple[float | None, str | None]:
     return target, None
 
 
-def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool) -> Cost | None:
+def _cost(
+    cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool, recorded: bool
+) -> Cost | None:
     """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
     speed = _mean(cell, tokens_per_s)
+    whole, less = _WORK if recorded else _PER_TOKEN
     return Cost(
         step=_mean(cell, lambda run: _step(run, target)),
         seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
-        flop=_mean(cell, lambda run: _flop(run, target, "flop_per_token")),
-        flop_kept=_mean(cell, lambda run: _flop(run, target, "flop_per_token_kept")),
+        flop=_mean(cell, lambda run: _flop(run, target, whole)),
+        flop_less=_mean(cell, lambda run: _flop(run, target, less)),
         tokens_per_s=speed,
         outside=_mean(cell, lambda run: outside_share(run.inputs)),
         overhead=_overhead(baseline, speed) if alike else None,
@@ -141,8 +160,11 @@ def _seconds(run: Run, target: float | None) -> float | None:
 
 
 def _flop(run: Run, target: float | None, count: str) -> float | None:
-    step = _step(run, target)
-    factors = [run.inputs.fact(f"provenance.model.{key}") for key in ("tokens_per_step", count)]
-    if step is None or any(isinstance(factor, bool) or not isinstance(factor, int) for factor in factors):
-        return None
-    return step * factors[0] * factors[1]
+    step, flop = _step(run, target), _factor(run, count)
+    tokens = 1 if count in _WORK else _factor(run, "tokens_per_step")
+    return None if step is None or flop is None or tokens is None else step * tokens * flop
+
+
+def _factor(run: Run, key: str) -> int | None:
+    value = run.inputs.fact(f"provenance.model.{key}")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

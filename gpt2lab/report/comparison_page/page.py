@@ -10,6 +10,7 @@ from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
 from gpt2lab.report.comparison_page import tables
+from gpt2lab.report.comparison_page.cost_table import cost_table
 from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
 from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
@@ -86,7 +87,7 @@ def _context(
         "grokking": tables.grokking_table(results),
         "matched": tables.matched_table(results),
         "no_match": _no_match(results),
-        "cost": tables.cost_table(results),
+        "cost": cost_table(results),
         "findings": [finding for finding in findings if finding.topic not in EVIDENCE],
         "notes": markdown.notes(rest),
         "command": markdown.fence(shlex.join(results.sweep.command), "sh"),

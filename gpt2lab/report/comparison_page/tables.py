@@ -8,10 +8,9 @@ from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import differing_keys
 from gpt2lab.report.comparison.compare import Comparison, Row
-from gpt2lab.report.comparison.costs import Cost
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
-from gpt2lab.report.comparison.statistics import Censored, Estimate
+from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison_page.words import (
@@ -24,11 +23,8 @@ from gpt2lab.report.comparison_page.words import (
     metric_name,
     metric_unit,
     p_value,
-    sentence,
     signed,
     signed_interval,
-    signed_percent,
-    two_digits,
     unbroken,
 )
 from gpt2lab.report.markdown import Markdown, code, escape
@@ -58,11 +54,11 @@ def factor_heads(results: SweepResults) -> list[str]:
     return list(results.cells[0].settings)
 
 
-def _arm_heads(results: SweepResults) -> tuple[str, ...]:
+def arm_heads(results: SweepResults) -> tuple[str, ...]:
     return tuple(factor_heads(results)) or ("Arm",)
 
 
-def _arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
+def arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
     cell = results.cells[index]
     cells = [escape(value) for value in cell.settings.values()] or [escape(cell.label)]
     bold = index == results.baseline and results.comparison is not None and len(results.cells) > 1
@@ -76,7 +72,7 @@ def main_table(results: SweepResults) -> Table | None:
     with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
     several = len(results.cells) > 1
     heads = (
-        *_arm_heads(results),
+        *arm_heads(results),
         *(("Verdict",) if several else ()),
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
@@ -87,7 +83,7 @@ def main_table(results: SweepResults) -> Table | None:
     rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
     baseline = f"{results.cells[results.baseline].label} (in bold)" if several else None
     below = main_caption(results.comparison, baseline)
-    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)) + several, below=below)
+    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)) + several, below=below)
 
 
 def main_caption(found: Comparison, baseline: str | None) -> str:
@@ -119,9 +115,9 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
     )
     cells = (*density, seeds, mean, interval)
     if not several:
-        return (*_arm_cells(results, index), *cells)
+        return (*arm_cells(results, index), *cells)
     difference, p, verdict = _judged(results, index, row)
-    return (*_arm_cells(results, index), verdict, *cells, difference, p)
+    return (*arm_cells(results, index), verdict, *cells, difference, p)
 
 
 def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ...]:
@@ -169,13 +165,13 @@ def matched_table(results: SweepResults) -> Table | None:
     picked = _spread(len(matched.targets), MOST_TARGETS)
     targets = [matched.targets[index] for index in picked]
     rows = tuple(
-        (*_arm_cells(results, index), *(_matched_cell(points[target]) for target in picked))
+        (*arm_cells(results, index), *(_matched_cell(points[target]) for target in picked))
         for index, points in enumerate(matched.points)
     )
-    heads = (*_arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
+    heads = (*arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
     below = f"Validation loss (difference to the baseline, by seed) where {metric_name(matched.train_metric).lower()}"
     below += f" is first as low as the head says. {matched.rule}"
-    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below)
+    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below)
 
 
 def _spread(n: int, most: int) -> list[int]:
@@ -189,70 +185,13 @@ def _matched_cell(point: MatchedPoint | None) -> Any:
     return Markdown(f"{mean_std(point.val, numbers.loss)}{difference}")
 
 
-def cost_table(results: SweepResults) -> Table | None:
-    """Steps, time and arithmetic to a loss that every arm reaches, and the speed of training."""
-    costs = results.costs
-    if not any(costs.cells):
-        return None
-    to = costs.target is not None
-    others = [cost for index, cost in enumerate(costs.cells) if index != results.baseline] or costs.cells
-    timed = to and any(cost is not None and cost.seconds is not None for cost in others)
-    work = to and any(cost is not None and cost.flop is not None for cost in costs.cells)
-    kept = work and any(cost is not None and _differ(cost.flop_kept, cost.flop) for cost in costs.cells)
-    heads = (
-        *_arm_heads(results),
-        *(("Steps",) if to else ()),
-        *(("Training time (s)",) if timed else ()),
-        *(("TFLOP",) if work else ()),
-        *(("TFLOP without the bands' zeros",) if kept else ()),
-        "Tokens/s",
-        "Time per token",
-        "Not training",
-    )
-    rows = tuple(
-        (*_arm_cells(results, index), *_cost_cells(cost, (to, timed, work, kept), index == results.baseline))
-        for index, cost in enumerate(costs.cells)
-    )
-    goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches. " if to else ""
-    below = f"{goal}{sentence(costs.reason) + ' ' if costs.reason else ''}"
-    below += f"{sentence(costs.untimed) + ' ' if costs.untimed else ''}{costs.rule}"
-    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below)
-
-
-def _differ(one: Estimate | None, other: Estimate | None) -> bool:
-    return one is not None and other is not None and one.mean != other.mean
-
-
-def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
-    to, timed, work, kept = shown
-    n = sum(shown) + 3
-    if cost is None:
-        return (numbers.MISSING,) * n
-    overhead = "baseline" if is_baseline else numbers.MISSING
-    if cost.overhead is not None:
-        overhead = signed_percent(cost.overhead)
-    return (
-        *((mean_std(cost.step, numbers.count, two_digits),) if to else ()),
-        *((mean_std(cost.seconds, numbers.rounded, two_digits),) if timed else ()),
-        *((_tera(cost.flop),) if work else ()),
-        *((_tera(cost.flop_kept),) if kept else ()),
-        mean_std(cost.tokens_per_s, numbers.count, two_digits),
-        overhead,
-        numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),
-    )
-
-
-def _tera(estimate: Estimate | None) -> str:
-    return numbers.MISSING if estimate is None else numbers.rounded(estimate.mean / 1e12)
-
-
 def grokking_table(results: SweepResults) -> Table | None:
     """Success, steps to the thresholds, delay and phases of each arm."""
     found = results.grokking
     if found is None or not any(cell.runs for cell in found.cells):
         return None
     heads = (
-        *_arm_heads(results),
+        *arm_heads(results),
         "Generalised, of those that ended",
         f"Steps to training {found.threshold:g}",
         f"Steps to validation {found.threshold:g}",
@@ -260,9 +199,9 @@ def grokking_table(results: SweepResults) -> Table | None:
         "Ratio",
         "Phases",
     )
-    rows = tuple((*_arm_cells(results, index), *_grokking_cells(cell)) for index, cell in enumerate(found.cells))
+    rows = tuple((*arm_cells(results, index), *_grokking_cells(cell)) for index, cell in enumerate(found.cells))
     below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
-    return Table(heads=heads, rows=rows, n_text=len(_arm_heads(results)), below=below, last_is_text=True)
+    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below, last_is_text=True)
 
 
 def _grokking_cells(cell: GrokkingCell) -> tuple[Any, ...]:
