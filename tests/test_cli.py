@@ -240,6 +240,10 @@ def test_plan_lists_every_array_of_the_cuda_core_and_its_sum(command):
 
 
 def test_plan_says_that_a_band_that_keeps_everything_is_dense(command):
+    out, _ = command("plan", "experiment=band_cost")
+    assert out.startswith("sweep            18 jobs; this is the first, fc1_band=32 seed=1\n")
+    assert "band 32 of 512 hidden units" in out
+    assert command("plan", "-m", "sparsity=banded", "fc1_band=64,32")[0].startswith("sweep            2 jobs;")
     out, _ = command("plan", "sparsity=banded", "fc1_band=1024")
     assert "density 100.00%; the band keeps everything: dense" in out
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sweep_records
 import yaml
@@ -167,6 +168,15 @@ def test_a_key_that_follows_a_factor_is_named_beside_it(banded: Path) -> None:
     method = section(report(banded), "Method")
     assert row(method, "fc1_band")[1] == row(method, "fc2_band (follows)")[1] == "0, 128, 256"
     assert row(method, "seed")[1] == "1, 2, 3"
+    figure = re.search(
+        r"!\[Validation loss by fc1_band.*? dense: 1\.8294, (\S+) µs per token; .*factor\.svg", report(banded)
+    )
+    fast = read_run(banded / "runs" / "0-fc1_band=0-fc2_band=0-seed=1", "x").inputs.curve("tokens_per_s").values
+    assert figure and float(figure[1]) == pytest.approx(1e6 / float(np.median(fast)), rel=0.02)
+    path = banded / "runs" / "20-fc1_band=256-fc2_band=256-seed=3" / "provenance.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"platform": found["platform"] | {"cpu": "another"}}))
+    assert "µs per token" not in report(banded) and "No times: not timed against each other" in report(banded)
 
 
 def test_writing_twice_gives_the_same_bytes_and_old_figures_go(grokking: Path) -> None:

@@ -10,12 +10,13 @@ from hypothesis.extra.numpy import arrays
 
 from gpt2lab.data.synthetic import modular_rows
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.ops.banded_linear import product_blocks
 from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.flops import Counts, dense_flop_per_token, plain_counts, training_flop
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import DataConfig, DataSource, EngineConfig, OptimConfig
-from gpt2lab.train.work import count_passes, work_of
+from gpt2lab.schema import DataConfig, DataSource, EngineConfig, EngineName, OptimConfig, Precision
+from gpt2lab.train.work import count_passes, unread_work, work_of
 
 TINY = GPTConfig(n_layer=3, n_head=1, n_embd=2, max_seq_len=4, vocab_size=5)
 EQUATIONS = GPTConfig(n_layer=2, n_head=4, n_embd=128, max_seq_len=8, vocab_size=105)
@@ -86,6 +87,24 @@ def test_banded_products_count_their_blocks_corners_included():
     assert done.flop_dense - done.flop_done == 6 * 1024 * removed
     off = work_of(spec_of(model, None, banded_products=False), inputs, inputs, device="cpu")
     assert off.mlp_tiles == {"fc1": dense, "fc2": dense} and off.flop_done == off.flop_dense
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_blocks_of_the_cuda_core_count_as_large_as_they_are_aligned(precision):
+    model = GPTConfig(n_layer=1, n_head=12, n_embd=768, max_seq_len=1024, vocab_size=300, fc1_band=256, fc2_band=256)
+    engine = EngineConfig(name=EngineName.cuda, precision=precision)
+    spec = EngineSpec(model=model, optim=OptimConfig(), engine=engine, batch_size=64, seq_len=1024)
+    done = unread_work(spec, device="cuda")
+    align = 8 if precision is Precision.bf16 else 4
+    removed = 0
+    for name, tiles in done.mlp_tiles.items():
+        for product, tile in tiles.items():
+            assert tile is not None
+            blocks = product_blocks(name, product, n_embd=768, band=256, tile=tile, align=align)
+            assert all(edge % align == 0 for block in blocks for edge in (block.hidden.start, block.channels.start))
+            kept = sum(len(range(3072)[b.hidden]) * len(range(768)[b.channels]) for b in blocks)
+            removed += 2 * 64 * 1024 * (3072 * 768 - kept)
+    assert done.flop_dense - done.flop_done == removed
 
 
 @st.composite

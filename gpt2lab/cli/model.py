@@ -22,11 +22,17 @@ precision_option = click.option(
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def plan(overrides: tuple[str, ...]) -> None:
-    """Say what a run would need, before anything is allocated: parameters, FLOPs, memory."""
+    """Say what a run would need, before anything is allocated: parameters, FLOPs, memory. Of a sweep, its first job."""
     from gpt2lab.compose import compose  # Hydra is needed by few commands
+    from gpt2lab.compose.grid import expand
+    from gpt2lab.record.sweep import describe as describe_job
     from gpt2lab.train.plan import describe, make_plan
 
-    for what, value in describe(make_plan(compose(list(overrides)))):
+    grid = expand(overrides)
+    if grid is not None:
+        first = describe_job(grid.jobs[0].values) or "the only one"
+        click.echo(f"{'sweep':<16} {len(grid.jobs)} jobs; this is the first, {first}")
+    for what, value in describe(make_plan(grid.jobs[0].config if grid else compose(list(overrides)))):
         click.echo(f"{what:<16} {value}")
 
 
