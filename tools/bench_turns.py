@@ -30,16 +30,16 @@ def fastest(sides: Mapping[str, Side], *, rounds: int = 3, calls: int = 1) -> st
     return min(times, key=lambda name: statistics.median(times[name]))
 
 
+def quartiles(seconds: list[float], others: list[float]) -> dict[str, float]:
+    """Return how many times longer the others took, round by round: median, quartiles and the number of rounds."""
+    q1, median, q3 = statistics.quantiles([b / a for a, b in zip(seconds, others, strict=True)], n=4)
+    return {"ratio": median, "ratio_q1": q1, "ratio_q3": q3, "rounds": len(seconds)}
+
+
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return how many times longer theirs took, round by round: median and quartiles; and both medians."""
-    q1, median, q3 = statistics.quantiles([b / a for a, b in zip(ours, theirs, strict=True)], n=4)
-    return {
-        "ratio": median,
-        "ratio_q1": q1,
-        "ratio_q3": q3,
-        "ours_ms": 1000 * statistics.median(ours),
-        "theirs_ms": 1000 * statistics.median(theirs),
-    }
+    """Return how many times longer theirs took, and the medians of both."""
+    medians = {"ours_ms": 1000 * statistics.median(ours), "theirs_ms": 1000 * statistics.median(theirs)}
+    return quartiles(ours, theirs) | medians
 
 
 def compare(sides: Mapping[str, Side], *, rounds: int, calls: int = 1) -> dict[str, Any]:
