@@ -48,10 +48,15 @@ def compare(sides: Mapping[str, Side], *, rounds: int, calls: int = 1) -> dict[s
     return ratio(times["ours"], times["theirs"])
 
 
+def rounding(terms: int) -> float:
+    """Return how far a float32 result of which each value sums `terms` products may be from exact, relative to it."""
+    # The tests' formula: eight unit roundoffs times the root of the length, and one for each stored intermediate.
+    return 2.0**-24 * (8 * math.sqrt(terms) + 4)
+
+
 def require_equal(what: str, ours: Tensor, theirs: Tensor, *, terms: int) -> None:
     """Stop unless two float32 results, of which each value sums `terms` products, are equal to rounding."""
-    # The tests' formula: eight unit roundoffs times the root of the length, and one for each stored intermediate.
-    allowed = 2.0**-24 * (8 * math.sqrt(terms) + 4)
+    allowed = rounding(terms)
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error <= allowed:
         raise SystemExit(f"{what}: differs from PyTorch's by {error:.1e}, allowed {allowed:.1e}: nothing was timed")
