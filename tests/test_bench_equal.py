@@ -43,6 +43,11 @@ def exact_gelu(peer: Any) -> None:
     peer.model.h[0].mlp[1] = nn.GELU()
 
 
+def larger_loss(peer: Any) -> None:
+    whole = peer.model.loss
+    peer.model.loss = lambda *batch: 1.001 * whole(*batch)
+
+
 def decay_all(peer: Any) -> None:
     peer.optimizer.param_groups[1]["weight_decay"] = 0.1
 
@@ -59,6 +64,7 @@ MISTAKES: dict[str, tuple[dict[str, float], Callable[[Any], None]]] = {
     "another eps": ({"eps": 1e-8}, lambda peer: None),
     "vectors decay": ({}, decay_all),
     "a bias left out": ({}, one_bias_is_not_trained),
+    "a loss that is 0.1 % larger": ({}, larger_loss),
     "exact GELU": ({}, exact_gelu),
     "no weight gradient": ({}, freeze),
 }

@@ -1,15 +1,17 @@
 """Whether two sides of a comparison train alike: what both hold after two updates, before anything is timed.
 
-First moments hold the clipped gradients, second moments their squares and beta2, and the change of the parameters the
-rest of AdamW: corrections, eps, learning rate, decay. So nothing is compared but what the timed updates themselves
-leave behind.
+First moments hold the clipped gradients, second moments their squares and beta2, the change of the parameters the rest
+of AdamW (corrections, eps, learning rate, decay), and the norm before clipping the scale of the loss. So nothing is
+compared but what the timed updates themselves leave behind.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
 
+from gpt2lab.engine.base import StepResult
 from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig, Params
@@ -28,6 +30,9 @@ class Trained(Protocol):
 
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
         """Do one update on a batch, (B, T) int32 each."""
+
+    def result(self) -> StepResult:
+        """Return loss and gradient norm of the last update."""
 
     def restore(self, params: Params, moments: dict[str, np.ndarray], step: int) -> None:
         """Begin again with 16 tensors; `moments` is empty and `step` 0 here."""
@@ -64,11 +69,12 @@ def longest_sum(model: GPTConfig, rows: int) -> int:
 
 
 def two_updates(side: Trained, params: Params, batch: Batch) -> Params:
-    """Return moments ("m.NAME", "v.NAME") and parameters ("NAME") after two updates from `params`."""
+    """Return loss, grad_norm, moments ("m.NAME", "v.NAME") and parameters ("NAME") after two updates from `params`."""
     side.restore(params, {}, 0)
     for _ in range(UPDATES):
         side.train_step(*batch, learning_rate=OPTIM.learning_rate)
-    return side.moments() | side.parameters()
+    result = {name: np.array([value]) for name, value in asdict(side.result()).items()}
+    return result | side.moments() | side.parameters()
 
 
 def differences(start: Params, ours: Params, theirs: Params, *, vocab_size: int, allowed: float) -> Iterator[str]:
@@ -82,12 +88,12 @@ def differences(start: Params, ours: Params, theirs: Params, *, vocab_size: int,
         kind, _, tensor = name.rpartition(".")
         rows = slice(vocab_size if tensor == "wte" else None)  # padding is nobody's
         difference = squared(ours[name][rows] - their[rows])
-        if kind:
+        if name not in start:
             size = squared(their[rows])
-            bound = allowed * (1 if kind == "m" else 2)  # second moments hold squares
+            bound = allowed * (2 if kind == "v" else 1)  # second moments hold squares
             if not difference <= bound**2 * size:
-                which = "first" if kind == "m" else "second"
-                yield f"{which} moment of {tensor} by {relative(difference, size)}, allowed {bound:.1e}"
+                what = {"m": "first moment of ", "v": "second moment of ", "": ""}[kind] + tensor
+                yield f"{what} by {relative(difference, size)}, allowed {bound:.1e}"
             continue
         error += difference
         change += squared(their[rows] - start[tensor][rows])

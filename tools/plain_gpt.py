@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2lab.engine.base import StepResult
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.params import TENSORS, GPTConfig, Params
 from gpt2lab.schema import OptimConfig
@@ -141,6 +142,11 @@ class Training:
 
     def __init__(self, model: PlainGPT, optimizer: torch.optim.AdamW) -> None:
         self.model, self.optimizer = model, optimizer
+        self._loss = self._grad_norm = torch.zeros(())  # of the last update
+
+    def result(self) -> StepResult:
+        """Return loss and gradient norm of the last update."""
+        return StepResult(loss=float(self._loss), grad_norm=float(self._grad_norm))
 
     @torch.no_grad()
     def restore(self, params: Params, moments: dict[str, np.ndarray], step: int) -> None:
@@ -184,6 +190,8 @@ class PlainStep(Training):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(inputs, targets).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
+        loss = self.loss(inputs, targets)
+        loss.backward()
+        self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
         self.optimizer.step()
+        self._loss = loss.detach()

@@ -132,10 +132,6 @@ class Peer(Training):
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
-    def loss(self) -> float:
-        """Return the loss of the last update."""
-        return float(self._loss)
-
     def _reset_peak(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -150,7 +146,7 @@ class Peer(Training):
         with self._autocast:
             loss = self._mean_loss(inputs, targets, self._counted)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.grad_clip)
+        self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.grad_clip)
         self.optimizer.step()
         self._loss = loss.detach()
 

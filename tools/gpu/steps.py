@@ -133,7 +133,7 @@ def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_to
     if peer:
         row["torch"] = _figures(case, times["torch"]) | {
             "peak_mem_mib": peer.peak_mem_mib,
-            "loss": peer.loss(),
+            "loss": peer.result().loss,
             "variant": peer.variant,
         }
         row["notes"] = peer.notes
