@@ -136,7 +136,7 @@ def test_of_the_forms_of_the_peer_the_fastest_is_timed(tool, monkeypatch):
     variants = peers.variants(MODEL)
     engine = peers.our_engine(MODEL, batch(0))
     found = peers.compare_steps("step", engine, variants, batch(0), rounds=1, calls=1)
-    chosen = "masked weights, 128 rows of the vocabulary"
+    chosen = "masked weights, 128 columns of logits"
     assert found == {"ours": None, "theirs": None, "variant": chosen} and engine.step == 1
     trained = {name for name, peer in variants.items() if any(array.any() for array in peer.moments().values())}
     assert trained == {chosen} and len(variants[chosen].model.wte.weight) == 128

@@ -5,14 +5,7 @@ from typing import Any
 
 import torch
 from bench_equal import strong_params
-from bench_peers import (
-    gpt2_124m,
-    our_engine,
-    random_batch,
-    require_same_updates,
-    update,
-    variants,
-)
+from bench_peers import gpt2_124m, our_engine, random_batch, require_same_updates, update, variants
 from bench_turns import compare, fastest, in_turns, ratio, require_equal
 from torch import Tensor, nn
 
@@ -82,13 +75,14 @@ def _gradients(mlp: nn.Module) -> dict[str, Tensor]:
 def bench_step(model: GPTConfig, name: str) -> dict[str, Any]:
     """Compare updates of a banded model with PyTorch's, and with our own when `engine.banded_products` is false."""
     batch = random_batch(model, 4, 64)
-    peers = variants(model)
-    engines = {"ours": our_engine(model, batch), "own": our_engine(model, batch, banded_products=False)}
-    require_same_updates(name, engines["ours"], peers, batch)
+    peers, ours = variants(model), our_engine(model, batch)
+    require_same_updates(name, ours, peers, batch)
     chosen = fastest({n: update(peer, batch) for n, peer in peers.items()}, rounds=2)
-    peers = {chosen: peers[chosen]}  # memory
-    require_same_updates(f"{name} own", engines["own"], peers, batch)
-    times = in_turns({n: update(side, batch) for n, side in (engines | {"theirs": peers[chosen]}).items()}, rounds=9)
+    peers = {chosen: peers[chosen]}  # four of GPT-2 124M fill much of a machine's memory
+    own = our_engine(model, batch, banded_products=False)
+    require_same_updates(f"{name} own", own, peers, batch)
+    sides = {"ours": ours, "own": own, "theirs": peers[chosen]}
+    times = in_turns({n: update(side, batch) for n, side in sides.items()}, rounds=9)
     return {
         name: ratio(times["ours"], times["theirs"]) | {"variant": chosen},
         f"{name} own": ratio(times["ours"], times["own"]),

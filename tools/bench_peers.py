@@ -44,15 +44,14 @@ def variants(
     model: GPTConfig, optim: OptimConfig = OPTIM, counted: tuple[int, ...] | None = None
 ) -> dict[str, PlainStep]:
     """Return PyTorch's side in each of its forms, with parameters of seed 0."""
-    rows = {f"{model.vocab_size} rows of the vocabulary": False}
-    if model.padded_vocab_size > model.vocab_size:
-        rows[f"{model.padded_vocab_size} rows of the vocabulary"] = True
-    params, maskings = init_params(model, seed=0), MASKINGS if banded_tensors(model) else {"": False}
+    V, Vp, params = model.vocab_size, model.padded_vocab_size, init_params(model, seed=0)
+    rows = {f"{V} columns of logits": False, f"{Vp} columns of logits": True} if Vp > V else {"": False}
+    maskings = MASKINGS if banded_tensors(model) else {"": False}
     return {
-        ", ".join(filter(None, (masking, n_rows))): PlainStep(
-            model, params, optim, counted, masked_weights=maskings[masking], padded=rows[n_rows]
+        ", ".join(filter(None, names)) or "as it is": PlainStep(
+            model, params, optim, counted, masked_weights=maskings[names[0]], padded=rows[names[1]]
         )
-        for masking, n_rows in product(maskings, rows)
+        for names in product(maskings, rows)
     }
 
 

@@ -1,8 +1,8 @@
 """GPT-2 as a careful user of PyTorch would write and train it, after nanoGPT: what our steps are measured against.
 
-It shares nothing with our engines but the 16 tensors that it starts from. nn.Linear, scaled_dot_product_attention,
-tanh-GELU, tied embedding, cross_entropy, fused AdamW in two groups, gradients set to None, clipped by PyTorch. A loss
-mask takes the counted positions before the output layer.
+It shares nothing with our engines but the 16 tensors that it starts from and how it reports. nn.Linear,
+scaled_dot_product_attention, tanh-GELU, tied embedding, cross_entropy, fused AdamW in two groups, gradients set to
+None, clipped by PyTorch. A loss mask takes the counted positions before the output layer.
 
 The output layer multiplies the whole embedding, as nanoGPT's lm_head does: a slice of it would cost a copy of its
 gradient at each step. It has V rows, or with `padded=True` those of the padding too, which are trained and predicted
