@@ -99,6 +99,7 @@ def test_a_batch_that_comes_again_is_not_copied_to_the_peer_again(tool, case_of_
 
     model = case_of_fp32.model
     peer = Peer(case_of_fp32, init_params(model, seed=0), OPTIM, torch.device("cpu"), compiled=False)
+    assert len(peer.model.wte.weight) == model.padded_vocab_size > model.vocab_size
     one, other = batches_of(replace(case_of_fp32, prime=None), 2)
     whole, again, next_one = peer.pin_all([one, one, other])
     assert whole is again and next_one is not whole
