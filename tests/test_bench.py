@@ -1,6 +1,10 @@
 """The other side of tools/bench.py is the same model, trained alike; sides are measured in turns and must agree."""
 
 import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,19 +22,24 @@ from gpt2lab.schema import Device, EngineConfig, OptimConfig
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
-OPTIM = OptimConfig(learning_rate=1e-3, grad_clip=1.0)
+OPTIM = OptimConfig(learning_rate=1e-3, grad_clip=1.0, eps=1e-3)
 
 
 @pytest.fixture
-def plain_gpt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of tools/."""
     monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module("plain_gpt")
+    return importlib.import_module
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module("bench_turns")
+def plain_gpt(tool) -> ModuleType:
+    return tool("plain_gpt")
+
+
+@pytest.fixture
+def turns(tool) -> ModuleType:
+    return tool("bench_turns")
 
 
 def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,12 +49,16 @@ def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("counted", [None, (2, 4)], ids=["all", "masked"])
 @pytest.mark.parametrize("masked_weights", [False, True], ids=["gradients", "weights"])
-def test_the_plain_model_trains_as_the_engine_does(plain_gpt, counted, masked_weights):
+@pytest.mark.parametrize("padded", [False, True], ids=["V", "Vp"])
+def test_the_plain_model_trains_as_the_engine_does(plain_gpt, tool, counted, masked_weights, padded):
     params = apply_bands(random_params(MODEL), MODEL)
+    if padded:  # never predicted
+        params["wte"][11:], params["lnfw"][0], params["lnfb"][0] = 0, 0, 1
+        params["wte"][11:, 0] = -200
     kind = EngineConfig(device=Device.cpu)
     spec = EngineSpec(model=MODEL, optim=OPTIM, engine=kind, counted=counted, batch_size=5, seq_len=6)
     engine = TorchEngine(spec, params)
-    peer = plain_gpt.PlainStep(MODEL, params, OPTIM, counted, masked_weights=masked_weights)
+    peer = plain_gpt.PlainStep(MODEL, params, OPTIM, counted, masked_weights=masked_weights, padded=padded)
     loss, gradients = engine.loss_and_gradients(*batch(0))
     found = peer.loss(*batch(0))
     found.backward()
@@ -54,18 +67,20 @@ def test_the_plain_model_trains_as_the_engine_does(plain_gpt, counted, masked_we
     masks = banded_tensors(MODEL)
     for name, _, index, tensor in peer.model.named_tensors():
         assert tensor.grad is not None
-        expected = gradients[name][index]
+        expected = gradients[name][index][: len(tensor)]
         if name == "qkvb":  # a softmax ignores the bias of the keys: its gradient is rounding noise
             tensor.grad[8:16], expected[8:16] = 0, 0
         check = compare(name, tensor.grad.numpy(), expected.astype(np.float64), allowed)
         assert check.passed, check
     for step in range(3):
         engine.train_step(*batch(step), learning_rate=OPTIM.learning_rate)
-        peer.train_step(*batch(step))
+        peer.train_step(*batch(step), learning_rate=OPTIM.learning_rate)
         assert peer.loss(*batch(step)).item() == pytest.approx(engine.evaluate(*batch(step)).loss, rel=1e-4)
     for name, _, _, tensor in peer.model.named_tensors():
         if name in masks:
             assert not tensor.detach()[torch.from_numpy(~masks[name])].any()
+    held = [side.moments() | side.parameters() for side in (engine, peer)]
+    assert list(tool("bench_equal").differences(params, *held, vocab_size=11, allowed=allowed)) == []
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count(turns, monkeypatch):
@@ -86,6 +101,70 @@ def test_sides_take_turns_and_the_first_round_does_not_count(turns, monkeypatch)
 def test_sides_that_differ_are_not_timed(turns):
     values = torch.arange(1.0, 9.0)
     turns.require_equal("loss", values, values * (1 + 2**-23), terms=8)
-    for other in (values * 1.001, values * torch.nan):
+    values, allowed = values.double(), 2.0**-24 * (8 * 8**0.5 + 4)
+    turns.require_equal("loss", values, values * (1 + 0.99 * allowed), terms=8)
+    for other in (values * (1 + 1.01 * allowed), values * torch.nan):
         with pytest.raises(SystemExit, match="loss: differs from PyTorch's by"):
             turns.require_equal("loss", values, other, terms=8)
+
+
+def seconds(**of_sides: float) -> Callable[..., dict[str, list[float]]]:
+    """Return what stands in for `in_turns`: it does nothing, and every round took the seconds given."""
+    return lambda sides, *, rounds, calls=1: {name: [of_sides[name]] * rounds for name in sides}
+
+
+def test_ratios_say_how_many_times_longer_the_others_take(tool, turns, monkeypatch):
+    curve, bands = tool("bench_curve"), tool("bench_bands")
+    monkeypatch.setattr(curve, "our_engine", lambda *_: None)
+    monkeypatch.setattr(curve, "in_turns", seconds(**{"0": 6.0} | {str(width): 2.0 for width in curve.WIDTHS}))
+    for found in curve.bench_curve().values():
+        assert (found["ratio"], found["rounds"]) == (3.0, 30)
+    monkeypatch.setattr(bands, "in_turns", seconds(ours=2.0, own=3.0, theirs=8.0))
+    found = bands.bench_step(replace(MODEL, max_seq_len=64), "small")
+    assert found["small"]["ratio"] == 4.0 and found["small"]["rounds"] == 9
+    assert (found["small"]["ours_ms"], found["small"]["theirs_ms"]) == (2000.0, 8000.0)
+    assert found["small own"]["ratio"] == 1.5
+    monkeypatch.setattr(turns, "in_turns", seconds(ours=2.0, theirs=5.0))
+    assert turns.compare({"ours": print, "theirs": print}, rounds=3)["ratio"] == 2.5
+    assert turns.fastest({"theirs": print, "ours": print}) == "ours"
+
+
+def test_of_the_forms_of_the_peer_the_fastest_is_timed(tool, monkeypatch):
+    peers = tool("bench_peers")
+    monkeypatch.setattr(peers, "fastest", lambda sides, **_: list(sides)[-1])
+    monkeypatch.setattr(peers, "compare", lambda sides, **_: {name: side() for name, side in sides.items()})
+    variants = peers.variants(MODEL)
+    engine = peers.our_engine(MODEL, batch(0))
+    found = peers.compare_steps("step", engine, variants, batch(0), rounds=1, calls=1)
+    chosen = "masked weights, 128 columns of logits"
+    assert found == {"ours": None, "theirs": None, "variant": chosen} and engine.step == 1
+    trained = {name for name, peer in variants.items() if any(array.any() for array in peer.moments().values())}
+    assert trained == {chosen} and len(variants[chosen].model.wte.weight) == 128
+
+
+def test_masks_are_measured_against_a_peer_that_counts_the_same_positions(tool, monkeypatch):
+    masks, peers = tool("bench_masks"), tool("bench_peers")
+    small = ["data.prime=5", "model.n_layer=1", "model.n_head=2", "model.n_embd=8"]
+    monkeypatch.setattr(masks, "RUN", [*masks.RUN, *small])
+    monkeypatch.setattr(peers, "compare", lambda *_, **__: {})
+    found = masks.bench_masks()  # which stops unless their updates are ours
+    assert set(found) == {"answer", "all"}
+    right = masks.variants
+    monkeypatch.setattr(masks, "variants", lambda model, optim, counted: right(model, optim, None))
+    with pytest.raises(SystemExit, match="answer: differs"):
+        masks.bench_masks()
+
+
+def test_a_record_names_its_commit_and_the_table_its_rounds(tool, monkeypatch, capsys):
+    bench, docs, rows = tool("bench"), tool("docs"), tool("bench_rows")
+    figures = {"ratio": 1.5, "ratio_q1": 1.25, "ratio_q3": 1.75, "rounds": 9}
+    monkeypatch.setitem(bench.CASES, "peers", lambda: {"mini": figures})
+    monkeypatch.setattr(bench, "read_commit", lambda: "abc-dirty")
+    monkeypatch.setattr(sys, "argv", ["bench.py", "peers"])
+    bench.main()
+    record = json.JSONDecoder().raw_decode(capsys.readouterr().out)[0]
+    assert record["commit"] == "abc-dirty" and record["results"]["peers"]["mini"] == figures
+    old = {key: value for key, value in figures.items() if key != "rounds"}
+    monkeypatch.setattr(docs, "measured_rows", lambda: [(rows.ROWS[0], found, record) for found in (figures, old)])
+    table = docs.speed_table()
+    assert "| 1.500 (1.250 to 1.750; 9 rounds) |" in table and "| 1.500 (1.250 to 1.750) |" in table

@@ -36,6 +36,8 @@ from bench_peers import bench_peers
 from bench_profile import bench_profile
 from bench_rows import BENCHMARKS, ROWS
 from bench_sharing import bench_sharing
+from bench_turns import quartiles
+from checkout import read_commit
 from rich.console import Console
 
 from gpt2lab.compose import compose
@@ -115,11 +117,10 @@ def bench_tracking() -> dict[str, Any]:
                 for name, hook in hooks.items():
                     times[name].append(updates(parts, hook))
     bare = times["bare"]
-    result: dict[str, Any] = {}
-    for name, seconds in times.items():
-        ratios = [one / other for one, other in zip(seconds, bare, strict=True)]
-        result[name] = {"step_ms": 1000 * statistics.median(seconds), **_ratio(ratios)}
-    return result
+    return {
+        name: {"step_ms": 1000 * statistics.median(seconds), **quartiles(bare, seconds)}
+        for name, seconds in times.items()
+    }
 
 
 def bench_startup() -> dict[str, Any]:
@@ -141,11 +142,6 @@ def bench_startup() -> dict[str, Any]:
             if process.wait():
                 raise SystemExit("the run that was to be timed failed")
     return {"seconds_to_first_step": statistics.median(seconds), "smallest": min(seconds), "largest": max(seconds)}
-
-
-def _ratio(ratios: list[float]) -> dict[str, float]:
-    quartiles = statistics.quantiles(ratios, n=4)
-    return {"ratio": statistics.median(ratios), "ratio_q1": quartiles[0], "ratio_q3": quartiles[2]}
 
 
 CASES = {
@@ -185,11 +181,13 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(cases)}")
     if arguments.commit and set(chosen) & set(ON_REQUEST):
         parser.error(f"--commit: {', '.join(ON_REQUEST)} is not kept")
+    commit = read_commit()  # before the cases, which take minutes
     results = {name: cases[name]() for name in chosen}
     device = device_name(torch.device("cpu"))
     now = datetime.now(UTC)
     record = {
         "date": now.isoformat(timespec="seconds"),
+        "commit": commit,
         "device": device,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from gpt2lab.engine.torch_banded import BandedLinear
-from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Cost, block_multiply_adds, choose_tile, hidden_blocks
+from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Block, Cost, blocks_seconds, choose_tile, hidden_blocks
 
 CASES = [  # C, band, rows
-    *((128, band, rows) for band in (64, 128, 256, 384) for rows in (256, 2048)),
-    *((384, band, rows) for band in (64, 256, 512, 1024) for rows in (256, 1024)),
-    *((768, band, rows) for band in (256, 512, 1024, 2048) for rows in (256, 1024)),
+    *((128, band, rows) for band in (64, 128, 256, 384, 512) for rows in (256, 2048)),
+    *((384, band, rows) for band in (64, 256, 512, 1024, 1536) for rows in (256, 1024)),
+    *((768, band, rows) for band in (256, 512, 1024, 2048, 3072) for rows in (256, 1024)),
     (1024, 256, 512),
 ]
 ROUNDS = 25
+EACH = [Cost(call_s=float(i == 0), multiply_add_s=float(i == 1), value_s=float(i == 2)) for i in range(3)]
 PRODUCTS = 6  # forward, input gradient and weight gradient of two layers
 
 
@@ -59,13 +60,11 @@ def measure(n_embd: int, band: int, rows: int) -> dict[int, float]:
     return {tile: min(row[tile] for row in times) / PRODUCTS for tile in layers}
 
 
-def counts(n_embd: int, band: int, rows: int, tile: int) -> tuple[int, int, int]:
-    """Return calls, multiply-adds and values moved of one product."""
-    if not tile:
-        return 1, rows * 4 * n_embd * n_embd, rows * 5 * n_embd
-    blocks = hidden_blocks(n_embd, band, tile, clipped=True)
-    values = sum(b.hidden.stop - b.hidden.start + b.channels.stop - b.channels.start for b in blocks)
-    return len(blocks), rows * block_multiply_adds(blocks), rows * values
+def counts(n_embd: int, band: int, rows: int, tile: int) -> list[float]:
+    """Return calls, multiply-adds and values moved of one product: what it costs where one of them costs 1 s each."""
+    whole = [Block(slice(0, 4 * n_embd), slice(0, n_embd))]
+    blocks = hidden_blocks(n_embd, band, tile, clipped=True) if tile else whole
+    return [blocks_seconds(blocks, rows, cost) for cost in EACH]
 
 
 def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> Cost:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from bench_peers import compare_steps
-from plain_gpt import PlainStep
+from bench_equal import OPTIM
+from bench_peers import compare_steps, variants
 
 from gpt2lab.compose import compose
 from gpt2lab.train.setup import prepare_parts
 
 # The whole training split at each update, which a run hands over as the same arrays: passes are planned once.
 RUN = ["data=modular", "model=grokking", "train.batch_size=full", "engine.device=cpu", "tracker=none"]
-RUN += ["optim.learning_rate=1e-4", "optim.grad_clip=1"]
+RUN += [f"optim.{key}={getattr(OPTIM, key)}" for key in ("learning_rate", "grad_clip", "eps")]
 
 
 def bench_masks() -> dict[str, Any]:
@@ -19,6 +19,6 @@ def bench_masks() -> dict[str, Any]:
     for name, masking in (("answer", "task_position"), ("all", "none")):
         parts = prepare_parts(compose([*RUN, f"masking={masking}"]))
         engine, batch = parts.engine, parts.batches.batch(0)
-        peer = PlainStep(parts.model, engine.parameters(), parts.config.optim, parts.counted)
-        found[name] = compare_steps(name, engine, peer, batch, rounds=11, calls=1)
+        peers = variants(parts.model, parts.config.optim, parts.counted)
+        found[name] = compare_steps(name, engine, peers, batch, rounds=11, calls=1)
     return found

@@ -1,21 +1,21 @@
 """Whole steps of models that leave nothing out, against plain PyTorch: the case `peers` of tools/bench.py."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
-from bench_turns import compare, require_equal
+from bench_equal import OPTIM, Batch, Trained, differences, longest_sum, strong_params, two_updates
+from bench_turns import Side, compare, fastest, rounding
 from plain_gpt import PlainStep
 
 from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
 
-OPTIM = OptimConfig(learning_rate=1e-4, grad_clip=1.0)
 MINI = GPTConfig(n_layer=4, n_head=4, n_embd=128, max_seq_len=128, vocab_size=256)
-
-Batch = tuple[np.ndarray, np.ndarray]
+MASKINGS = {"masked gradients": False, "masked weights": True}  # of a band
 
 
 def gpt2_124m(**bands: int) -> GPTConfig:
@@ -35,21 +35,48 @@ def our_engine(model: GPTConfig, batch: Batch, counted: tuple[int, ...] | None =
     return create_engine(spec, init_params(model, seed=0))
 
 
-def same_loss(what: str, engine: Engine, peer: PlainStep, batch: Batch) -> None:
-    """Stop unless both models have the same loss on the batch."""
-    ours, _ = engine.loss_and_gradients(*batch)
-    terms = batch[0].size + peer.model.config.vocab_size
-    require_equal(f"{what}: loss", torch.tensor(ours), peer.loss(*batch).detach(), terms=terms)
+def update(side: Trained, batch: Batch) -> Side:
+    """Return a function that does one update."""
+    return lambda: side.train_step(*batch, learning_rate=OPTIM.learning_rate)
 
 
-def compare_steps(what: str, engine: Engine, peer: PlainStep, batch: Batch, *, rounds: int, calls: int) -> Any:
-    """Compare whole updates on one batch, which both begin with the same parameters."""
-    same_loss(what, engine, peer, batch)
-    sides = {
-        "ours": lambda: engine.train_step(*batch, learning_rate=OPTIM.learning_rate),
-        "theirs": lambda: peer.train_step(*batch),
+def variants(
+    model: GPTConfig, optim: OptimConfig = OPTIM, counted: tuple[int, ...] | None = None
+) -> dict[str, PlainStep]:
+    """Return PyTorch's side in each of its forms, with parameters of seed 0."""
+    V, Vp, params = model.vocab_size, model.padded_vocab_size, init_params(model, seed=0)
+    rows = {f"{V} columns of logits": False, f"{Vp} columns of logits": True} if Vp > V else {"": False}
+    maskings = MASKINGS if banded_tensors(model) else {"": False}
+    return {
+        ", ".join(filter(None, names)) or "as it is": PlainStep(
+            model, params, optim, counted, masked_weights=maskings[names[0]], padded=rows[names[1]]
+        )
+        for names in product(maskings, rows)
     }
-    return compare(sides, rounds=rounds, calls=calls)
+
+
+def require_same_updates(what: str, engine: Engine, peers: dict[str, PlainStep], batch: Batch) -> None:
+    """Stop unless all do the same two updates; then they hold the parameters of seed 0 again."""
+    model = next(iter(peers.values())).model.config
+    start, first = strong_params(model), init_params(model, seed=0)
+    allowed = rounding(longest_sum(model, batch[0].size))
+    ours = two_updates(engine, start, batch)
+    for name, peer in peers.items():
+        theirs = two_updates(peer, start, batch)
+        if found := list(differences(start, ours, theirs, vocab_size=model.vocab_size, allowed=allowed)):
+            raise SystemExit(f"{what}: differs from PyTorch, {name}: {'; '.join(found)}: nothing was timed")
+        peer.restore(first, {}, 0)
+    engine.restore(first, {}, 0)
+
+
+def compare_steps(
+    what: str, engine: Engine, peers: dict[str, PlainStep], batch: Batch, *, rounds: int, calls: int
+) -> Any:
+    """Compare whole updates on one batch with PyTorch's fastest, once all are known to do the same."""
+    require_same_updates(what, engine, peers, batch)
+    chosen = fastest({name: update(peer, batch) for name, peer in peers.items()}, calls=calls)
+    sides = {"ours": update(engine, batch), "theirs": update(peers[chosen], batch)}
+    return compare(sides, rounds=rounds, calls=calls) | {"variant": chosen}
 
 
 def bench_peers() -> dict[str, Any]:
@@ -60,6 +87,6 @@ def bench_peers() -> dict[str, Any]:
         ("mini", MINI, (16, 128), 15, 4),
     ):
         batch = random_batch(model, B, T)
-        peer = PlainStep(model, init_params(model, seed=0), OPTIM, None)
-        found[name] = compare_steps(name, our_engine(model, batch), peer, batch, rounds=rounds, calls=calls)
+        engine = our_engine(model, batch)
+        found[name] = compare_steps(name, engine, variants(model), batch, rounds=rounds, calls=calls)
     return found

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from bench_equal import OPTIM
 from bench_masks import RUN
-from bench_peers import MINI, OPTIM, gpt2_124m, our_engine, random_batch
+from bench_peers import MINI, gpt2_124m, our_engine, random_batch
 from torch.profiler import ProfilerActivity, profile
 
 from gpt2lab.compose import compose

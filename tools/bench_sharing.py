@@ -9,7 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from bench_peers import OPTIM, Batch, our_engine
+from bench_equal import Batch
+from bench_peers import our_engine, update
 from bench_turns import in_turns, ratio
 
 from gpt2lab.engine import passes
@@ -39,7 +40,7 @@ def bench_sharing() -> dict[str, Any]:
             batch = rows_alike(B, T, shared)
             engines = {on: our_engine(model, batch, share_prefixes=on) for on in (True, False)}
             with patch.object(passes, "EXTRA_PER_POSITION", 0):  # trees also where they would not be taken
-                times = in_turns({str(on): updates(engine, batch) for on, engine in engines.items()}, rounds=9)
+                times = in_turns({str(on): update(engine, batch) for on, engine in engines.items()}, rounds=9)
             times |= in_turns({"tree": lambda batch=batch: build_tree(*batch, None)}, rounds=9)
             planned = PassPlanner(None, skip_uncounted=True, share_prefixes=True).passes(*batch, B)[0]
             found[f"{B}x{T} {shared}"] = {
@@ -49,7 +50,3 @@ def bench_sharing() -> dict[str, Any]:
                 **ratio(times["True"], times["False"]),
             }
     return found
-
-
-def updates(engine: Any, batch: Batch) -> Any:
-    return lambda: engine.train_step(*batch, learning_rate=OPTIM.learning_rate)

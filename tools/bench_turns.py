@@ -30,16 +30,16 @@ def fastest(sides: Mapping[str, Side], *, rounds: int = 3, calls: int = 1) -> st
     return min(times, key=lambda name: statistics.median(times[name]))
 
 
+def quartiles(seconds: list[float], others: list[float]) -> dict[str, float]:
+    """Return how many times longer the others took, round by round: median, quartiles and the number of rounds."""
+    q1, median, q3 = statistics.quantiles([b / a for a, b in zip(seconds, others, strict=True)], n=4)
+    return {"ratio": median, "ratio_q1": q1, "ratio_q3": q3, "rounds": len(seconds)}
+
+
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return how many times longer theirs took, round by round: median and quartiles; and both medians."""
-    q1, median, q3 = statistics.quantiles([b / a for a, b in zip(ours, theirs, strict=True)], n=4)
-    return {
-        "ratio": median,
-        "ratio_q1": q1,
-        "ratio_q3": q3,
-        "ours_ms": 1000 * statistics.median(ours),
-        "theirs_ms": 1000 * statistics.median(theirs),
-    }
+    """Return how many times longer theirs took, and the medians of both."""
+    medians = {"ours_ms": 1000 * statistics.median(ours), "theirs_ms": 1000 * statistics.median(theirs)}
+    return quartiles(ours, theirs) | medians
 
 
 def compare(sides: Mapping[str, Side], *, rounds: int, calls: int = 1) -> dict[str, Any]:
@@ -48,10 +48,15 @@ def compare(sides: Mapping[str, Side], *, rounds: int, calls: int = 1) -> dict[s
     return ratio(times["ours"], times["theirs"])
 
 
+def rounding(terms: int) -> float:
+    """Return how far a float32 result of which each value sums `terms` products may be from exact, relative to it."""
+    # The tests' formula: eight unit roundoffs times the root of the length, and one for each stored intermediate.
+    return 2.0**-24 * (8 * math.sqrt(terms) + 4)
+
+
 def require_equal(what: str, ours: Tensor, theirs: Tensor, *, terms: int) -> None:
     """Stop unless two float32 results, of which each value sums `terms` products, are equal to rounding."""
-    # The tests' formula: eight unit roundoffs times the root of the length, and one for each stored intermediate.
-    allowed = 2.0**-24 * (8 * math.sqrt(terms) + 4)
+    allowed = rounding(terms)
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error <= allowed:
         raise SystemExit(f"{what}: differs from PyTorch's by {error:.1e}, allowed {allowed:.1e}: nothing was timed")

@@ -132,7 +132,8 @@ def speed_table() -> str:
     for row, found, record in measured_rows():
         ratio = "not measured yet"
         if found:
-            ratio = f"{found['ratio']:.3f} ({found['ratio_q1']:.3f} to {found['ratio_q3']:.3f})"
+            rounds = f"; {found['rounds']} rounds" if "rounds" in found else ""  # older records do not say
+            ratio = f"{found['ratio']:.3f} ({found['ratio_q1']:.3f} to {found['ratio_q3']:.3f}{rounds})"
             source = f"{record['device']}, {record['cores']} cores, PyTorch {record['versions']['torch']}"
             sources.append(f"{source}, {record['date'][:10]}")
         bound = f"at {'most' if row.at_most else 'least'} {row.bound:g}"

@@ -4,19 +4,18 @@ import importlib.metadata
 import json
 import math
 import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from checkout import read_commit
 
 from gpt2lab.engine.device import Device
 from gpt2lab.engine.torch_device import device_details
 from gpt2lab.errors import EngineError
 
-PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "cuda-bindings")
 REHEARSAL = "REHEARSAL: tiny shapes; these figures say nothing about the speed of anything"
 
@@ -41,15 +40,6 @@ def new_record(device: Device, *, rehearsal: bool, commit: str | None, chosen: d
         "bands": None,
         "steps": None,
     }
-
-
-def read_commit() -> str:
-    """Return the commit of this checkout, with "-dirty" where files were changed, or "unknown"."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def read_versions(device: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from proof import compare, tolerance
+from bench_equal import OPTIM, Trained, differences, longest_sum, strong_params, two_updates
+from proof import tolerance
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda_engine import CudaEngine
@@ -19,16 +20,14 @@ from gpt2lab.model.flops import dense_flop_per_token
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import Params
 from gpt2lab.schema import Device as DeviceChoice
-from gpt2lab.schema import EngineConfig, EngineName, OptimConfig
+from gpt2lab.schema import EngineConfig, EngineName
 from gpu.cases import Case, batches_of
 from gpu.clock import Budget, spread
 from gpu.memory import release
 from gpu.peer import Peer
 from gpu.report import first_line
 
-OPTIM = OptimConfig(learning_rate=1e-4, grad_clip=1.0)
-BATCHES = 8  # different ones, in turns: each step uploads its own
-
+BATCHES = 8  # in turns: each step uploads its own, but the whole training split is the same one and stays on the card
 
 # What leaves work out, switched off: the same step with everything computed.
 EVERYTHING = {"banded_products": False, "skip_uncounted": False, "share_prefixes": False}
@@ -47,17 +46,13 @@ class Ours:
             batch_size=case.batch_size,
             seq_len=case.seq_len,
         )
-        self._device, self._engine = device, CudaEngine(spec, params, device)
+        self._device, self.engine = device, CudaEngine(spec, params, device)
 
     def steps(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Do one update per batch, and wait for the device at the end."""
         for inputs, targets in batches:
-            self._engine.train_step(inputs, targets, learning_rate=OPTIM.learning_rate)
-        self.result = self._engine.result()
-
-    def mean_loss(self, batch: tuple[np.ndarray, np.ndarray]) -> float:
-        """Return the loss of a batch with the parameters as they are; changes nothing."""
-        return self._engine.evaluate(*batch).loss
+            self.engine.train_step(inputs, targets, learning_rate=OPTIM.learning_rate)
+        self.result = self.engine.result()
 
     def peak_mem_mib(self) -> float:
         """Return what the engine has allocated; it plans its memory, so that is all it ever takes."""
@@ -106,21 +101,21 @@ def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_to
     ours, peer = Ours(case, params, device), None
     memory = ours.peak_mem_mib()  # before another engine allocates on the device
     sides: dict[str, tuple[Callable[[list[Any]], None], list[Any]]] = {"ours": (ours.steps, batches)}
+    ours.steps(batches[:4])  # kernels are loaded, algorithms chosen, the graph recorded and replayed
+    equal = Equal(case, ours.engine, batches[0])
     if case.leaves_out:
         everything = Ours(case, params, device, **EVERYTHING)
-        _require_equal(case, "our steps", ours.mean_loss(batches[0]), everything.mean_loss(batches[0]))
         everything.steps(batches[:4])
+        equal.require("the same with everything computed", everything.engine)
         sides["everything"] = everything.steps, batches
-    loss = ours.mean_loss(batches[0])
-    ours.steps(batches[:4])  # kernels are loaded, algorithms chosen, the graph recorded and replayed
     if not skip_torch:
         try:
-            peer = _fastest_peer(case, params, device, batches, loss, compiled=not rehearsal)
+            peer = _fastest_peer(case, params, device, batches, equal, compiled=not rehearsal)
         except torch.cuda.OutOfMemoryError as error:
             row["status"] = f"PyTorch does not fit beside ours: {first_line(error)}"
             row["notes"] = ["ours was measured alone"]
     if peer:
-        sides["torch"] = peer.steps, [peer.pin(*batch) for batch in batches]
+        sides["torch"] = peer.steps, peer.pin_all(batches)
 
     least, most, seconds, rounds = (2, 4, 0.0, 4) if rehearsal else (2, 400, 0.5, 9)
     slowest = max(_seconds(*side, least) for side in sides.values())
@@ -138,7 +133,7 @@ def _time_case(case: Case, choice: DeviceChoice, row: dict[str, Any], *, skip_to
     if peer:
         row["torch"] = _figures(case, times["torch"]) | {
             "peak_mem_mib": peer.peak_mem_mib,
-            "loss": peer.loss(),
+            "loss": peer.result().loss,
             "variant": peer.variant,
         }
         row["notes"] = peer.notes
@@ -149,13 +144,26 @@ def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return spread([other / own for own, other in zip(ours, theirs, strict=True)])
 
 
-def _require_equal(case: Case, name: str, loss: float, other: float) -> None:
-    """Raise EngineError unless two sides have the same loss, to rounding, before anything was updated."""
-    terms = max(case.model.n_hidden, case.model.vocab_size)
-    allowed = (case.model.n_layer + 1) * tolerance(terms=terms, store=case.precision.name, roundings=4)
-    check = compare(f"losses of {name}", np.array(loss), np.array(other), allowed)
-    if not check.passed:
-        raise EngineError(str(check))
+class Equal:
+    """What our engine holds after two updates, which the other sides must hold too."""
+
+    def __init__(self, case: Case, ours: Trained, batch: tuple[np.ndarray, np.ndarray]) -> None:
+        model, terms = case.model, longest_sum(case.model, case.tokens)
+        self._allowed = tolerance(terms=terms, store=case.precision.name, roundings=4 * (model.n_layer + 1))
+        self._case, self._batch = case, batch
+        self._first, self._start = init_params(case.model, seed=0), strong_params(case.model)
+        self._ours = self._updated(ours)
+
+    def require(self, name: str, side: Trained) -> None:
+        """Raise EngineError unless a side does the same updates, to rounding, with the functions that are timed."""
+        theirs, V = self._updated(side), self._case.model.vocab_size
+        if found := list(differences(self._start, self._ours, theirs, vocab_size=V, allowed=self._allowed)):
+            raise EngineError(f"ours and {name} differ: {'; '.join(found)}")
+
+    def _updated(self, side: Trained) -> Params:
+        found = two_updates(side, self._start, self._batch)
+        side.restore(self._first, {}, 0)
+        return found
 
 
 def _fastest_peer(
@@ -163,17 +171,16 @@ def _fastest_peer(
     params: Params,
     device: Device,
     batches: list[tuple[np.ndarray, np.ndarray]],
-    loss: float,
+    equal: Equal,
     *,
     compiled: bool,
 ) -> Peer:
-    """Return PyTorch's side in the fastest of its variants, measured once each; `loss` is ours, of the first batch."""
+    """Return PyTorch's side in the fastest of its variants, measured once each, all of which do what ours does."""
     where = torch.device("cuda" if device.name == "cuda" else "cpu")
     best, best_ms, notes = None, math.inf, list[str]()
     for masked_weights in (True, False) if case.banded else (False,):
-        peer = Peer(case, params, OPTIM, where, first=batches[0], compiled=compiled, masked_weights=masked_weights)
-        _require_equal(case, "ours and PyTorch's", loss, peer.first_loss)
-        pinned = [peer.pin(*batch) for batch in batches]
+        peer = Peer(case, params, OPTIM, where, compiled=compiled, masked_weights=masked_weights)
+        pinned = peer.pin_all(batches)
 
         def step_ms(peer: Peer = peer, pinned: list[Any] = pinned) -> float:
             return 1000 * statistics.median(_seconds(peer.steps, pinned, 4) for _ in range(3))
@@ -190,6 +197,7 @@ def _fastest_peer(
                 ms = min(ms, replayed)
             elif peer.notes:
                 notes.append(peer.notes[-1])
+        equal.require(f"PyTorch, {peer.variant},", peer)
         if ms < best_ms:
             best, best_ms = peer, ms
     assert best is not None
