@@ -1,13 +1,13 @@
 """Timed checks: what a step, the tracking around it and a start cost on this machine.
 
-python tools/bench.py bands masks peers tracking   the rows of the README's table; about six minutes
-python tools/bench.py curve                        a step by the width of its bands
-python tools/bench.py costs sharing                what the choice of tiles and of trees rests on
-python tools/bench.py                              all of those, startup and archive
-python tools/bench.py --commit ...                 and write them as JSON into tools/benchmarks/
-python tools/bench.py profile                      the most costly operations of the steps
+python tools/bench.py bands masks peers curve tracking   the rows of the README's table
+python tools/bench.py costs sharing                      what the choice of tiles and of trees rests on
+python tools/bench.py                                    all of those, startup and archive
+python tools/bench.py --commit ...                       and write them as JSON into tools/benchmarks/
+python tools/bench.py profile                            the most costly operations of the steps
 
-Ratios are of medians measured in turns within one process: single times on a shared machine mean little.
+Ratios are of medians measured in turns within one process: single times on a shared machine mean little. That helps
+against a machine that changes its speed, and not against programs that run beside: leave it alone meanwhile.
 """
 
 import argparse
@@ -50,6 +50,7 @@ from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts, prepare_parts
 
 ROUNDS = 12  # of each variant, in turns
+BUSY = 0.7  # processes that ran on average in the last minute
 UPDATES = 10  # per round: one logged row, as train.log_every=10 has
 
 
@@ -181,6 +182,8 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(sorted(unknown))}; expected {', '.join(cases)}")
     if arguments.commit and set(chosen) & set(ON_REQUEST):
         parser.error(f"--commit: {', '.join(ON_REQUEST)} is not kept")
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"the load is {load:.1f}: other programs run beside, and may halve a ratio or double it", file=sys.stderr)
     commit = read_commit()  # before the cases, which take minutes
     results = {name: cases[name]() for name in chosen}
     device = device_name(torch.device("cpu"))

@@ -27,11 +27,14 @@ class Row:
 MASKED = "PyTorch, dense and masked"
 PLAIN = "PyTorch, the whole batch"
 STEP = "PyTorch, as nanoGPT does it"
+DENSE = "our dense step"
 ROWS = (
     Row("bands", "mlp 256", "MLP forward and backward, C = 768, bands of 256, 1,024 rows", MASKED, 4.0),
     Row("bands", "mlp 512", "the same, bands of 512", MASKED, 2.5),
     Row("bands", "124M 256", "GPT-2 124M step, 4 x 64 tokens, bands of 256", MASKED, 1.6),
-    Row("bands", "124M 256 own", "the same", "our dense step (`engine.banded_products=false`)", 1.4),
+    Row("bands", "124M 256 own", "the same", f"{DENSE} (`engine.banded_products=false`)", 1.4),
+    Row("curve", "mini 64", "mini model step, 16 x 128 tokens, bands of 64", DENSE, 1.0),
+    Row("curve", "mini 256", "the same, bands of 256", DENSE, 1.0),
     Row("masks", "answer", "equations mod 97, 2 layers, 128 channels, full batch, answer only", PLAIN, 4.0),
     Row("masks", "all", "the same, all positions", PLAIN, 1.3),
     Row("peers", "124M", "dense GPT-2 124M step, 4 x 64 tokens", STEP, 0.97),
