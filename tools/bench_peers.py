@@ -83,8 +83,8 @@ def bench_peers() -> dict[str, Any]:
     """Measure dense steps of GPT-2 124M and of the mini model."""
     found = {}
     for name, model, (B, T), rounds, calls in (
-        ("124M", gpt2_124m(), (4, 64), 9, 1),
-        ("mini", MINI, (16, 128), 15, 4),
+        ("124M", gpt2_124m(), (4, 64), 25, 1),
+        ("mini", MINI, (16, 128), 60, 2),
     ):
         batch = random_batch(model, B, T)
         engine = our_engine(model, batch)
