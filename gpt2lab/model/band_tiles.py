@@ -90,7 +90,7 @@ def block_multiply_adds(blocks: list[Block]) -> int:
 
 def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
     """Return how many hidden units a tile should have for products of `rows` rows, None where tiles do not pay."""
-    if band >= 4 * n_embd or is_dense(n_embd, band):  # stored row by row it would be larger than the matrix
+    if band > 4 * n_embd or is_dense(n_embd, band):  # stored row by row it would be larger than the matrix
         return None
     dense = cost.call_s + rows * (4 * n_embd * n_embd * cost.multiply_add_s + 5 * n_embd * cost.value_s)
     best, chosen = MARGIN * dense, None
