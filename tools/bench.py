@@ -49,7 +49,7 @@ from gpt2lab.train.progress import Display
 from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts, prepare_parts
 
-ROUNDS = 12  # of each variant, in turns
+ROUNDS = 48  # of each variant, in turns
 BUSY = 0.7  # processes that ran on average in the last minute
 UPDATES = 10  # per round: one logged row, as train.log_every=10 has
 
