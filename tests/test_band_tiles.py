@@ -1,10 +1,21 @@
 """Blocks of a band: together they hold every kept weight, and no two write the same place."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2lab.model.band_tiles import Cost, block_multiply_adds, channel_blocks, choose_tile, hidden_blocks, mlp_tiles
+from gpt2lab.model.band_tiles import (
+    TORCH_COSTS,
+    Cost,
+    block_multiply_adds,
+    channel_blocks,
+    choose_tile,
+    hidden_blocks,
+    mlp_tiles,
+)
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.params import GPTConfig
 
@@ -65,6 +76,17 @@ def test_a_tile_is_chosen_only_where_it_is_cheaper_than_dense():
     assert choose_tile(768, 0, 1024, FREE) is None
     assert choose_tile(128, 1024, 1024, FREE) is None  # keeps everything
     assert choose_tile(768, 256, 1024, Cost(call_s=1.0, multiply_add_s=1e-11, value_s=0.0)) is None
+
+
+def test_the_tiles_chosen_are_those_of_the_measured_record_and_nearly_the_best_in_it():
+    folder = Path(__file__).parent.parent / "tools" / "benchmarks"
+    records = [json.loads(path.read_text()) for path in folder.glob("*costs*.json")]
+    choices = max(records, key=lambda record: record["date"])["results"]["costs"]["choices"]
+    for case in choices:
+        tile = choose_tile(case["n_embd"], case["band"], case["rows"], TORCH_COSTS["cpu"])
+        assert case["chosen"] == (str(tile) if tile else "dense"), case
+    worse = [case["chosen_over_best"] for case in choices]
+    assert len(worse) == 31 and max(worse) <= 1.03 and sum(worse) / len(worse) <= 1.01  # as band_tiles.py says
 
 
 def test_each_matrix_of_the_mlp_has_a_tile_of_its_own_and_none_when_switched_off():

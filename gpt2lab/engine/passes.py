@@ -14,7 +14,7 @@ from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
 
 # A node takes longer than a position of a row, because its attention gathers scattered keys and values: by this share
-# for each position of a row, with some margin. On a CPU `python tools/bench.py sharing` measured 0.001 to 0.011 at 128
+# for each position of a row, with some margin. On a CPU `python tools/bench.py sharing` measured 0.011 and less at 128
 # channels; on a card it never was.
 EXTRA_PER_POSITION = 1 / 80
 LONGEST_SHARED = 32  # positions; longer rows are texts, and those begin differently
