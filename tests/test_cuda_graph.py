@@ -143,7 +143,7 @@ def uploaded(trained: CudaEngine, rows: np.ndarray, *, repeats: bool = False) ->
 
 
 def test_trees_of_rows_of_different_lengths_take_graphs_of_their_own(monkeypatch):
-    monkeypatch.setattr(passes, "MOST_NODES", 1.0)
+    monkeypatch.setattr(passes, "EXTRA_PER_POSITION", 0)
     spec = EngineSpec(
         model=config(max_seq_len=3, n_embd=8), optim=OptimConfig(), engine=CUDA_ON_HOST, batch_size=3, seq_len=3
     )
