@@ -39,7 +39,7 @@ def bench_mlp(band: int, n_embd: int = 768) -> dict[str, Any]:
             terms = 6 * n_embd + ROWS  # FC1, FC2 and back through both; then a weight gradient sums over rows
             require_equal(f"mlp {band}, {name}: {what}", expected[what], their, terms=terms)
     chosen = fastest(theirs)
-    return compare({"ours": ours, "theirs": theirs[chosen]}, rounds=15) | {"variant": chosen}
+    return compare({"ours": ours, "theirs": theirs[chosen]}, rounds=60) | {"variant": chosen}
 
 
 def _mlp_pass(mlp: nn.Module, n_embd: int) -> Callable[[], dict[str, Tensor]]:
@@ -82,7 +82,7 @@ def bench_step(model: GPTConfig, name: str) -> dict[str, Any]:
     own = our_engine(model, batch, banded_products=False)
     require_same_updates(f"{name} own", own, peers, batch)
     sides = {"ours": ours, "own": own, "theirs": peers[chosen]}
-    times = in_turns({n: update(side, batch) for n, side in sides.items()}, rounds=9)
+    times = in_turns({n: update(side, batch) for n, side in sides.items()}, rounds=15)
     return {
         name: ratio(times["ours"], times["theirs"]) | {"variant": chosen},
         f"{name} own": ratio(times["ours"], times["own"]),
