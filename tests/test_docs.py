@@ -96,12 +96,13 @@ def test_the_table_of_speed_takes_each_row_from_the_newest_record_that_has_it(
     rows = docs.measured_rows
     monkeypatch.setattr(docs, "measured_rows", lambda: rows(tmp_path))
     record(1, {"bands": {"mlp 256": figures(9.0), "mlp 512": figures(3.0)}})
-    record(2, {"bands": {"mlp 256": figures(4.5)}})
+    record(2, {"bands": {"mlp 256": figures(4.5), "124M 256": figures(1.5)}})
     record(3, {"archive": {"list": {"median_s": 1.0}}})
     (tmp_path / "gpu-check.json").write_text(json.dumps({"date": "2026-02-01", "steps": []}))
-    first, second, third = docs.speed_table().splitlines()[2:5]
-    assert "| 4.500 (4.400 to 4.600) | at least 4 |" in first and "| 3.000 (2.900 to 3.100) |" in second
-    assert "not measured yet" in third
+    first, second, third, fourth = docs.speed_table().splitlines()[2:6]
+    assert "| 4.500 (4.400 to 4.600) | at least 4 |" in first and "| 3.000 (2.900 to 3.100) | at least 2.5 |" in second
+    assert third.endswith("| 1.500 (1.400 to 1.600) | at least 1.6: missed |")
+    assert "not measured yet" in fourth
     assert docs.speed_table().endswith(
         "\n\nMeasured on: CPU 2, 2 cores, PyTorch 2.13, 2026-01-02; CPU 1, 2 cores, PyTorch 2.13, 2026-01-01."
     )

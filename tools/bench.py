@@ -164,8 +164,7 @@ def print_rows(results: dict[str, Any]) -> None:
     for row in ROWS:
         found = results.get(row.group, {}).get(row.key)
         if found:
-            met = found["ratio"] <= row.bound if row.at_most else found["ratio"] >= row.bound
-            verdict = "" if met else f"   MISSES {'at most' if row.at_most else 'at least'} {row.bound:g}"
+            verdict = "" if row.met_by(found["ratio"]) else f"   MISSES {row.words}"
             spread = f"({found['ratio_q1']:.3f} to {found['ratio_q3']:.3f})"
             print(f"{found['ratio']:7.3f} {spread:18}  {row.case} / {row.against}{verdict}")
 

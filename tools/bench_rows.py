@@ -23,6 +23,14 @@ class Row:
     bound: float
     at_most: bool = False  # a ratio of our times, with something over without it
 
+    def met_by(self, ratio: float) -> bool:
+        """Return whether a measured ratio keeps to the bound."""
+        return ratio <= self.bound if self.at_most else ratio >= self.bound
+
+    @property
+    def words(self) -> str:
+        return f"at {'most' if self.at_most else 'least'} {self.bound:g}"
+
 
 MASKED = "PyTorch, dense and masked"
 PLAIN = "PyTorch, the whole batch"
