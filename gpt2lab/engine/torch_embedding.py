@@ -1,4 +1,4 @@
-"""The token embedding (Vp, C) as the first layer and, tied to it, as the output layer.
+"""The token embedding (Vp, C) as the first layer and, tied to it, as the output layer without its padded rows.
 
 Indexing and slicing would do. But then autograd makes a matrix of zeros of the embedding's size for each of the two,
 writes a gradient into it and adds them up: for GPT-2 124M on a processor a tenth of a step of 256 tokens.
@@ -32,29 +32,29 @@ def embed(tokens: Tensor, embedding: Tensor) -> Tensor:
 
 
 def tied_logits(x: Tensor, embedding: Tensor, vocab_size: int) -> Tensor:
-    """Return logits (..., Vp) of x (..., C) with `embedding` (Vp, C); those behind the first V are -inf.
-
-    So no probability is theirs and no gradient, and matrix products see rows of a length that suits a processor.
-    """
+    """Return logits (..., V) of x (..., C) with the first V rows of `embedding` (Vp, C), as `F.linear` would."""
     if torch.is_autocast_enabled(x.device.type) and embedding.dtype == torch.float32:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, embedding = x.to(dtype), embedding.to(dtype)
     logits: Tensor = TiedProduct.apply(x.flatten(0, -2), embedding, vocab_size)
-    return logits.view(*x.shape[:-1], len(embedding))
+    return logits.view(*x.shape[:-1], vocab_size)
 
 
 class TiedProduct(torch.autograd.Function):
-    """x (N, C) times the embedding (Vp, C): (N, Vp), -inf behind the first V columns; their gradient must be 0."""
+    """x (N, C) times the first V rows of the embedding (Vp, C): (N, V)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, embedding: Tensor, vocab_size: int) -> Tensor:
         ctx.save_for_backward(x, embedding)
-        logits = F.linear(x, embedding)
-        logits[:, vocab_size:] = -torch.inf
-        return logits
+        ctx.vocab_size = vocab_size
+        return F.linear(x, embedding[:vocab_size])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, embedding = ctx.saved_tensors
-        return grad @ embedding, grad.T @ x, None
+        V = ctx.vocab_size
+        gradient = torch.empty_like(embedding)
+        gradient[V:].zero_()
+        torch.mm(grad.T, x, out=gradient[:V])
+        return grad @ embedding[:V], gradient, None

@@ -72,7 +72,7 @@ class TorchEngine:
         total = Evaluation()
         for rows in self._passes(inputs, targets):
             with self._autocast:
-                logits = self._model.padded_logits(rows)
+                logits = self._model(rows)
                 loss_sum = rows.loss_sum(logits)
             total += Evaluation(loss_sum=float(loss_sum), n_correct=rows.n_correct(logits), n_counted=rows.n_counted)
         return total
@@ -128,7 +128,7 @@ class TorchEngine:
         total = torch.zeros((), dtype=self._parameters[0].dtype, device=self._device)
         for rows in self._passes(inputs, targets):
             with self._autocast:
-                loss_sum = rows.loss_sum(self._model.padded_logits(rows))
+                loss_sum = rows.loss_sum(self._model(rows))
             (loss_sum / n_counted).backward()
             total += loss_sum.detach()
         self._model.clear_gradients_outside_bands()

@@ -106,10 +106,6 @@ class GPT(nn.Module):
 
     def forward(self, rows: Rows | Tree) -> Tensor:
         """Return the logits at what is counted: (B, n, V) of rows, (m, V) of a tree."""
-        return self.padded_logits(rows)[..., : self.config.vocab_size]
-
-    def padded_logits(self, rows: Rows | Tree) -> Tensor:
-        """Return the same with Vp columns, -inf behind the first V: what a loss needs, and no copy of it."""
         x = embed(rows.tokens, self.wte.weight) + rows.at_positions(self.wpe.weight)
         *blocks, last = self.blocks
         for block in blocks:
