@@ -1,10 +1,13 @@
 """Fixtures that several test files share."""
 
+import gc
+import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -37,6 +40,17 @@ def tracked_files() -> list[str]:
     if not names:
         pytest.skip("this copy of the project is not a git checkout")
     return names
+
+
+@pytest.fixture
+def gpu_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """tools/gpu_check.py, with its package `gpu`."""
+    monkeypatch.syspath_prepend(PROJECT / "tools")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # it adds folders of its own
+    module = importlib.import_module("gpu_check")
+    gc.freeze()  # it collects garbage before each measurement: not among all that the test session holds
+    yield module
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """tools/gpu_check.py, rehearsed on the host device: what it proves, measures and writes, not how fast anything is."""
 
-import gc
-import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,25 +29,14 @@ KERNELS |= {"attention backward", "embedding forward", "embedding backward"}
 KERNELS |= {"cross entropy forward", "cross entropy backward"}
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """tools/gpu_check.py, with its package `gpu`."""
-    monkeypatch.syspath_prepend(PROJECT / "tools")
-    monkeypatch.setattr(sys, "path", list(sys.path))  # it adds folders of its own
-    module = importlib.import_module("gpu_check")
-    gc.freeze()  # it collects garbage before each measurement: not among all that the test session holds
-    yield module
-    gc.unfreeze()
-
-
 def written(folder: Path) -> dict:
     [path] = folder.glob("*.json")
     assert path.name.startswith("rehearsal-")
     return json.loads(path.read_text())
 
 
-def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, capsys):
-    assert tool.main([*REHEARSAL, "--proofs", "adamw", "positions", "--out", str(tmp_path)]) == 0
+def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(gpu_check, tmp_path, capsys):
+    assert gpu_check.main([*REHEARSAL, "--proofs", "adamw", "positions", "--out", str(tmp_path)]) == 0
     record = written(tmp_path)
     assert record["rehearsal"] is True and record["complete"] is True and record["about"].startswith("REHEARSAL")
     assert record["device"]["kind"] == "host"
@@ -94,11 +80,11 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(tool, tmp_path, caps
     assert "REHEARSAL" in capsys.readouterr().out
 
 
-def test_a_check_that_fails_makes_the_exit_code_1_and_nothing_is_timed(tool, tmp_path, monkeypatch, capsys):
+def test_a_check_that_fails_makes_the_exit_code_1_and_nothing_is_timed(gpu_check, tmp_path, monkeypatch, capsys):
     from gpu.step_proof import _Step
 
     monkeypatch.setattr(_Step, "allowed", lambda self, backward: 1e-12)
-    assert tool.main([*REHEARSAL, "--proofs", "adamw", "--out", str(tmp_path)]) == 1
+    assert gpu_check.main([*REHEARSAL, "--proofs", "adamw", "--out", str(tmp_path)]) == 1
     record = written(tmp_path)
     assert [bool(each["failed"]) for each in record["proof"]] == [False, False, True, True]
     assert record["steps"] is None and record["kernels"] is None
@@ -107,7 +93,7 @@ def test_a_check_that_fails_makes_the_exit_code_1_and_nothing_is_timed(tool, tmp
     assert "not timed: something above failed" in printed
 
 
-def test_a_wrong_op_is_reported_and_the_others_are_still_proven(tool, monkeypatch):
+def test_a_wrong_op_is_reported_and_the_others_are_still_proven(gpu_check, monkeypatch):
     from gpu.proof import prove_ops
     from proofs import adamw, positions
 
@@ -122,13 +108,13 @@ def test_a_wrong_op_is_reported_and_the_others_are_still_proven(tool, monkeypatc
     assert hasattr(positions, "check")
 
 
-def test_no_checks_at_all_are_a_failure(tool):
+def test_no_checks_at_all_are_a_failure(gpu_check):
     from gpu.proof import summary
 
     assert summary("nothing", "fp32", lambda: iter(()))["failed"] == ["nothing: made no checks"]
 
 
-def test_a_figure_that_is_not_a_number_fails_and_can_still_be_written(tool, tmp_path):
+def test_a_figure_that_is_not_a_number_fails_and_can_still_be_written(gpu_check, tmp_path):
     from gpu import proof, report
     from proof import Check
 
@@ -141,7 +127,7 @@ def test_a_figure_that_is_not_a_number_fails_and_can_still_be_written(tool, tmp_
     assert '"error": "nan"' in report.write(record, tmp_path).read_text()
 
 
-def test_products_are_proven_in_tf32_too_and_every_op_is_found(tool):
+def test_products_are_proven_in_tf32_too_and_every_op_is_found(gpu_check):
     from gpu.proof import PRODUCTS, op_proofs
 
     files = {path.stem for path in (PROJECT / "tests" / "proofs").glob("*.py") if "\ndef check(" in path.read_text()}
@@ -149,7 +135,7 @@ def test_products_are_proven_in_tf32_too_and_every_op_is_found(tool):
     assert set(PRODUCTS) <= files
 
 
-def test_the_cases_are_those_that_are_asked_for(tool):
+def test_the_cases_are_those_that_are_asked_for(gpu_check):
     from gpu.cases import GPT2_VOCAB, chosen_cases
 
     cases = chosen_cases(None, rehearsal=False)
@@ -173,7 +159,7 @@ def test_the_cases_are_those_that_are_asked_for(tool):
     assert {case.model.vocab_size for case in cases} - {rows.tokenizer.vocab_size} == {GPT2_VOCAB}
 
 
-def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(tool, monkeypatch):
+def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(gpu_check, monkeypatch):
     from gpu import steps
     from gpu.cases import chosen_cases
     from gpu.clock import Budget
@@ -182,11 +168,11 @@ def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(tool, mo
     cases[3] = replace(cases[3], seconds=1000.0)
     errors = [EngineError("engine=cuda needs 5 MiB and the device has 1 MiB free"), EngineError("no"), ValueError("so")]
     monkeypatch.setattr(steps, "_time_case", lambda *_, **__: (_ for _ in ()).throw(errors.pop(0)))
-    rows = list(steps.time_cases(cases, tool.Device.host, Budget(100.0), rehearsal=True))
+    rows = list(steps.time_cases(cases, gpu_check.Device.host, Budget(100.0), rehearsal=True))
     assert [row["status"].split(":")[0] for row in rows] == ["does not fit", "failed", "failed", "left out"]
 
 
-def test_figures_of_a_step_follow_from_its_seconds(tool):
+def test_figures_of_a_step_follow_from_its_seconds(gpu_check):
     from gpu import steps
     from gpu.cases import GPT2_124M, chosen_cases
 
@@ -197,7 +183,7 @@ def test_figures_of_a_step_follow_from_its_seconds(tool):
     assert found["tflop_per_s"] == pytest.approx(dense_flop_per_token(GPT2_124M, 1024) * 64 * 1024 / 0.3 / 1e12)
 
 
-def test_a_pair_of_operands_is_multiplied_as_the_step_does_it(tool):
+def test_a_pair_of_operands_is_multiplied_as_the_step_does_it(gpu_check):
     from gpu.cases import GPT2_124M
     from gpu.ceilings import products_of_step
 
@@ -208,7 +194,7 @@ def test_a_pair_of_operands_is_multiplied_as_the_step_does_it(tool):
     assert (products["fc1 backward to weight"].M, products["fc1 backward to weight"].N) == (4 * C, C)
 
 
-def test_random_arrays_are_not_zero_and_repeat_beyond_their_block(tool, monkeypatch):
+def test_random_arrays_are_not_zero_and_repeat_beyond_their_block(gpu_check, monkeypatch):
     from gpu import memory
 
     monkeypatch.setattr(memory, "_BLOCK", 10)
@@ -228,43 +214,44 @@ def test_random_arrays_are_not_zero_and_repeat_beyond_their_block(tool, monkeypa
         ([*REHEARSAL, "--cases", "GPT-5"], "no case is named GPT-5"),
     ],
 )
-def test_wrong_options_are_refused_in_words(tool, options, message, capsys):
+def test_wrong_options_are_refused_in_words(gpu_check, options, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        tool.main(options)
+        gpu_check.main(options)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_part_of_the_check_does_not_replace_the_record_of_the_whole(tool, tmp_path):
+def test_a_part_of_the_check_does_not_replace_the_record_of_the_whole(gpu_check, tmp_path):
     from gpu import report
 
-    options = [tool.read_options(args) for args in ([], ["--cases", "124M 16x1024", "51M", "--skip-torch"])]
+    options = [gpu_check.read_options(args) for args in ([], ["--cases", "124M 16x1024", "51M", "--skip-torch"])]
     records = [
-        report.new_record(HostDevice(), rehearsal=False, commit="unknown", chosen=tool.chosen(each)) for each in options
+        report.new_record(HostDevice(), rehearsal=False, commit="unknown", chosen=gpu_check.chosen(each))
+        for each in options
     ]
     whole, part = (report.path_of(record | {"device": {"name": "NVIDIA H200"}}, tmp_path).stem for record in records)
     assert whole == f"gpu-check-nvidia-h200-{records[0]['date'][:10]}"
     assert part == f"{whole}-cases-skip-torch-124m-16x1024-51m"
 
 
-def test_an_error_while_measuring_is_kept_and_the_steps_are_still_timed(tool, tmp_path, monkeypatch):
+def test_an_error_while_measuring_is_kept_and_the_steps_are_still_timed(gpu_check, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise EngineError("cuBLASLt has no algorithm")
 
-    monkeypatch.setattr(tool, "measure_products", broken)
-    assert tool.main([*REHEARSAL, "--skip-proof", "--skip-torch", "--cases", "51M", "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(gpu_check, "measure_products", broken)
+    assert gpu_check.main([*REHEARSAL, "--skip-proof", "--skip-torch", "--cases", "51M", "--out", str(tmp_path)]) == 1
     record = written(tmp_path)
     assert record["errors"] == ["ceilings: EngineError: cuBLASLt has no algorithm"]
     assert [row["status"] for row in record["steps"]] == ["ok"] and record["steps"][0]["torch"] is None
     assert record["ceilings"]["gemm"] == [] and record["kernels"]
 
 
-def test_by_default_a_rehearsal_is_not_written_among_the_benchmarks(tool):
-    assert tool.read_options(REHEARSAL).out.resolve() != tool.BENCHMARKS
-    assert tool.read_options([]).out == tool.BENCHMARKS
+def test_by_default_a_rehearsal_is_not_written_among_the_benchmarks(gpu_check):
+    assert gpu_check.read_options(REHEARSAL).out.resolve() != gpu_check.BENCHMARKS
+    assert gpu_check.read_options([]).out == gpu_check.BENCHMARKS
 
 
-def test_a_card_without_the_bindings_of_its_products_is_refused_in_words(tool, monkeypatch):
+def test_a_card_without_the_bindings_of_its_products_is_refused_in_words(gpu_check, monkeypatch):
     from gpu import report
 
     monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
@@ -292,7 +279,7 @@ def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_blocks_that_miss_a_part_of_the_band_are_found(tool, monkeypatch):
+def test_blocks_that_miss_a_part_of_the_band_are_found(gpu_check, monkeypatch):
     from gpu import bands
 
     from gpt2lab.engine.ops import banded_linear
@@ -309,7 +296,7 @@ def test_blocks_that_miss_a_part_of_the_band_are_found(tool, monkeypatch):
         list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
 
 
-def test_equations_are_those_of_the_data(tool):
+def test_equations_are_those_of_the_data(gpu_check):
     from gpu.cases import batches_of, chosen_cases
 
     whole, part = chosen_cases(["equations"], rehearsal=False)[:2]

@@ -1,12 +1,8 @@
 """tools/gpu/steps.py, rehearsed on the host device: which sides it refuses to time, and what it divides by what."""
 
-import gc
-import importlib
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,34 +10,23 @@ PROJECT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """tools/gpu_check.py, with its package `gpu`."""
-    monkeypatch.syspath_prepend(PROJECT / "tools")
-    monkeypatch.setattr(sys, "path", list(sys.path))  # it adds folders of its own
-    module = importlib.import_module("gpu_check")
-    gc.freeze()  # it collects garbage before each measurement: not among all that the test session holds
-    yield module
-    gc.unfreeze()
-
-
-@pytest.fixture
-def case_of_fp32(tool):
+def case_of_fp32(gpu_check):
     """The smallest case whose sides differ by rounding in fp32 only."""
     from gpu.cases import chosen_cases
 
     return chosen_cases(["equations 256x8 fp32 answer only"], rehearsal=True)[0]
 
 
-def timed(case, tool) -> dict:
+def timed(case, gpu_check) -> dict:
     from gpu.clock import Budget
     from gpu.steps import time_cases
 
-    [row] = time_cases([case], tool.Device.host, Budget(100.0), rehearsal=True)
+    [row] = time_cases([case], gpu_check.Device.host, Budget(100.0), rehearsal=True)
     return row
 
 
 @pytest.mark.parametrize("mistake", ["weight_decay", "beta2", "grad_clip", "exact GELU", "not compiled alike"])
-def test_a_peer_that_trains_otherwise_is_not_timed(tool, case_of_fp32, monkeypatch, mistake):
+def test_a_peer_that_trains_otherwise_is_not_timed(gpu_check, case_of_fp32, monkeypatch, mistake):
     from gpu import peer
 
     whole = peer.Peer.__init__
@@ -56,11 +41,11 @@ def test_a_peer_that_trains_otherwise_is_not_timed(tool, case_of_fp32, monkeypat
             self._mean_loss = lambda *batch: 1.001 * self.model.loss(*batch)
 
     monkeypatch.setattr(peer.Peer, "__init__", changed)
-    row = timed(case_of_fp32, tool)
+    row = timed(case_of_fp32, gpu_check)
     assert row["status"].startswith("failed: EngineError: ours and PyTorch, eager, differ: ") and row["ratio"] is None
 
 
-def test_our_step_that_leaves_out_too_much_is_not_timed(tool, case_of_fp32, monkeypatch):
+def test_our_step_that_leaves_out_too_much_is_not_timed(gpu_check, case_of_fp32, monkeypatch):
     from gpu import steps
 
     whole = steps.Ours.__init__
@@ -69,11 +54,11 @@ def test_our_step_that_leaves_out_too_much_is_not_timed(tool, case_of_fp32, monk
         whole(self, replace(case, counted=None) if keys else case, params, device, **keys)
 
     monkeypatch.setattr(steps.Ours, "__init__", changed)
-    row = timed(case_of_fp32, tool)
+    row = timed(case_of_fp32, gpu_check)
     assert row["status"].startswith("failed: EngineError: ours and the same with everything computed differ: ")
 
 
-def test_ratios_say_how_many_times_longer_the_other_side_takes(tool, case_of_fp32, monkeypatch):
+def test_ratios_say_how_many_times_longer_the_other_side_takes(gpu_check, case_of_fp32, monkeypatch):
     from gpu import steps
     from gpu.peer import Peer
 
@@ -83,13 +68,13 @@ def test_ratios_say_how_many_times_longer_the_other_side_takes(tool, case_of_fp3
         return 8.0 if isinstance(side, Peer) else 6.0 if not side.engine._spec.engine.skip_uncounted else 2.0
 
     monkeypatch.setattr(steps, "_seconds", seconds)
-    row = timed(case_of_fp32, tool)
+    row = timed(case_of_fp32, gpu_check)
     assert row["status"] == "ok"
     assert (row["ratio"]["median"], row["saved"]["median"]) == (4.0, 3.0)
     assert [row[side]["ms"]["median"] for side in ("ours", "torch", "everything")] == [2000, 8000, 6000]
 
 
-def test_a_batch_that_comes_again_is_not_copied_to_the_peer_again(tool, case_of_fp32):
+def test_a_batch_that_comes_again_is_not_copied_to_the_peer_again(gpu_check, case_of_fp32):
     import torch
     from bench_equal import OPTIM
     from gpu.cases import batches_of

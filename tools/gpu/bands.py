@@ -16,7 +16,6 @@ from gpt2lab.engine.device import Array, Device
 from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size
 from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.ops.banded_linear import (
-    PRODUCTS,
     TRANSPOSES,
     BandedProducts,
     PointerTables,
@@ -25,7 +24,7 @@ from gpt2lab.engine.ops.banded_linear import (
     product_blocks,
 )
 from gpt2lab.errors import EngineError
-from gpt2lab.model.band_tiles import Block, block_multiply_adds
+from gpt2lab.model.band_tiles import PRODUCTS, Block, block_multiply_adds
 from gpt2lab.model.bands import band_mask, is_dense
 from gpt2lab.schema import Precision
 from gpu.clock import time_calls
