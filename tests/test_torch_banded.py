@@ -203,7 +203,7 @@ def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
         losses = []
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
-            loss = rows.loss_sum(model(rows)) / rows.n_counted
+            loss = model.loss_sum(rows) / rows.n_counted
             loss.backward()
             losses.append(loss.item())
         for name, _, _, p in models[1].named_tensors():

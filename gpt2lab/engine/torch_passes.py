@@ -1,7 +1,7 @@
 """A pass on its device: what the model asks of one, of rows and of a tree alike.
 
 `tokens` and `at_positions` are what is embedded; `at_counted` picks what the loss needs; `attend` is attention, for
-queries everywhere or (`trimmed`) at what is counted; `loss_sum` and `n_correct` read the logits at what is counted.
+queries everywhere or (`trimmed`) at what is counted; `targets` belong to the logits there.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gpt2lab.engine.passes import Pass, PassPlanner, RowPass
 from gpt2lab.engine.prefix_tree import PrefixTree
-from gpt2lab.engine.torch_cross_entropy import cross_entropy_sum
+from gpt2lab.engine.torch_targets import Targets
 from gpt2lab.engine.torch_tree_attention import SeenNodes, attend_tree
 
 
@@ -33,7 +33,8 @@ class Rows:
         With `trims_last` the rows must end at the last counted position.
         """
         T = tokens.shape[1]
-        self.tokens, self.targets, self._counted = tokens, targets, counted
+        self.tokens, self._counted = tokens, counted
+        self.targets = None if targets is None else Targets(targets.flatten())
         self.trims_last = trims_last and counted is not None and len(counted) < T
         self._sees: Tensor | None = None  # (n, T) bool, for trimmed queries; None: they see everything
         if self.trims_last and counted is not None and len(counted) > 1:
@@ -57,18 +58,7 @@ class Rows:
     @property
     def n_counted(self) -> int:
         """Targets in the loss."""
-        assert self.targets is not None
-        return self.targets.numel()
-
-    def loss_sum(self, logits: Tensor) -> Tensor:
-        """Return the summed loss in nats, a scalar on the device."""
-        assert self.targets is not None
-        return cross_entropy_sum(logits.flatten(0, 1), self.targets.flatten())
-
-    def n_correct(self, logits: Tensor) -> int:
-        """Return how many of the targets are the likeliest prediction."""
-        assert self.targets is not None
-        return int((logits.argmax(dim=-1) == self.targets).sum())
+        return 0 if self.targets is None else len(self.targets.tokens)
 
 
 class Tree:
@@ -81,9 +71,7 @@ class Tree:
         self.tokens, self._positions, self._counted = (
             upload(array) for array in (tree.tokens, tree.positions, tree.counted)
         )
-        self._pair_rows, self._targets, self._counts = (
-            upload(array) for array in (tree.pair_rows, tree.targets, tree.counts)
-        )
+        self.targets = Targets(upload(tree.targets), upload(tree.pair_rows), upload(tree.counts))
         self.n_counted = tree.n_counted
         self._counts_everything = len(tree.counted) == tree.n_nodes
         self.trims_last = tree.trims_last and not self._counts_everything
@@ -102,15 +90,6 @@ class Tree:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, n_head: int, *, trimmed: bool) -> Tensor:
         """q: (n or m, C), k and v: (n, C); returns q's shape."""
         return attend_tree(q, k, v, self._seen[trimmed], n_head)
-
-    def loss_sum(self, logits: Tensor) -> Tensor:
-        """Return the summed loss in nats, a scalar on the device; a pair enters as often as rows have it."""
-        return cross_entropy_sum(logits, self._targets, self._pair_rows, self._counts)
-
-    def n_correct(self, logits: Tensor) -> int:
-        """Return how many of the targets are the likeliest prediction."""
-        correct = logits.argmax(dim=-1)[self._pair_rows] == self._targets
-        return int((correct * self._counts).sum())
 
 
 class TorchPlanner:

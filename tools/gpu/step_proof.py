@@ -103,11 +103,12 @@ class _Step:
         )
         counted = None if self.counted is None else torch.tensor(self.counted, device=self.reference_device)
         rows = Rows(tokens, expected if counted is None else expected[:, counted], counted)
-        logits = model(rows)
-        loss = rows.loss_sum(logits) / logits[..., 0].numel()
+        with torch.no_grad():
+            logits = model(rows)
+        loss = model.loss_sum(rows) / rows.n_counted
         loss.backward()
         gradients = model.collect({key: p.grad for key, p in model.named_parameters()})
-        return logits.detach().cpu().numpy(), loss.item(), apply_bands(gradients, self.model)
+        return logits.cpu().numpy(), loss.item(), apply_bands(gradients, self.model)
 
     def check_gradients(self, engine: CudaEngine) -> Iterator[Check]:
         inputs, targets = self.batch(1)
