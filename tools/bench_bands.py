@@ -77,12 +77,12 @@ def bench_step(model: GPTConfig, name: str) -> dict[str, Any]:
     batch = random_batch(model, 4, 64)
     peers, ours = variants(model), our_engine(model, batch)
     require_same_updates(name, ours, peers, batch)
-    chosen = fastest({n: update(peer, batch) for n, peer in peers.items()}, rounds=2)
+    chosen = fastest({n: update(peer, batch) for n, peer in peers.items()})
     peers = {chosen: peers[chosen]}  # four of GPT-2 124M fill much of a machine's memory
     own = our_engine(model, batch, banded_products=False)
     require_same_updates(f"{name} own", own, peers, batch)
     sides = {"ours": ours, "own": own, "theirs": peers[chosen]}
-    times = in_turns({n: update(side, batch) for n, side in sides.items()}, rounds=15)
+    times = in_turns({n: update(side, batch) for n, side in sides.items()}, rounds=30)
     return {
         name: ratio(times["ours"], times["theirs"]) | {"variant": chosen},
         f"{name} own": ratio(times["ours"], times["own"]),

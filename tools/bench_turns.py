@@ -10,16 +10,18 @@ from torch import Tensor
 
 Side = Callable[[], object]
 
+WARM_UP = 3  # rounds that are not counted: by then memory is where it stays from step to step
+
 
 def in_turns(sides: Mapping[str, Side], *, rounds: int, calls: int = 1) -> dict[str, list[float]]:
-    """Return the seconds of a call of each side, one value per round, after a round that is not counted."""
+    """Return the seconds of a call of each side, one value per round, after those to warm up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
+    for turn in range(-WARM_UP, rounds):
         for name in list(sides)[:: -1 if turn % 2 else 1]:  # whoever comes second finds the processor warmer
             started = time.perf_counter()
             for _ in range(calls):
                 sides[name]()
-            if turn:
+            if turn >= 0:
                 times[name].append((time.perf_counter() - started) / calls)
     return times
 
