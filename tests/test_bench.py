@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,3 +170,22 @@ def test_a_record_names_its_commit_and_the_table_its_rounds(tool, monkeypatch, c
     monkeypatch.setattr(docs, "measured_rows", lambda: [(rows.ROWS[0], found, record) for found in (figures, old)])
     table = docs.speed_table()
     assert "| 1.500 (1.250 to 1.750; 9 rounds) |" in table and "| 1.500 (1.250 to 1.750) |" in table
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_commit_is_dirty_where_more_than_records_changed(tool, tmp_path):
+    checkout = tool("checkout")
+    assert checkout.read_commit(tmp_path) == "unknown"
+    code, record = tmp_path / "code.py", tmp_path / checkout.RECORDS / "one.json"
+    record.parent.mkdir(parents=True)
+    for path in (code, record):
+        path.write_text("1")
+    identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    clean = checkout.read_commit(tmp_path)
+    assert len(clean) == 40
+    record.write_text("2")
+    assert checkout.read_commit(tmp_path) == clean
+    code.write_text("2")
+    assert checkout.read_commit(tmp_path) == f"{clean}-dirty"
