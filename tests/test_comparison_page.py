@@ -228,7 +228,9 @@ def test_one_arm_is_a_page_without_differences(banded: Path) -> None:
 
 
 def test_a_single_job_is_a_page(banded: Path) -> None:
-    check_whole(banded, report(keep_jobs(banded, 0)))
+    page = report(keep_jobs(banded, 0))
+    check_whole(banded, page)
+    assert "baseline" not in page and "Tokens/s" in section(page, "Cost")
 
 
 def test_when_every_job_failed_the_page_says_so_and_has_no_table_of_results(banded: Path) -> None:

@@ -15,9 +15,9 @@ UNEVEN = 0.1  # spread of the speed of runs of equal config, as a share, from wh
 RULE = (
     "The target is the lowest validation loss that every finished run reached. A run is there at the first step at "
     "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are {flop}. "
-    "Tokens/s is the median of the logged rows, the first tenth of them left out; time per token is the additional one "
-    "against the baseline, not tested: {spread}."
+    "Tokens/s is the median of the logged rows, the first tenth of them left out; {speeds}."
 )
+AGAINST_BASELINE = "time per token is the additional one against the baseline, not tested: "
 RECORDED = "steps times those of the first update: of the plain batch (all positions, dense products), and done"
 ESTIMATED = "tokens times FLOP per token, of all weights or of those that the bands keep, whether left out or not"
 _WORK = ("work.flop_dense", "work.flop_done")
@@ -60,14 +60,14 @@ def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
     if untimed is not None and all(alike):
         alike = [False] * len(cells)
     recorded = all(_factor(run, key) is not None for run in runs for key in _WORK)
-    spread = "how far speeds of runs of equal config spread is not known, as no setting has two"
+    speeds = "how far speeds of runs of equal config spread is not known, as no setting has two"
     if uneven is not None:
-        spread = f"speeds of runs of equal config spread by {uneven:.1%}"
+        speeds = f"speeds of runs of equal config spread by {uneven:.1%}"
     return Costs(
         target=target,
         reason=reason,
         untimed=untimed,
-        rule=RULE.format(flop=RECORDED if recorded else ESTIMATED, spread=spread),
+        rule=RULE.format(flop=RECORDED if recorded else ESTIMATED, speeds=AGAINST_BASELINE * (len(cells) > 1) + speeds),
         recorded=recorded,
         cells=tuple(
             _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index], recorded=recorded)

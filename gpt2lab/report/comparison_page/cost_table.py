@@ -26,6 +26,7 @@ def cost_table(results: SweepResults) -> Table | None:
     timed = to and any(cost is not None and cost.seconds is not None for cost in others)
     work = to and any(cost is not None and cost.flop is not None for cost in costs.cells)
     less = work and any(cost is not None and _differ(cost.flop_less, cost.flop) for cost in costs.cells)
+    several = len(costs.cells) > 1
     blocks = [blocks_words(cell) for cell in results.cells]
     heads = (
         *arm_heads(results),
@@ -35,14 +36,14 @@ def cost_table(results: SweepResults) -> Table | None:
         *(("TFLOP",) if work else ()),
         *(("TFLOP done" if costs.recorded else "TFLOP without the bands' zeros",) if less else ()),
         "Tokens/s",
-        "Time per token",
+        *(("Time per token",) if several else ()),
         "Not training",
     )
     rows = tuple(
         (
             *arm_cells(results, index),
             *((blocks[index] or numbers.MISSING,) if any(blocks) else ()),
-            *_cost_cells(cost, (to, timed, work, less), index == results.baseline),
+            *_cost_cells(cost, (to, timed, work, less, several), index == results.baseline),
         )
         for index, cost in enumerate(costs.cells)
     )
@@ -58,9 +59,9 @@ def _differ(one: Estimate | None, other: Estimate | None) -> bool:
     return one is not None and other is not None and one.mean != other.mean
 
 
-def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
-    to, timed, work, less = shown
-    n = sum(shown) + 3
+def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
+    to, timed, work, less, several = shown
+    n = sum(shown) + 2
     if cost is None:
         return (numbers.MISSING,) * n
     overhead = "baseline" if is_baseline else numbers.MISSING
@@ -72,7 +73,7 @@ def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool], is_base
         *((_tera(cost.flop),) if work else ()),
         *((_tera(cost.flop_less),) if less else ()),
         mean_std(cost.tokens_per_s, numbers.count, two_digits),
-        overhead,
+        *((overhead,) if several else ()),
         numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),
     )
 

@@ -169,8 +169,9 @@ def matched_table(results: SweepResults) -> Table | None:
         for index, points in enumerate(matched.points)
     )
     heads = (*arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
-    below = f"Validation loss (difference to the baseline, by seed) where {metric_name(matched.train_metric).lower()}"
-    below += f" is first as low as the head says. {matched.rule}"
+    difference = " (difference to the baseline, by seed)" if len(results.cells) > 1 else ""
+    below = f"Validation loss{difference} where {metric_name(matched.train_metric).lower()} is first as low as the "
+    below += f"head says. {matched.rule}"
     return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below)
 
 
