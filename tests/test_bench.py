@@ -95,6 +95,7 @@ def test_sides_take_turns_and_rounds_to_warm_up_do_not_count(turns, monkeypatch)
 
     sides = {"ours": lambda: side("ours", 2.0), "theirs": lambda: side("theirs", 8.0)}
     times = turns.in_turns(sides, rounds=3)
+    assert len(calls) == 2 * (3 + 3)
     assert calls[-6:] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert times == {"ours": [2.0] * 3, "theirs": [8.0] * 3}
     assert turns.ratio([1.0, 2.0, 1.0], [4.0, 4.0, 5.0])["ratio"] == 4.0

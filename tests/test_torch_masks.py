@@ -47,7 +47,7 @@ def engine(
 
 def gradients(made: TorchEngine, batch: tuple[np.ndarray, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
     loss, _ = made.loss_and_gradients(*batch)
-    return loss, {key: p.grad.double().numpy() for key, p in made._model.named_parameters()}
+    return loss, {key: p.grad.double().numpy().copy() for key, p in made._model.named_parameters()}
 
 
 @pytest.mark.parametrize("counted", POSITIONS, ids=str)

@@ -13,7 +13,6 @@ from gpt2lab.engine.passes import planner_of
 from gpt2lab.engine.torch_device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch_model import GPT
 from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
-from gpt2lab.engine.torch_targets import log_probabilities
 from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, ProductTiles, mlp_tiles
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
@@ -73,11 +72,8 @@ class TorchEngine:
         total = Evaluation()
         for rows in self._passes(inputs, targets):
             with self._autocast:
-                logits = self._model(rows).flatten(0, -2)
-            assert rows.targets is not None
-            loss_sum = float(rows.targets.loss_sum(log_probabilities(logits)))
-            n_correct = rows.targets.n_correct(logits)
-            total += Evaluation(loss_sum=loss_sum, n_correct=n_correct, n_counted=rows.n_counted)
+                loss_sum, n_correct = self._model.evaluate(rows)
+            total += Evaluation(loss_sum=float(loss_sum), n_correct=n_correct, n_counted=rows.n_counted)
         return total
 
     @torch.no_grad()

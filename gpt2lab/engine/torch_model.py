@@ -109,9 +109,15 @@ class GPT(nn.Module):
         return self.wte.logits(self._before_output(rows))
 
     def loss_sum(self, rows: Rows | Tree) -> Tensor:
-        """Return the summed loss of what is counted, in nats, a scalar; faster than through `forward`."""
+        """Return the summed loss of what is counted, in nats, a scalar to go back from."""
         assert rows.targets is not None
         return self.wte.loss_sum(self._before_output(rows).flatten(0, -2), rows.targets)
+
+    @torch.no_grad()
+    def evaluate(self, rows: Rows | Tree) -> tuple[Tensor, int]:
+        """Return the same, and how many targets are the likeliest prediction."""
+        assert rows.targets is not None
+        return self.wte.evaluate(self._before_output(rows).flatten(0, -2), rows.targets)
 
     def _before_output(self, rows: Rows | Tree) -> Tensor:
         x = self.wte(rows.tokens) + rows.at_positions(self.wpe.weight)

@@ -58,7 +58,8 @@ class Rows:
     @property
     def n_counted(self) -> int:
         """Targets in the loss."""
-        return 0 if self.targets is None else len(self.targets.tokens)
+        assert self.targets is not None
+        return len(self.targets.tokens)
 
 
 class Tree:

@@ -10,12 +10,15 @@ from torch import Tensor
 class Targets:
     """Target i is token `tokens[i]` of row `rows[i]`, and counts `counts[i]` times; all (P,) int64.
 
-    No pair of row and token comes twice. Without `rows` and `counts` target i is that of row i and counts once.
+    Without `rows` and `counts` target i is that of row i and counts once.
     """
 
     tokens: Tensor
     rows: Tensor | None = None
     counts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.rows is None) == (self.counts is None)
 
     def loss_sum(self, log_p: Tensor) -> Tensor:
         """Return minus the sum of counts[i] * log_p[rows[i], tokens[i]], in nats, of log-probabilities (N, V)."""
@@ -42,8 +45,3 @@ class Targets:
     def _places(self, log_p: Tensor) -> Tensor:
         rows = torch.arange(len(self.tokens), device=log_p.device) if self.rows is None else self.rows
         return self.tokens + log_p.shape[1] * rows
-
-
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log softmax (N, V) of logits, in float32, or in float64 when that is what comes."""
-    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
