@@ -102,7 +102,7 @@ class TiedEmbedding(nn.Module):
 
 
 class _OutputLoss(torch.autograd.Function):
-    """From x (N, C) to the loss with one array of the logits' size; under autocast their gradient is rounded to one."""
+    """From x (N, C) to the loss with one array of the logits' size; under autocast one more, for their gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, embedding: TiedEmbedding, targets: Targets) -> Tensor:
