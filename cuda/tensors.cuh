@@ -1,4 +1,4 @@
-// The table of the model's tensors in the flat buffers, one row each; built by gpt2lab/engine/ops/tensor_table.py.
+// The table of the model's tensors in the flat buffers, one row each; built by gpt2lab/engine/cuda/ops/tensor_table.py.
 #pragma once
 #include "band.cuh"
 #include "common.cuh"

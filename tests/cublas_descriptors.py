@@ -11,8 +11,9 @@ import numpy as np
 from fake_cublas import DeviceArray
 from nvmath.bindings import cublasLt
 
-from gpt2lab.engine.cuda_blas_lt import LtProducts
-from gpt2lab.engine.gemm import Epilogue, EpilogueKind, column_major
+from gpt2lab.engine.cuda.gemm import Epilogue, EpilogueKind
+from gpt2lab.engine.cuda.gemm.base import column_major
+from gpt2lab.engine.cuda.gemm.cublas_lt import LtProducts
 
 OPERATION = "COMPUTE_TYPE SCALE_TYPE TRANSA TRANSB EPILOGUE BIAS_POINTER EPILOGUE_AUX_POINTER EPILOGUE_AUX_LD"
 PREFERENCE = "MAX_WORKSPACE_BYTES REDUCTION_SCHEME_MASK MIN_ALIGNMENT_A_BYTES MIN_ALIGNMENT_D_BYTES"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engine.numerics import from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.numerics import from_bfloat16, to_bfloat16
 
 BLAS_CALLS = {
     "create": "",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.device import Array, Module
+from gpt2lab.engine.cuda.device import Array, Module
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 
 HEAD = '#include "common.cuh"\n'
 KERNEL = 'extern "C" __global__ void __launch_bounds__(256) '

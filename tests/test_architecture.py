@@ -38,11 +38,11 @@ LIBRARIES = {
     "hydra": ["compose/*"],
     "omegaconf": ["compose/*"],
     "numpy": ["model/*", "data/*", "engine/*", "record/*", "train/*", "report/*"],
-    "torch": ["engine/torch_*.py"],
-    "transformers": ["engine/torch_*.py"],
-    "cupy": ["engine/cuda_*.py", "engine/device.py", "engine/gemm.py"],
-    "cuda": ["engine/cuda_*.py", "engine/gemm.py"],  # NVIDIA's bindings and pathfinder
-    "nvmath": ["engine/cuda_*.py"],  # NVIDIA's bindings of cuBLAS
+    "torch": ["engine/torch/*"],
+    "transformers": ["engine/torch/*"],
+    "cupy": ["engine/cuda/*"],
+    "cuda": ["engine/cuda/*"],  # NVIDIA's bindings and pathfinder
+    "nvmath": ["engine/cuda/*"],  # NVIDIA's bindings of cuBLAS
     "tiktoken": ["data/tokenizers.py"],
     "requests": ["data/download.py"],
     "safetensors": ["record/checkpoint.py"],

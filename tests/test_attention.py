@@ -5,10 +5,10 @@ import pytest
 from proofs import attention
 from proofs.attention import Bench, Case, split_parts
 
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.attention import Attention
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.attention import Attention
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from proofs import banded_linear as proof
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.ops import banded_linear
-from gpt2lab.engine.ops.banded_linear import PointerTables, Tiles, product_blocks
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.ops import banded_linear
+from gpt2lab.engine.cuda.ops.banded_linear import PointerTables, Tiles, product_blocks
 from gpt2lab.model import band_tiles
 from gpt2lab.schema import Precision
 

@@ -16,8 +16,8 @@ import torch
 from proof import compare, tolerance
 from tiny_models import random_params
 
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.torch_engine import TorchEngine
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.torch.engine import TorchEngine
 from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Device, EngineConfig, OptimConfig

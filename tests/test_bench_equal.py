@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from gpt2lab.engine import torch_banded, torch_engine, torch_model
+from gpt2lab.engine.torch import banded as torch_banded
+from gpt2lab.engine.torch import engine as torch_engine
+from gpt2lab.engine.torch import model as torch_model
 from gpt2lab.model.params import GPTConfig
 
 TOOLS = Path(__file__).parent.parent / "tools"

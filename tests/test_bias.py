@@ -7,9 +7,9 @@ from proof import compare
 from proofs import bias as proof
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.ops.bias import MAX_CHUNKS, Bias, partials_size, row_blocks, row_chunks
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
+from gpt2lab.engine.cuda.ops.bias import MAX_CHUNKS, Bias, partials_size, row_blocks, row_chunks
 from gpt2lab.schema import Precision
 
 

@@ -9,12 +9,12 @@ import pytest
 from proof import compare, tolerance
 from tiny_models import CUDA_ON_HOST, TORCH, config, random_params, spec_for, tokens_for
 
-from gpt2lab.engine import cuda_bands
-from gpt2lab.engine.base import EngineSpec, create_engine
-from gpt2lab.engine.cuda_bands import choose_mlp_tiles, product_seconds
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.ops.banded_linear import DENSE, BandedProducts, MlpTiles, PointerTables, Tiles
+from gpt2lab.engine import EngineSpec, create_engine
+from gpt2lab.engine.cuda import bands as cuda_bands
+from gpt2lab.engine.cuda.bands import choose_mlp_tiles, product_seconds
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, BandedProducts, MlpTiles, PointerTables, Tiles
 from gpt2lab.model import band_tiles
 from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.model.bands import banded_tensors
@@ -152,7 +152,8 @@ def test_blocks_that_lose_part_of_the_band_change_the_gradients(monkeypatch):
         whole = getattr(band_tiles, kind)
         with monkeypatch.context() as patch:
             patch.setattr(
-                f"gpt2lab.engine.ops.banded_linear.{kind}", lambda n, band, size, whole=whole: whole(n, band // 2, size)
+                f"gpt2lab.engine.cuda.ops.banded_linear.{kind}",
+                lambda n, band, size, whole=whole: whole(n, band // 2, size),
             )
             found = float64(spec, TILES["fc1 and fc2"]).loss_and_gradients(*tokens_for(MODEL))[0]
         assert abs(found - expected) > 1e-6 * expected

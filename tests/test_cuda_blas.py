@@ -16,12 +16,13 @@ from fake_cublas import DeviceArray, FakeCublas, FakeCublasLt, FakeDevice
 from proof import compare, tolerance
 from tiny_models import CUDA_ON_HOST, config, random_params, spec_for, tokens_for
 
-from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES, CublasGemm, open_cublas
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.gemm import Epilogue, EpilogueKind, pointer_table_size, windows
-from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
-from gpt2lab.engine.ops.banded_linear import DENSE, MlpTiles, Tiles
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.gemm import Epilogue, EpilogueKind
+from gpt2lab.engine.cuda.gemm.base import pointer_table_size, windows
+from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES, CublasGemm, open_cublas
+from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, MlpTiles, Tiles
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
 
@@ -329,7 +330,7 @@ def test_a_banded_step_through_the_calls_of_cublas_is_that_of_the_host(
     def create(device: CardlikeHost, precision: Precision) -> CublasGemm:
         return CublasGemm(device, Numerics.of(device, precision), blas=FakeCublas(), lt=FakeCublasLt())
 
-    monkeypatch.setattr("gpt2lab.engine.cuda_engine.create_gemm", create)
+    monkeypatch.setattr("gpt2lab.engine.cuda.engine.create_gemm", create)
     found = CudaEngine(spec, random_params(model, std=0.05), CardlikeHost(), mlp_tiles=tiles)
     limit = (2 * model.n_layer + 1) * tolerance(terms=model.n_hidden, store=precision.name, roundings=4)
     for _ in range(2):

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from gpt2lab.engine.cuda_build import (
+from gpt2lab.engine.cuda.device.offline import (
     KernelResources,
     compile_error,
     compile_offline,
@@ -15,7 +15,7 @@ from gpt2lab.engine.cuda_build import (
     kernel_resources,
     variants,
 )
-from gpt2lab.engine.cuda_source import find_cuda_folder
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.errors import EngineError
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed (extra dev)")

@@ -7,9 +7,9 @@ import pytest
 from proof import compare, tolerance
 from tiny_models import CUDA_ON_HOST, TORCH, batch, config, engine, random_params, spec_for, tokens_for
 
-from gpt2lab.engine.base import EngineSpec, create_engine
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine import EngineSpec, create_engine
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.errors import DivergedError, EngineError
 from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.init import init_params

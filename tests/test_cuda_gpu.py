@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from cupy_stand_in import Card, CardError, Memory
 
-from gpt2lab.engine.cuda_build import compile_error
-from gpt2lab.engine.cuda_gpu import CudaDevice
-from gpt2lab.engine.cuda_source import find_cuda_folder, read_sources
-from gpt2lab.engine.device import open_device
+from gpt2lab.engine.cuda.device import open_device
+from gpt2lab.engine.cuda.device.card import CudaDevice
+from gpt2lab.engine.cuda.device.offline import compile_error
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder, read_sources
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Device
 

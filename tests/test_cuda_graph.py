@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny_models import CUDA_ON_HOST, batch, config
 
-from gpt2lab.engine import passes
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_passes import DevicePass
-from gpt2lab.engine.device import Array, Module
-from gpt2lab.engine.host_gemm import HostGemm
-from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.cuda.device import Array, Module
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.gemm.host import HostGemm
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine.cuda.passes import DevicePass
+from gpt2lab.engine.passes import planner as passes
 from gpt2lab.model.init import init_params
 from gpt2lab.schema import OptimConfig
 

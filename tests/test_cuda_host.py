@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from host_kernels import KERNEL, MODES, array, compiled, device, ones, undefined
 
-from gpt2lab.engine import cuda_host_build
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.device import open_device
-from gpt2lab.engine.numerics import from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.device import host_build as cuda_host_build
+from gpt2lab.engine.cuda.device import open_device
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.numerics import from_bfloat16, to_bfloat16
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Device
 
@@ -214,7 +214,7 @@ def test_a_kernel_is_compiled_once_for_the_same_content(tmp_path: Path, monkeypa
 def test_two_processes_may_compile_the_same_file_at_once(tmp_path: Path) -> None:
     compiled(device(tmp_path), KERNEL + "right(float *out) { out[0] = 1.0f; }")
     code = (
-        "import sys, pathlib; from gpt2lab.engine.cuda_host import HostDevice;"
+        "import sys, pathlib; from gpt2lab.engine.cuda.device.host import HostDevice;"
         "HostDevice(folder=pathlib.Path(sys.argv[1])).compile('try.cu', {'ACT_BF16': 0})"
     )
     environment = {
@@ -243,7 +243,7 @@ def test_a_cache_made_in_its_place_is_gone_when_the_process_ends(tmp_path: Path)
     (tmp_path / "file").touch()
     project = str(Path(__file__).parent.parent)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file"), "PYTHONPATH": project}
-    code = "from gpt2lab.engine.cuda_host_build import cache_folder; print(cache_folder())"
+    code = "from gpt2lab.engine.cuda.device.host_build import cache_folder; print(cache_folder())"
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     folder = Path(shown.stdout.strip())
     assert folder.name.startswith("gpt2lab-kernels-")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host_kernels import KERNEL, MODES, array, compiled, device, ones, undefined
 
-from gpt2lab.engine.cuda_host import KernelFault
+from gpt2lab.engine.cuda.device.host import KernelFault
 
 # What is wrong, the kernel, and what the fault of a checked device says.
 FAULTS = {

@@ -8,14 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_models import CUDA_ON_HOST, config, spec_for, tokens_for
 
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_memory import partials_size, plan_memory, workload_of
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops import layer_norm
-from gpt2lab.engine.ops.banded_linear import DENSE, Tiles
-from gpt2lab.engine.ops.bias import row_chunks
-from gpt2lab.engine.ops.tree_attention import key_work_sizes
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.memory import partials_size, plan_memory, workload_of
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops import layer_norm
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine.cuda.ops.bias import row_chunks
+from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
 from gpt2lab.errors import EngineError
 from gpt2lab.model.init import init_params
 from gpt2lab.schema import Precision

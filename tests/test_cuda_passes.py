@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from proof import compare, tolerance
 from tiny_models import CUDA_ON_HOST, TORCH, config, random_params, spec_for
 
-from gpt2lab.engine import passes
-from gpt2lab.engine.base import create_engine
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_passes import block_lengths, tree_arrays
-from gpt2lab.engine.ops.banded_linear import Tiles
-from gpt2lab.engine.ops.tree_attention import key_work_sizes
-from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
+from gpt2lab.engine import create_engine
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.ops.banded_linear import Tiles
+from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
+from gpt2lab.engine.cuda.passes import block_lengths, tree_arrays
+from gpt2lab.engine.passes import PrefixTree, build_tree
+from gpt2lab.engine.passes import planner as passes
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig, tensor_shapes

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2lab.engine.cuda_source import (
+from gpt2lab.engine.cuda.device.sources import (
     Parameter,
     Signature,
     find_cuda_folder,

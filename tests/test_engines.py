@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny_models import CUDA_ON_HOST, TORCH, batch, config, engine
 
-from gpt2lab.engine import torch_engine
-from gpt2lab.engine.base import EngineSpec, create_engine
+from gpt2lab.engine import EngineSpec, create_engine
+from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.errors import DivergedError
 from gpt2lab.model.bands import banded_tensors, is_dense
 from gpt2lab.model.llmc import read_checkpoint, read_tensors

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpt2lab.data.synthetic import modular_rows
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.ops.banded_linear import product_blocks
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.cuda.ops.banded_linear import product_blocks
 from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.flops import Counts, dense_flop_per_token, plain_counts, training_flop

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from proofs import gelu as proof
 
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.cuda_source import find_cuda_folder
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.schema import Precision
 
 

@@ -5,10 +5,11 @@ import pytest
 from proofs import gemm as proof
 from proofs.arrays import Arrays
 
-from gpt2lab.engine import host_gemm
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.gemm import Epilogue, EpilogueKind, check_epilogue, column_major, create_gemm, overlap, windows
-from gpt2lab.engine.numerics import to_bfloat16
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.gemm import Epilogue, EpilogueKind, create_gemm
+from gpt2lab.engine.cuda.gemm import host as host_gemm
+from gpt2lab.engine.cuda.gemm.base import check_epilogue, column_major, overlap, windows
+from gpt2lab.engine.cuda.numerics import to_bfloat16
 from gpt2lab.schema import Precision
 
 FLOAT = np.dtype(np.float32)

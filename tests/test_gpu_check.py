@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.data.synthetic import modular_rows
-from gpt2lab.engine.cuda_host import HostDevice
+from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.errors import EngineError
 from gpt2lab.model.flops import dense_flop_per_token
 from gpt2lab.model.params import count_parameters
@@ -282,7 +282,7 @@ def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp
 def test_blocks_that_miss_a_part_of_the_band_are_found(gpu_check, monkeypatch):
     from gpu import bands
 
-    from gpt2lab.engine.ops import banded_linear
+    from gpt2lab.engine.cuda.ops import banded_linear
 
     shape = {"rows": 8, "n_embd": 32, "bands": (24, 128)}
     found = list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2lab.engine.torch_model import GPT
-from gpt2lab.engine.torch_passes import Rows
+from gpt2lab.engine.torch.model import GPT
+from gpt2lab.engine.torch.passes import Rows
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.model.huggingface import from_huggingface, to_huggingface
 from gpt2lab.model.init import init_params
@@ -13,7 +13,7 @@ from gpt2lab.model.params import GPTConfig
 
 transformers = pytest.importorskip("transformers", reason="transformers (extra hf) is not installed")
 
-from gpt2lab.engine.torch_pretrained import from_transformers, read_pretrained, to_transformers  # noqa: E402
+from gpt2lab.engine.torch.pretrained import from_transformers, read_pretrained, to_transformers  # noqa: E402
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=32, max_seq_len=24, vocab_size=50)
 

@@ -3,8 +3,8 @@ import pytest
 from proofs import linear as proof
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.cuda_host import HostDevice
-from gpt2lab.engine.ops import linear
+from gpt2lab.engine.cuda.device.host import HostDevice
+from gpt2lab.engine.cuda.ops import linear
 from gpt2lab.schema import Precision
 
 

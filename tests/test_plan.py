@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gpt2lab.compose import compose
-from gpt2lab.engine import cuda_host
-from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
-from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.torch_banded import BandedLinear
+from gpt2lab.engine.cuda.device import host as cuda_host
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
+from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
+from gpt2lab.engine.torch.banded import BandedLinear
 from gpt2lab.errors import EngineError
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.train import setup

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpt2lab.data.synthetic import modular_rows
-from gpt2lab.engine.passes import PassPlanner, RowPass
-from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
+from gpt2lab.engine.passes import PassPlanner, PrefixTree, RowPass, build_tree
 from gpt2lab.schema import DataConfig, DataSource
 
 

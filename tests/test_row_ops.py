@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from proofs import adamw, cross_entropy, embedding, grad_norm, layer_norm, positions
 
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.adamw import schedule_of
-from gpt2lab.engine.ops.embedding import group_rows, segments_size
-from gpt2lab.engine.ops.layer_norm import MAX_N_EMBD, LayerNorm
-from gpt2lab.engine.ops.positions import slots_of
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.adamw import schedule_of
+from gpt2lab.engine.cuda.ops.embedding import group_rows, segments_size
+from gpt2lab.engine.cuda.ops.layer_norm import MAX_N_EMBD, LayerNorm
+from gpt2lab.engine.cuda.ops.positions import slots_of
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import OptimConfig, Precision
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status, write_shard
 
-from gpt2lab.engine.base import StepResult
-from gpt2lab.engine.cuda_engine import CudaEngine
+from gpt2lab.engine import StepResult
+from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.sweep import find_results

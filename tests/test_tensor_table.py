@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt2lab.engine.ops.tensor_table import grid_of, tensor_table
+from gpt2lab.engine.cuda.ops.tensor_table import grid_of, tensor_table
 from gpt2lab.errors import EngineError
 from gpt2lab.model.params import TENSORS, GPTConfig, count_parameters, tensor_shapes
 from gpt2lab.schema import Decay

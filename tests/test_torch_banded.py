@@ -11,10 +11,10 @@ from proof import UNIT_ROUNDOFF, compare, tolerance
 from tiny_models import TORCH, batch, config, engine, random_params, tokens_for
 from torch import Tensor, nn
 
-from gpt2lab.engine import torch_engine
-from gpt2lab.engine.torch_banded import BandedLinear, clear_outside_band
-from gpt2lab.engine.torch_model import GPT
-from gpt2lab.engine.torch_passes import Rows
+from gpt2lab.engine.torch import engine as torch_engine
+from gpt2lab.engine.torch.banded import BandedLinear, clear_outside_band
+from gpt2lab.engine.torch.model import GPT
+from gpt2lab.engine.torch.passes import Rows
 from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
 from gpt2lab.model.bands import band_mask, banded_tensors
 

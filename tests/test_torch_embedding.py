@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gpt2lab.engine.torch_embedding import KeptMemory, TiedEmbedding
-from gpt2lab.engine.torch_targets import Targets
+from gpt2lab.engine.torch.embedding import KeptMemory, TiedEmbedding
+from gpt2lab.engine.torch.targets import Targets
 
 SHAPES = [(17, 32), (8, 8), (1, 128), (1030, 1100)]  # real rows, and with padding; the last in several products
 

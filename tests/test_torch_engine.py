@@ -3,8 +3,8 @@ import pytest
 import torch
 from tiny_models import config, engine, random_params
 
-from gpt2lab.engine.torch_model import GPT
-from gpt2lab.engine.torch_passes import Rows
+from gpt2lab.engine.torch.model import GPT
+from gpt2lab.engine.torch.passes import Rows
 from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params

@@ -9,10 +9,10 @@ from proof import UNIT_ROUNDOFF, compare, tolerance
 from tiny_models import TORCH, config, random_params
 from torch.nn import functional
 
-from gpt2lab.engine.base import EngineSpec, create_engine
+from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.engine.passes import PassPlanner
-from gpt2lab.engine.torch_engine import TorchEngine
-from gpt2lab.engine.torch_passes import Rows, TorchPlanner, Tree
+from gpt2lab.engine.torch.engine import TorchEngine
+from gpt2lab.engine.torch.passes import Rows, TorchPlanner, Tree
 from gpt2lab.schema import OptimConfig, Precision
 
 T, C = 6, 12

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from gpt2lab.engine.torch_targets import Targets
+from gpt2lab.engine.torch.targets import Targets
 
 
 def random_pairs(n_rows: int, vocab_size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Targets]:

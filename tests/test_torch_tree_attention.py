@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from proof import UNIT_ROUNDOFF, compare, tolerance
 
-from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
-from gpt2lab.engine.torch_tree_attention import SeenNodes, attend_tree
+from gpt2lab.engine.passes import PrefixTree, build_tree
+from gpt2lab.engine.torch.tree_attention import SeenNodes, attend_tree
 
 CPU = torch.device("cpu")
 

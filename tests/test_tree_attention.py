@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from proofs import tree_attention as proof
 from proofs.tree_attention import Bench, Case
 
-from gpt2lab.engine.cuda_host import HostDevice, KernelFault
-from gpt2lab.engine.cuda_source import find_cuda_folder
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.tree_attention import TreeAttention, key_work, key_work_sizes
+from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
+from gpt2lab.engine.cuda.device.sources import find_cuda_folder
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.tree_attention import TreeAttention, key_work, key_work_sizes
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig

@@ -41,7 +41,7 @@ from checkout import read_commit
 from rich.console import Console
 
 from gpt2lab.compose import compose
-from gpt2lab.engine.torch_device import device_name
+from gpt2lab.engine.torch.device import device_name
 from gpt2lab.record.metrics import MetricsWriter
 from gpt2lab.record.tracker import start_tracker
 from gpt2lab.schema import TrackerName

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gpt2lab.engine.torch_banded import BandedLinear
+from gpt2lab.engine.torch.banded import BandedLinear
 from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Block, Cost, blocks_seconds, choose_tile, hidden_blocks
 
 CASES = [  # C, band, rows

@@ -9,7 +9,7 @@ from bench_peers import gpt2_124m, our_engine, random_batch, require_same_update
 from bench_turns import compare, fastest, in_turns, ratio, require_equal
 from torch import Tensor, nn
 
-from gpt2lab.engine.torch_banded import BandedLinear
+from gpt2lab.engine.torch.banded import BandedLinear
 from gpt2lab.model.params import GPTConfig
 
 ROWS = 1024  # of the MLP alone

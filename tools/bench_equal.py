@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt2lab.engine.base import StepResult
+from gpt2lab.engine import StepResult
 from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig, Params

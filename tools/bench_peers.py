@@ -8,7 +8,7 @@ from bench_equal import OPTIM, Batch, Trained, differences, longest_sum, strong_
 from bench_turns import Side, compare, fastest, rounding
 from plain_gpt import PlainStep
 
-from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig

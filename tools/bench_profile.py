@@ -8,7 +8,7 @@ from bench_peers import MINI, gpt2_124m, our_engine, random_batch
 from torch.profiler import ProfilerActivity, profile
 
 from gpt2lab.compose import compose
-from gpt2lab.engine.base import Engine
+from gpt2lab.engine import Engine
 from gpt2lab.train.setup import prepare_parts
 
 SHOWN = 6

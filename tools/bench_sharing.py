@@ -13,9 +13,8 @@ from bench_equal import Batch
 from bench_peers import our_engine, update
 from bench_turns import in_turns, ratio
 
-from gpt2lab.engine import passes
-from gpt2lab.engine.passes import PassPlanner
-from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
+from gpt2lab.engine.passes import PassPlanner, PrefixTree, build_tree
+from gpt2lab.engine.passes import planner as passes
 from gpt2lab.model.params import GPTConfig
 
 ALIKE = 8  # rows that begin alike

@@ -32,8 +32,8 @@ from gpu.proof import op_proofs, prove_ops  # noqa: E402
 from gpu.step_proof import prove_steps  # noqa: E402
 from gpu.steps import time_cases  # noqa: E402
 
-from gpt2lab.engine.device import Device as OpenDevice  # noqa: E402
-from gpt2lab.engine.device import open_device  # noqa: E402
+from gpt2lab.engine.cuda.device import Device as OpenDevice  # noqa: E402
+from gpt2lab.engine.cuda.device import open_device  # noqa: E402
 from gpt2lab.errors import EngineError  # noqa: E402
 from gpt2lab.schema import Device, Precision  # noqa: E402
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from gpt2lab.engine.cuda_build import ARCHITECTURES, KernelResources, kernel_resources
+from gpt2lab.engine.cuda.device.offline import ARCHITECTURES, KernelResources, kernel_resources
 
 README = Path(__file__).resolve().parent.parent / "cuda" / "README.md"
 BEGIN, END = "<!-- kernels: begin -->\n", "<!-- kernels: end -->\n"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2lab.engine.base import StepResult
+from gpt2lab.engine import StepResult
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.params import TENSORS, GPTConfig, Params
 from gpt2lab.schema import OptimConfig

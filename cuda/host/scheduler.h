@@ -4,7 +4,7 @@
 
 struct Region;  // the shadow of one allocation (memory_checks.cpp)
 
-// One array argument of a launch. Python fills these, see gpt2lab/engine/cuda_host.py.
+// One array argument of a launch. Python fills these, see gpt2lab/engine/cuda/device/host.py.
 struct HostArgument {
     const char *name;
     uint64_t begin, end;  // addresses; both zero: a null pointer

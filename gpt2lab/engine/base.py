@@ -14,7 +14,7 @@ import numpy as np
 from gpt2lab.errors import DivergedError
 from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig, Params
-from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
+from gpt2lab.schema import EngineConfig, OptimConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,27 +130,3 @@ def not_finite(update: int, loss: float, grad_norm: float, learning_rate: float)
         f"step {update}: loss {loss}, gradient norm {grad_norm}, learning rate {learning_rate:.3g}: "
         "not finite; nothing was updated. Lower optim.learning_rate, or set optim.grad_clip"
     )
-
-
-def check_spec(spec: EngineSpec) -> None:
-    """Raise EngineError for what `create_engine` would refuse, before parameters are drawn or read for it."""
-    if spec.engine.name is EngineName.cuda:
-        from gpt2lab.engine.cuda_engine import check_spec as check_cuda_spec
-
-        check_cuda_spec(spec)
-    elif spec.engine.device is not Device.auto:
-        from gpt2lab.engine.torch_device import choose_device
-
-        choose_device(spec.engine.device)
-
-
-def create_engine(spec: EngineSpec, params: Params) -> Engine:
-    """Build the engine that `spec.engine` names, holding `params`. Raises EngineError when it is not to be had."""
-    if spec.engine.name in (EngineName.auto, EngineName.torch):
-        # Imported here because torch takes a second that config errors should not wait for.
-        from gpt2lab.engine.torch_engine import TorchEngine
-
-        return TorchEngine(spec, params)
-    from gpt2lab.engine.cuda_engine import CudaEngine
-
-    return CudaEngine(spec, params)

@@ -24,7 +24,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, devices, tokenizers, W&B and disk; nothing is downloaded."""
-    from gpt2lab.engine.torch_device import choose_device, device_name, is_available
+    from gpt2lab.engine.torch.device import choose_device, device_name, is_available
 
     findings = [Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     chosen = choose_device(Device.auto)
@@ -46,8 +46,8 @@ def examine() -> list[Finding]:
 
 def _cuda_core(choice: Device) -> Finding:
     """Try the CUDA core's device and its library of matrix products."""
-    from gpt2lab.engine.device import open_device
-    from gpt2lab.engine.gemm import create_gemm
+    from gpt2lab.engine.cuda.device import open_device
+    from gpt2lab.engine.cuda.gemm import create_gemm
 
     name = "cuda core" if choice is Device.cuda else f"cuda on {choice.name}"
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gpt2lab.data import eval_batches
-from gpt2lab.engine.base import Evaluation
+from gpt2lab.engine import Evaluation
 from gpt2lab.errors import DataError
 from gpt2lab.train.setup import Parts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.data import Progress, Source, Tokenizer, eval_batches, read_source, source_tokenizer
-from gpt2lab.engine.base import Engine, EngineSpec, Evaluation, check_spec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, Evaluation, check_spec, create_engine
 from gpt2lab.errors import ConfigError, DivergedError, Gpt2labError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.llmc import read_checkpoint, read_shape
@@ -252,7 +252,7 @@ def _evaluate_cell(cell: Cell, engine: Engine, split: str, count: int | None) ->
 
 def _read_model(checkpoint: str) -> tuple[Params, GPTConfig]:
     if checkpoint.startswith("hf:"):
-        from gpt2lab.engine.torch_pretrained import read_pretrained
+        from gpt2lab.engine.torch.pretrained import read_pretrained
 
         shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
         return params, shape

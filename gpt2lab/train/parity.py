@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.base import EngineSpec, create_engine
+from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state
 from gpt2lab.schema import EngineConfig, OptimConfig, Precision
 

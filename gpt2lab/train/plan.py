@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.data import read_source
-from gpt2lab.engine.base import EngineSpec, check_spec
-from gpt2lab.engine.cuda_blas import WORKSPACE_BYTES
-from gpt2lab.engine.cuda_memory import MemoryPlan, plan_memory, size, workload_of
-from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine import EngineSpec, check_spec
+from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
+from gpt2lab.engine.cuda.memory import MemoryPlan, plan_memory, size, workload_of
+from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.passes import LONGEST_SHARED, NEVER_SHARED_ON
 from gpt2lab.errors import EngineError
 from gpt2lab.model.band_tiles import products_in_words

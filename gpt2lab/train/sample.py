@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.data import Source, Tokenizer, read_tokenizer, source_tokenizer
-from gpt2lab.engine.base import Engine, EngineSpec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig
@@ -118,7 +118,7 @@ def answer_examples(engine: Engine, source: Source, *, count: int, max_seq_len: 
 def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig]:
     """Return an engine that holds the model of an llm.c checkpoint file, or of `hf:NAME`, and the model's shape."""
     if checkpoint.startswith("hf:"):
-        from gpt2lab.engine.torch_pretrained import read_pretrained
+        from gpt2lab.engine.torch.pretrained import read_pretrained
 
         shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
     else:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt2lab.data import Batches, Progress, Source, read_source
-from gpt2lab.engine.base import Engine, EngineSpec, check_spec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, check_spec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
@@ -141,7 +141,7 @@ def starting_point(config: RunConfig, source: Source, weights: Path | None = Non
         return model, params
     origin = str(weights or config.model.init_from)
     if origin.startswith("hf:"):
-        from gpt2lab.engine.torch_pretrained import read_pretrained
+        from gpt2lab.engine.torch.pretrained import read_pretrained
 
         found, params = read_pretrained(origin.removeprefix("hf:"))
     else:

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.cuda_bands import choose_mlp_tiles
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops.banded_linear import alignment, product_blocks
-from gpt2lab.engine.passes import Pass, RowPass, planner_of
-from gpt2lab.engine.prefix_tree import PrefixTree
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.cuda.bands import choose_mlp_tiles
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.banded_linear import alignment, product_blocks
+from gpt2lab.engine.passes import Pass, PrefixTree, RowPass, planner_of
 from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, ProductTiles, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.model.flops import Counts, plain_counts, training_flop
 from gpt2lab.schema import EngineName

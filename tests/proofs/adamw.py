@@ -7,9 +7,9 @@ from proof import Check, compare
 from proofs.arrays import Arrays, same
 from proofs.flat import CONFIGS, decaying_parameters, kept_parameters, name_of
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.ops.adamw import AdamW, schedule_of
-from gpt2lab.engine.ops.tensor_table import tensor_table
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.ops.adamw import AdamW, schedule_of
+from gpt2lab.engine.cuda.ops.tensor_table import tensor_table
 from gpt2lab.model.params import TENSORS, GPTConfig
 from gpt2lab.schema import Decay, OptimConfig, Precision
 

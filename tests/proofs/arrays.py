@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from proof import Check, tolerance
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.schema import Precision
 
 

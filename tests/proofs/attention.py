@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from proof import Check, compare, compare_sums, tolerance
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
-from gpt2lab.engine.ops.attention import LONGEST_SHORT, Attention
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.ops.attention import LONGEST_SHORT, Attention
 from gpt2lab.schema import Precision
 
 

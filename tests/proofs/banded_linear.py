@@ -9,11 +9,11 @@ from proofs.arrays import Arrays, same
 from proofs.gelu import gelu, gelu_derivative
 from proofs.gemm import open_gemm, product_format
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.gemm import Gemm
-from gpt2lab.engine.ops.banded_linear import Tiles, alignment, mlp_products, pointer_tables_size, product_blocks
-from gpt2lab.engine.ops.bias import partials_size
-from gpt2lab.engine.ops.linear import Linear
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.gemm import Gemm
+from gpt2lab.engine.cuda.ops.banded_linear import Tiles, alignment, mlp_products, pointer_tables_size, product_blocks
+from gpt2lab.engine.cuda.ops.bias import partials_size
+from gpt2lab.engine.cuda.ops.linear import Linear
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Precision

@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare, tolerance
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.bias import Bias, partials_size
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.bias import Bias, partials_size
 from gpt2lab.schema import Precision
 
 # Rows in one block and in several, in one chunk of backward and in several; rows in one block of packs and in several.

@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare
 from proofs.arrays import Arrays, same
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.cross_entropy import CrossEntropy, Pairs
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.cross_entropy import CrossEntropy, Pairs
 from gpt2lab.schema import Precision
 
 # rows, V, Vp: narrower than a warp; odd; padded; a row shared by 2, 4 and 16 warps

@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare
 from proofs.arrays import Arrays, same
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.embedding import Embedding, Groups, group_rows
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.embedding import Embedding, Groups, group_rows
 from gpt2lab.schema import Precision
 
 # B, T, C, V: one row; odd channels; several slices of channels; tokens with more rows than a group of threads takes;

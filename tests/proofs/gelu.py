@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare, tolerance
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.gelu import Gelu
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.gelu import Gelu
 from gpt2lab.schema import Precision
 
 SHAPES = [(1, 20), (5, 48), (33, 97), (33, 128), (70, 7), (6, 300)]

@@ -7,8 +7,9 @@ import numpy as np
 from proof import Check, compare, tolerance
 from proofs.arrays import Arrays
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size, windows
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.gemm import Gemm, create_gemm
+from gpt2lab.engine.cuda.gemm.base import pointer_table_size, windows
 from gpt2lab.schema import Precision
 
 SHAPES = [(1, 20, 48), (5, 97, 20), (33, 128, 97), (33, 1, 48), (5, 48, 1), (1, 1, 1), (128, 48, 33)]  # M, N, K

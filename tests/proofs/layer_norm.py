@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare
 from proofs.arrays import Arrays, same
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.ops.layer_norm import LayerNorm, partials_size
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.ops.layer_norm import LayerNorm, partials_size
 from gpt2lab.schema import Precision
 
 EPS = 1e-5

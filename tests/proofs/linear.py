@@ -7,9 +7,9 @@ from proofs.arrays import Arrays
 from proofs.gelu import gelu, gelu_derivative
 from proofs.gemm import open_gemm, product_format
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.bias import partials_size
-from gpt2lab.engine.ops.linear import Linear
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.bias import partials_size
+from gpt2lab.engine.cuda.ops.linear import Linear
 from gpt2lab.schema import Precision
 
 SHAPES = [(1, 20, 48), (5, 48, 20), (33, 97, 128), (33, 128, 97), (5, 48, 192), (130, 192, 48)]  # rows, K, N

@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check
 from proofs.arrays import Arrays, same
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.ops.positions import Positions, slots_of
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.ops.positions import Positions, slots_of
 from gpt2lab.schema import Precision
 
 CASES = [(1, 1, 7, [0]), (3, 5, 20, [4]), (3, 33, 48, [0, 9, 10, 32]), (2, 5, 136, [0, 1, 2, 3, 4])]  # B, T, C, counted

@@ -7,9 +7,9 @@ import numpy as np
 from proof import Check, compare_sums
 from proofs.arrays import Arrays, same, twice_the_same
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.ops.tree_attention import CHUNK, TreeAttention, key_work
-from gpt2lab.engine.prefix_tree import PrefixTree, build_tree
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.ops.tree_attention import CHUNK, TreeAttention, key_work
+from gpt2lab.engine.passes import PrefixTree, build_tree
 from gpt2lab.schema import Precision
 
 

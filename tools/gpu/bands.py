@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from proof import compare, tolerance
 
-from gpt2lab.engine.cuda_bands import TILES
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.gemm import Gemm, create_gemm, pointer_table_size
-from gpt2lab.engine.numerics import Numerics, from_bfloat16, to_bfloat16
-from gpt2lab.engine.ops.banded_linear import (
+from gpt2lab.engine.cuda.bands import TILES
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.gemm import Gemm, create_gemm
+from gpt2lab.engine.cuda.gemm.base import pointer_table_size
+from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
+from gpt2lab.engine.cuda.ops.banded_linear import (
     TRANSPOSES,
     BandedProducts,
     PointerTables,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.gemm import Gemm, create_gemm
-from gpt2lab.engine.numerics import Numerics
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.gemm import Gemm, create_gemm
+from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Precision
 from gpu.clock import time_calls

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpt2lab.engine.device import Device
+from gpt2lab.engine.cuda.device import Device
 
 CACHE_BYTES = 1 << 28  # several times the L2 cache of any card (60 MB on an H200)
 

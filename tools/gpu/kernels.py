@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.numerics import Numerics
-from gpt2lab.engine.ops import bias as bias_op
-from gpt2lab.engine.ops import grad_norm as grad_norm_op
-from gpt2lab.engine.ops import layer_norm as layer_norm_op
-from gpt2lab.engine.ops.adamw import AdamW, schedule_of
-from gpt2lab.engine.ops.attention import Attention
-from gpt2lab.engine.ops.bias import Bias
-from gpt2lab.engine.ops.cross_entropy import CrossEntropy
-from gpt2lab.engine.ops.embedding import Embedding, group_rows
-from gpt2lab.engine.ops.gelu import Gelu
-from gpt2lab.engine.ops.grad_norm import GradNorm
-from gpt2lab.engine.ops.layer_norm import LayerNorm
-from gpt2lab.engine.ops.tensor_table import tensor_table
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops import bias as bias_op
+from gpt2lab.engine.cuda.ops import grad_norm as grad_norm_op
+from gpt2lab.engine.cuda.ops import layer_norm as layer_norm_op
+from gpt2lab.engine.cuda.ops.adamw import AdamW, schedule_of
+from gpt2lab.engine.cuda.ops.attention import Attention
+from gpt2lab.engine.cuda.ops.bias import Bias
+from gpt2lab.engine.cuda.ops.cross_entropy import CrossEntropy
+from gpt2lab.engine.cuda.ops.embedding import Embedding, group_rows
+from gpt2lab.engine.cuda.ops.gelu import Gelu
+from gpt2lab.engine.cuda.ops.grad_norm import GradNorm
+from gpt2lab.engine.cuda.ops.layer_norm import LayerNorm
+from gpt2lab.engine.cuda.ops.tensor_table import tensor_table
 from gpt2lab.model.params import GPTConfig, count_parameters
 from gpt2lab.schema import Decay, OptimConfig, Precision
 from gpu.clock import CACHE_BYTES, time_calls

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
-from gpt2lab.engine.device import Array, Device
-from gpt2lab.engine.numerics import Numerics, to_bfloat16
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.numerics import Numerics, to_bfloat16
 
 _BLOCK = 1 << 22  # random values are made once and repeated: what they are does not matter, that they are not zero does
 

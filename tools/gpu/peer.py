@@ -15,7 +15,7 @@ import torch
 from plain_gpt import PlainGPT, Training, create_adamw
 from torch import Tensor, nn
 
-from gpt2lab.engine.torch_device import set_precision
+from gpt2lab.engine.torch.device import set_precision
 from gpt2lab.model.params import Params
 from gpt2lab.schema import OptimConfig, Precision
 from gpu.cases import Case

@@ -11,7 +11,7 @@ from typing import Any
 import proofs
 from proof import Check
 
-from gpt2lab.engine.device import Device
+from gpt2lab.engine.cuda.device import Device
 from gpt2lab.schema import Precision
 
 PRODUCTS = ("gemm", "linear")  # what tf32 makes a difference to

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from checkout import read_commit
 
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.torch_device import device_details
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.torch.device import device_details
 from gpt2lab.errors import EngineError
 
 PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "cuda-bindings")

@@ -9,11 +9,11 @@ import torch
 from proof import Check, compare, tolerance
 from tiny_models import random_params
 
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.device import Device
-from gpt2lab.engine.torch_model import GPT
-from gpt2lab.engine.torch_passes import Rows
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.cuda.device import Device
+from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.torch.model import GPT
+from gpt2lab.engine.torch.passes import Rows
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import Device as DeviceChoice

@@ -12,9 +12,9 @@ import torch
 from bench_equal import OPTIM, Trained, differences, longest_sum, strong_params, two_updates
 from proof import tolerance
 
-from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.cuda_engine import CudaEngine
-from gpt2lab.engine.device import Device, open_device
+from gpt2lab.engine import EngineSpec
+from gpt2lab.engine.cuda.device import Device, open_device
+from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.errors import EngineError
 from gpt2lab.model.flops import dense_flop_per_token
 from gpt2lab.model.init import init_params

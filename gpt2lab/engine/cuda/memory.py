@@ -1,0 +1,240 @@
+"""What the CUDA core keeps in device memory: one arena, planned by arithmetic before anything is allocated."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda.bands import choose_mlp_tiles
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops import attention, banded_linear, bias, grad_norm, layer_norm
+from gpt2lab.engine.cuda.ops.tensor_table import TABLE_COLUMNS
+from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
+from gpt2lab.engine.cuda.passes import block_size
+from gpt2lab.engine.passes import LONGEST_SHARED
+from gpt2lab.errors import EngineError
+from gpt2lab.model.params import GPTConfig, count_parameters
+
+LAYERS = "activations by layer"
+# Arrays (L, rows, ...) and (rows, ...), of which a pass takes its first B*T rows.
+BY_LAYER = (
+    *("ln1", "ln1_mean", "ln1_rstd", "qkv", "atty", "lse", "residual2"),
+    *("ln2", "ln2_mean", "ln2_rstd", "fch", "fch_gelu", "residual3"),
+)
+BY_ROW = ("encoded", "lnf", "lnf_mean", "lnf_rstd", "dresidual", "dwide", "dnarrow")
+BY_COUNTED = ("ln1_counted", "q_counted")  # of a last layer that is trimmed: as many rows as there are of logits
+ALIGNMENT = 256  # bytes, as cudaMalloc aligns: every array of the arena may be read 16 bytes at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The sizes of one engine's passes."""
+
+    batch_size: int  # sequences per update
+    micro_batch_size: int  # sequences per pass
+    seq_len: int  # T, without what follows the last counted position where that is left out
+    n_counted: int  # target positions per sequence that enter the loss
+    gathers: bool = False  # the counted rows are not simply all of them
+    trims_last: bool = False  # the last layer computes no more than keys and values away from the counted ones
+    shares: bool = False  # a pass may be a tree of the rows' prefixes
+    mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One array of the arena."""
+
+    group: str  # what it is for: parameters, activations ...
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int  # bytes from the arena's start
+
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Every array with its place. `rows` and `counted_rows` are the largest pass it has room for."""
+
+    slots: dict[str, Slot]
+    rows: int  # B*T of one pass
+    counted_rows: int  # rows of logits in one pass
+    n_bytes: int
+
+    def group_bytes(self) -> dict[str, int]:
+        """Return {group: bytes}, in the arena's order."""
+        totals: dict[str, int] = {}
+        for slot in self.slots.values():
+            totals[slot.group] = totals.get(slot.group, 0) + slot.n_bytes
+        return totals
+
+    def recomputable_bytes(self) -> dict[str, int]:
+        """Return {array: bytes} that backward could compute again from its layer's input, kept for one layer only."""
+        layered = {name: slot for name, slot in self.slots.items() if slot.group == LAYERS and name != "residual3"}
+        return {name: slot.n_bytes * (slot.shape[0] - 1) // slot.shape[0] for name, slot in layered.items()}
+
+
+def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int = 0) -> MemoryPlan:
+    """Lay out the arena for training `config` with passes of `workload`.
+
+    There is always room for one sequence of the model's longest length, so that a model trained on short rows can
+    still be sampled from. Raises EngineError for a shape that the kernels do not take.
+    """
+    attention.check_head_size(config.head_size)
+    rows = max(workload.micro_batch_size * workload.seq_len, config.max_seq_len)
+    counted_rows = workload.micro_batch_size * workload.n_counted
+    slots: dict[str, Slot] = {}
+    end = 0
+    for group, name, shape, dtype in _arrays(config, numerics, workload, rows, counted_rows):
+        slots[name] = Slot(group, shape, np.dtype(dtype), end)
+        end += -(-slots[name].n_bytes // ALIGNMENT) * ALIGNMENT
+    if workspace_bytes:
+        slots["workspace"] = Slot("library workspace", (workspace_bytes,), np.dtype(np.uint8), end)
+        end += workspace_bytes
+    return MemoryPlan(slots, rows, counted_rows, end)
+
+
+def _arrays(
+    config: GPTConfig, numerics: Numerics, workload: Workload, rows: int, counted_rows: int
+) -> Iterator[tuple[str, str, tuple[int, ...], np.dtype | type]]:
+    """Yield (group, name, shape, dtype) of each array, in the arena's order."""
+    C, L, NH, Vp = config.n_embd, config.n_layer, config.n_head, config.padded_vocab_size
+    N, real, act = count_parameters(config), numerics.float_dtype, numerics.act_dtype
+
+    for name in ("parameters", "gradients", "first moments", "second moments"):  # each flat, in llm.c's order
+        yield "training state", name, (N,), real
+    if act != real:
+        yield "training state", "weights", (N,), act  # parameters, rounded, for products
+
+    for name, width in (("ln1", C), ("qkv", 3 * C), ("atty", C), ("residual2", C)):
+        yield LAYERS, name, (L, rows, width), act
+    for name, width in (("ln2", C), ("fch", 4 * C), ("fch_gelu", 4 * C), ("residual3", C)):
+        yield LAYERS, name, (L, rows, width), act
+    for name in ("ln1_mean", "ln1_rstd", "ln2_mean", "ln2_rstd"):
+        yield LAYERS, name, (L, rows), real
+    yield LAYERS, "lse", (L, rows, NH), real  # of each pass in the order (B, NH, T)
+    yield "activations", "encoded", (rows, C), act
+    yield "activations", "lnf", (rows, C), act
+    yield "activations", "lnf_mean", (rows,), real
+    yield "activations", "lnf_rstd", (rows,), real
+
+    if workload.trims_last:
+        yield "activations", "ln1_counted", (counted_rows, C), act
+        yield "activations", "q_counted", (counted_rows, C), act
+
+    if workload.gathers and not workload.trims_last:
+        yield "output layer", "lnf_counted", (counted_rows, C), act
+    yield "output layer", "logits", (counted_rows, Vp), act  # their gradient overwrites them
+    yield "output layer", "losses", (counted_rows,), real
+    yield "output layer", "correct", (counted_rows,), np.int32
+
+    for name, width in (("dresidual", C), ("dwide", 4 * C), ("dnarrow", C)):  # shared by all layers
+        yield "gradients of activations", name, (rows, width), act
+
+    yield "scratch", "delta", (rows * NH,), real
+    yield "scratch", "partials", (partials_size(config, numerics, workload, rows),), real
+    n_pointers = banded_linear.pointer_tables_size(config, numerics, workload.mlp_tiles)
+    if n_pointers:
+        yield "scratch", "pointers", (n_pointers,), np.int64  # where the blocks of banded products begin
+
+    yield "batch", "passes", (passes_size(config, workload),), np.int32  # see passes.py
+    if workload.gathers:
+        yield "batch", "counted", (workload.n_counted,), np.int32  # positions
+        yield "batch", "slots", (workload.seq_len,), np.int32  # of each position among the counted ones
+    yield "batch", "position", (1,), np.int32  # the one that a sample continues
+    yield "update", "tensors", (16, TABLE_COLUMNS), np.int64
+    yield "update", "schedule", (3,), real  # learning rate and bias corrections
+    yield "update", "update", (1,), np.int32  # its number
+    yield "update", "stats", (3,), real  # loss, gradient norm, factor for the gradient
+    yield "update", "diverged_at", (1,), np.int32  # the update whose loss or norm was not finite, 0 = none
+    yield "update", "failure", (2,), real  # that loss and norm
+
+
+def partials_size(config: GPTConfig, numerics: Numerics, workload: Workload, rows: int) -> int:
+    """Return the floats that the two-stage sums of passes of up to `rows` rows need at most, one after the other."""
+    C = config.n_embd
+    widest = max(bias.partials_size(rows, width) for width in (C, 3 * C, 4 * C))
+    widest = max(widest, layer_norm.partials_size(numerics, rows, C), grad_norm.partials_size(numerics, config))
+    if not workload.shares:
+        return widest
+    nodes = workload.micro_batch_size * workload.seq_len
+    return max(widest, key_work_sizes(nodes, nodes, workload.seq_len)[2] * 2 * C)
+
+
+def passes_size(config: GPTConfig, workload: Workload) -> int:
+    """Return the int32 of the passes of one update, or of a pass over one sequence of the longest length."""
+    size, T, n, V = workload.micro_batch_size, workload.seq_len, workload.n_counted, config.padded_vocab_size
+    passes = [min(size, workload.batch_size - first) for first in range(0, workload.batch_size, size)]
+    longest = block_size(1, config.max_seq_len, n if workload.gathers else config.max_seq_len, V, shares=False)
+    return max(longest, sum(block_size(B, T, n, V, shares=workload.shares) for B in passes))
+
+
+def workload_of(spec: EngineSpec) -> Workload:
+    """Return the sizes of the passes that an engine of `spec` makes."""
+    seq_len = spec.seq_len or spec.model.max_seq_len
+    gathers = spec.counted is not None
+    trims_last = gathers and spec.engine.skip_uncounted
+    if spec.counted is not None and trims_last:
+        seq_len = spec.counted[-1] + 1
+    return Workload(
+        batch_size=spec.batch_size,
+        micro_batch_size=min(spec.micro_batch_size or spec.batch_size, spec.batch_size),
+        seq_len=seq_len,
+        n_counted=seq_len if spec.counted is None else len(spec.counted),
+        gathers=gathers,
+        trims_last=trims_last,
+        shares=spec.engine.share_prefixes and seq_len <= LONGEST_SHARED,
+        mlp_tiles=choose_mlp_tiles(spec),
+    )
+
+
+def allocate(device: Device, plan: MemoryPlan) -> dict[str, Array]:
+    """Allocate the arena and return its arrays. Raises EngineError when it does not fit."""
+    arena = device.empty(plan.n_bytes)
+    return {
+        name: arena[slot.offset : slot.offset + slot.n_bytes].view(slot.dtype).reshape(slot.shape)
+        for name, slot in plan.slots.items()
+    }
+
+
+def largest_micro_batch(
+    config: GPTConfig, numerics: Numerics, workload: Workload, *, n_bytes: int, workspace_bytes: int = 0
+) -> int:
+    """Return the most sequences per pass whose arena takes at most `n_bytes`; 0 when not even one does."""
+
+    def fits(size: int) -> bool:
+        passes = replace(workload, micro_batch_size=size)
+        return plan_memory(config, numerics, passes, workspace_bytes=workspace_bytes).n_bytes <= n_bytes
+
+    sizes = range(1, workload.batch_size + 1)
+    return bisect_left(sizes, True, key=lambda size: not fits(size))
+
+
+def check_fit(plan: MemoryPlan, config: GPTConfig, numerics: Numerics, workload: Workload, *, free_bytes: int) -> None:
+    """Raise EngineError, with the plan and the largest pass that would fit, when the arena is larger than that."""
+    if plan.n_bytes <= free_bytes:
+        return
+    workspace_bytes = plan.slots["workspace"].n_bytes if "workspace" in plan.slots else 0
+    groups = ", ".join(f"{group} {size(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
+    fits = largest_micro_batch(config, numerics, workload, n_bytes=free_bytes, workspace_bytes=workspace_bytes)
+    advice = (
+        f"train.micro_batch_size={fits} is the largest that fits"
+        if fits
+        else "not even one sequence at a time fits: use a smaller model, or a shorter model.max_seq_len"
+    )
+    needed, free = size(plan.n_bytes), size(free_bytes)
+    raise EngineError(f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})")
+
+
+def size(n_bytes: int) -> str:
+    """Return a number of bytes in words."""
+    for exponent, unit in ((20, "MiB"), (10, "KiB")):
+        if n_bytes >= 2**exponent:
+            return f"{n_bytes / 2**exponent:,.1f} {unit}"
+    return f"{n_bytes} B"

@@ -1,0 +1,51 @@
+"""The model's 16 tensors in the flat buffers, as a table that kernels read: cuda/tensors.cuh."""
+
+import itertools
+import math
+
+import numpy as np
+
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.errors import EngineError
+from gpt2lab.model.bands import is_dense
+from gpt2lab.model.params import TENSORS, GPTConfig, tensor_shapes
+from gpt2lab.schema import Decay
+
+TABLE_COLUMNS = 7
+_NO_BAND, _FC1_BAND, _FC2_BAND = range(3)
+_MAX_SIZE = 2**30  # of one tensor: its entries and one stride more are counted in 32 bits
+
+
+def tensor_table(config: GPTConfig, decay: Decay) -> np.ndarray:
+    """Return (16, 7) int64: begin, size, decays, band kind, half band, rows and columns of each tensor.
+
+    Rows and columns are those of one layer's matrix; a band that keeps everything counts as none. Raises EngineError
+    for a tensor of more than 2^30 parameters.
+    """
+    shapes = tensor_shapes(config)
+    bands = {"fcw": (_FC1_BAND, config.fc1_band), "fcprojw": (_FC2_BAND, config.fc2_band)}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    begins = itertools.accumulate(sizes, initial=0)
+    table = []
+    for spec, begin, size in zip(TENSORS, begins, sizes, strict=False):
+        if size > _MAX_SIZE:
+            raise EngineError(f"model: {spec.name} has {size} parameters; engine=cuda takes up to {_MAX_SIZE} a tensor")
+        kind, band = bands.get(spec.name, (_NO_BAND, 0))
+        if is_dense(config.n_embd, band):
+            kind, band = _NO_BAND, 0
+        rows, columns = shapes[spec.name][-2:] if len(shapes[spec.name]) > 1 else (1, *shapes[spec.name])
+        table.append([begin, size, spec.decays or decay is Decay.all, kind, band // 2, rows, columns])
+    return np.array(table, dtype=np.int64)
+
+
+def pack_of(numerics: Numerics, n_embd: int) -> int:
+    """Return how many floats one access takes: 16 bytes, so that a warp's stores are whole, or what divides C."""
+    width = 16 // numerics.float_dtype.itemsize
+    while n_embd % width:
+        width //= 2
+    return width
+
+
+def grid_of(table: np.ndarray, values_per_block: int, most: int) -> tuple[int, int]:
+    """Return the grid of a kernel in which blockIdx.y is the tensor and x the blocks that the largest one fills."""
+    return min(most, -(-int(table[:, 1].max()) // values_per_block)), len(table)

@@ -1,0 +1,150 @@
+"""Causal self-attention of the nodes of a prefix tree, forward and backward: cuda/attention_tree.cu."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.attention import check_head_size
+
+# Queries that one group of threads walks over for the gradient of a key and a value. Most nodes are seen by one or two
+# queries, the root by all of them: alone it would keep one group busy long after the others have ended.
+CHUNK = 32
+
+_THREADS, _WARP = 128, 32  # as in cuda/attention_tree.cu
+
+
+class TreeAttention:
+    """out[i] = softmax(q[i] k' / sqrt(HS)) v for each head, query i seeing the nodes from the root to its own.
+
+    n nodes, m queries. Query i is node i (`nodes` is None, m = n), or node nodes[i], `nodes` (m,) int32 ascending.
+    q and dq are (m, C), or the first C columns of qkv and dqkv themselves (n, 3C) when every node is a query; keys and
+    values are columns C to 3C of qkv (n, 3C). out and dout (m, C); lse and delta (m, NH) float; path (n, T) int32 and
+    positions (n,) int32 as in PrefixTree. Raises EngineError for heads that are too large.
+
+    Any T will do. A padding node has position 0 and itself as its path.
+    """
+
+    def __init__(self, device: Device, numerics: Numerics, *, n_head: int, head_size: int) -> None:
+        check_head_size(head_size)
+        pack = numerics.pack(head_size)
+        self._n_head, self._C = n_head, n_head * head_size
+        # Threads of a group: one per pack of a head's channels, rounded up to a power of two; a warp at most.
+        self._lanes = min(_WARP, 1 << (head_size // pack - 1).bit_length())
+        self._module: Module = device.compile(
+            "attention_tree.cu", numerics.defines | {"VEC": pack, "HEAD_SIZE": head_size}
+        )
+
+    def forward(
+        self, *, out: Array, lse: Array, q: Array, qkv: Array, path: Array, positions: Array, nodes: Array | None
+    ) -> None:
+        """Write out, and lse = log sum_j exp(q[i] . k[j] / sqrt(HS)), which backward wants again."""
+        m = self._queries(q, qkv, nodes)
+        arrays = {"out": out, "lse": lse, "q": q, "qkv": qkv, "path": path, "positions": positions, "nodes": nodes}
+        sizes = {"q_stride": q.shape[1], "m": m, "T": path.shape[1], "NH": self._n_head}
+        self._module.launch("attention_tree_forward", self._blocks(m), _THREADS, **arrays, **sizes)
+
+    def backward(
+        self,
+        *,
+        dq: Array,
+        dqkv: Array,
+        dout: Array,
+        out: Array,
+        lse: Array,
+        q: Array,
+        qkv: Array,
+        path: Array,
+        positions: Array,
+        nodes: Array | None,
+        items: Array,
+        sums: Array,
+        delta: Array,
+        partials: Array,
+    ) -> None:
+        """Write dq, and columns C to 3C of dqkv for every key that has an item (key_work gives one to each node).
+
+        dq may be dqkv when q is qkv. items and sums are those of KeyWork; delta and partials are scratch, the latter
+        at least n_slots * 2C floats.
+        """
+        m, C, NH = self._queries(q, qkv, nodes), self._C, self._n_head
+        assert dq.shape == q.shape
+        shared = {"dout": dout, "lse": lse, "q": q, "qkv": qkv, "q_stride": q.shape[1], "NH": NH}
+        tree = {"path": path, "positions": positions, "nodes": nodes, "m": m, "T": path.shape[1]}
+        self._module.launch(
+            "attention_tree_backward_q", self._blocks(m), _THREADS, dq=dq, delta=delta, out=out, **shared, **tree
+        )
+        work = {"items": items, "n_items": len(items), "partials": partials, "delta": delta}
+        self._module.launch(
+            "attention_tree_backward_kv", self._blocks(len(items)), _THREADS, dqkv=dqkv, **work, **shared
+        )
+        if len(sums):
+            grid = len(sums), -(-2 * C // _WARP)
+            self._module.launch("attention_tree_sum", grid, _THREADS, dqkv=dqkv, partials=partials, sums=sums, C=C)
+
+    def _queries(self, q: Array, qkv: Array, nodes: Array | None) -> int:
+        """Return m."""
+        m, width = q.shape
+        assert width in (self._C, 3 * self._C)
+        assert nodes is not None or m == len(qkv), "without `nodes` every node is a query"
+        return int(m)
+
+    def _blocks(self, groups_per_head: int) -> int:
+        threads = groups_per_head * self._n_head * self._lanes
+        assert threads < 2**31, "groups of threads are counted by an int"
+        return -(-threads // _THREADS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeyWork:
+    """Which queries see which key, in pieces of at most `chunk` queries, for the gradients of keys and values.
+
+    An item whose slot is -1 writes the gradient of its key; the others write partial sums, which `sums` adds in order.
+    """
+
+    items: np.ndarray  # (n_items, 4) int32: key, first query, past the last one, slot; key -1 = nothing to do
+    sums: np.ndarray  # (n_sums, 3) int32: key, its first slot, past its last one; key -1 = nothing to do
+    n_slots: int  # rows of 2C floats that the partial sums take
+
+    def padded(self, *, n_items: int, n_sums: int) -> "KeyWork":
+        """Return the same work with rows behind it that do nothing."""
+        return replace(self, items=_padded(self.items, n_items), sums=_padded(self.sums, n_sums))
+
+
+def key_work(ends: np.ndarray, queries: np.ndarray | None = None, *, chunk: int = CHUNK) -> KeyWork:
+    """Split the ranges of queries that see each of n nodes.
+
+    ends (n,) int32 as in PrefixTree, for padding nodes too (their own number, or that plus one); queries (m,) int32:
+    the nodes that are queries, ascending; None for all.
+    """
+    keys = np.arange(len(ends))
+    first, end = (keys, ends) if queries is None else (np.searchsorted(queries, at) for at in (keys, ends))
+    pieces = np.maximum(1, -(-(end - first) // chunk))
+    key = np.repeat(keys, pieces)
+    piece = np.arange(len(key)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = first[key] + piece * chunk
+    split = pieces > 1
+    slots = np.where(split[key], np.cumsum(split[key]) - 1, -1)
+    last_slots = np.cumsum(pieces[split])
+    items = np.stack([key, starts, np.minimum(starts + chunk, end[key]), slots], axis=1)
+    sums = np.stack([keys[split], last_slots - pieces[split], last_slots], axis=1)
+    n_slots = int(pieces[split].sum())
+    return KeyWork(items=items.astype(np.int32), sums=sums.astype(np.int32), n_slots=n_slots)
+
+
+def key_work_sizes(n: int, m: int, T: int, *, chunk: int = CHUNK) -> tuple[int, int, int]:
+    """Return the most items, sums and slots that any tree of n nodes, m queries and T positions can need.
+
+    The queries that see the keys at one position are m at most, all keys together: so at most m // (chunk + 1) keys
+    there are split, and their pieces are at most m // chunk and one more for each of them.
+    """
+    n_sums = min(n, T * (m // (chunk + 1)))
+    whole = T * (m // chunk)
+    return n + whole, n_sums, n_sums and whole + n_sums
+
+
+def _padded(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return `rows` with rows of -1 behind them, which stand for no key."""
+    assert n_rows >= len(rows)
+    return np.concatenate([rows, np.full((n_rows - len(rows), rows.shape[1]), -1, dtype=np.int32)])
