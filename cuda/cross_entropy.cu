@@ -14,6 +14,7 @@
 // second time, from its end, where the caches still hold it.
 // build: VEC=4:8; WARPS_PER_ROW=1,16
 #define THREADS 512
+#define SUM_THREADS 1024 // of add_losses
 #include "rows.cuh"
 
 #define ROWS_PER_BLOCK (THREADS / THREADS_PER_ROW)
@@ -186,7 +187,7 @@ cross_entropy_pairs_backward(float *__restrict__ losses, act_t *__restrict__ log
 }
 
 // stats[0] += scale * sum(losses). One block; thread i adds every 1024th loss.
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(SUM_THREADS)
 add_losses(float *__restrict__ stats, const float *__restrict__ losses, int n_rows, float scale) {
     __shared__ float per_warp[WARP];
     float sum = 0;

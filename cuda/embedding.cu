@@ -9,6 +9,7 @@
 
 // In the backward kernels a block is PACKS x GROUPS threads: PACKS threads side by side hold PACKS * VEC channels
 // (one cache line of a row), and the groups take rows in turn.
+#define THREADS 256 // forward
 #define PACKS 8
 #define GROUPS WARP // as many as a ballot has bits
 #define CHANNELS (PACKS * VEC)
@@ -18,7 +19,7 @@
 #define STRIDE (PACKS * GROUPS + 8) // in shared memory; the 8 keep lanes that read neighbouring channels on own banks
 
 // One thread writes VEC channels of one row. Rows of wte and wpe are read again through the caches.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(THREADS)
 embedding_forward(act_t *__restrict__ x, const int *__restrict__ tokens, const int *__restrict__ positions,
                   const float *__restrict__ wte, const float *__restrict__ wpe, int rows, int T, int C) {
     const int packs_per_row = C / VEC;

@@ -9,6 +9,7 @@
 #include "tensors.cuh"
 
 #define THREADS 256
+#define FINISH_THREADS 512
 
 // blockIdx.y is the tensor; a thread takes every (gridDim.x * THREADS)-th pack of it.
 // partials (n_tensors, gridDim.x)
@@ -34,7 +35,7 @@ grad_norm_partials(float *__restrict__ partials, const float *__restrict__ grads
 }
 
 // One block; thread i adds every 512th partial.
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(FINISH_THREADS)
 grad_norm_finish(float *__restrict__ stats, int *__restrict__ flag, float *__restrict__ failure,
                  const float *__restrict__ partials, const int *__restrict__ update, int n_partials, float clip) {
     __shared__ float per_warp[WARP];

@@ -6,7 +6,9 @@
 // build: VEC=4:8
 #include "common.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+#define THREADS 256
+
+extern "C" __global__ void __launch_bounds__(THREADS)
 gather_forward(act_t *__restrict__ out, const act_t *__restrict__ x, const int *__restrict__ counted, int B, int T,
                int n, int C) {
     const int packs_per_row = C / VEC;
@@ -19,7 +21,7 @@ gather_forward(act_t *__restrict__ out, const act_t *__restrict__ x, const int *
     store_pack(out + (long long)row * C + c, load_pack<VEC>(x + source * C + c));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(THREADS)
 gather_backward(act_t *__restrict__ dx, const act_t *__restrict__ dout, const int *__restrict__ slots, int B, int T,
                 int n, int C) {
     const int packs_per_row = C / VEC;

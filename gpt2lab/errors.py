@@ -1,6 +1,9 @@
-"""Errors that a user can cause. Each carries the process exit code; the message is one line that says
-which key or file, what was found, what was expected, and what to do.
+"""Errors that a user can cause, and `InternalError`, which is ours. Each carries the exit code of the process.
+
+A user's error is one line that says which key or file, what was found, what was expected, and what to do.
 """
+
+from pathlib import Path
 
 TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
 
@@ -39,3 +42,34 @@ class ArchiveError(Gpt2labError):
     """A run directory or the archive could not be written, read or verified."""
 
     exit_code = 5
+
+
+class InternalError(Exception):
+    """A fault of gpt2lab: a failed launch, a kernel fault, a broken assumption. `traceback_file`: where it is kept."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, traceback_file: Path | None = None) -> None:
+        super().__init__(message)
+        self.traceback_file = traceback_file
+
+
+def describe_error(error: Exception) -> tuple[str, int]:
+    """Return the line that tells a person about an error, and the exit code of the process.
+
+    What is neither a user's error nor one of the file system is a fault of gpt2lab; the line asks for a report.
+    """
+    if isinstance(error, Gpt2labError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or str(error)).lower()}", ArchiveError.exit_code
+    attached = f"what the same command prints with {TRACEBACK_VARIABLE}=1"
+    if isinstance(error, InternalError) and error.traceback_file is not None:
+        attached = f"{error.traceback_file}, and config.yaml and provenance.json beside it"
+    what = " ".join(internal_message(error).split())
+    return f"internal error: {what}; this is a fault of gpt2lab, please report it and attach {attached}", 1
+
+
+def internal_message(error: BaseException) -> str:
+    """Return the message of an InternalError; of any other exception, with its type."""
+    return str(error) if isinstance(error, InternalError) else f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from gpt2lab.engine.cuda.device.offline import (
     variants,
 )
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed (extra dev)")
 PROJECT = Path(__file__).parent.parent
@@ -88,11 +88,11 @@ def test_a_cubin_comes_out(folder: Path) -> None:
 def test_a_compile_error_names_file_and_line(folder: Path) -> None:
     (folder / "sum.cu").write_text(SMALL.replace("blockIdx.x]", "undeclared_name]"))
     with pytest.raises(
-        EngineError, match=r'^/.*/sum\.cu:5: does not compile: identifier "undeclared_name" is undefined$'
+        InternalError, match=r'^/.*/sum\.cu:5: does not compile: identifier "undeclared_name" is undefined$'
     ):
         compile_offline(folder, "sum.cu", {"ACT_BF16": 0, "VEC": 4}, 90)
     (folder / "common.cuh").write_text("#error broken\n")
-    with pytest.raises(EngineError, match=r"common\.cuh:1: does not compile: .*broken"):
+    with pytest.raises(InternalError, match=r"common\.cuh:1: does not compile: .*broken"):
         compile_offline(folder, "sum.cu", {"ACT_BF16": 0, "VEC": 4}, 90)
     assert (
         str(compile_error("a.cu", "nvrtc: error: invalid value\nmore"))
@@ -109,7 +109,7 @@ def test_the_build_line_says_which_variants_there_are() -> None:
         {"ACT_BF16": 1, "VEC": 8, "HEAD_SIZE": 64},
         {"ACT_BF16": 1, "VEC": 8, "HEAD_SIZE": 128},
     ]
-    with pytest.raises(EngineError, match="0 lines begin with `// build:`; expected one"):
+    with pytest.raises(InternalError, match="0 lines begin with `// build:`; expected one"):
         variants("")
 
 

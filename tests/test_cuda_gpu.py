@@ -14,7 +14,7 @@ from gpt2lab.engine.cuda.device import open_device
 from gpt2lab.engine.cuda.device.card import CudaDevice
 from gpt2lab.engine.cuda.device.offline import compile_error
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder, read_sources
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.schema import Device
 
 pytest.importorskip("cuda.pathfinder", reason="cuda-pathfinder is not installed (extra dev)")
@@ -64,7 +64,7 @@ def test_arguments_reach_the_kernel_in_order_and_in_its_types(card: Card, folder
     assert arguments[2:] == (0, 4, 5, 0.5)
     with pytest.raises(TypeError, match="fill: `out`: expected an array of this device"):
         module.launch("fill", 1, 1, scale=0.5, m=5, n=4, x=x, t=None, out=np.zeros(4, np.float32))
-    with pytest.raises(EngineError, match="fill: a block of 129 threads; its launch bounds allow 128"):
+    with pytest.raises(InternalError, match="fill: a block of 129 threads; its launch bounds allow 128"):
         module.launch("fill", 1, 129, scale=0.5, m=5, n=4, x=x, t=None, out=out)
     with pytest.raises(TypeError, match=r"op\.cu has no kernel full; it has fill"):
         module.launch("full", 1, 1)
@@ -85,7 +85,7 @@ def test_a_changed_header_changes_what_the_cache_of_cupy_knows_a_kernel_by(card:
 def test_a_compile_error_names_file_and_line(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     card = Card(code_error='op.cu(7): error: identifier "x" is undefined\n\n1 error detected')
     monkeypatch.setitem(sys.modules, "cupy", card.cupy)
-    with pytest.raises(EngineError, match=r'^op\.cu:7: does not compile: identifier "x" is undefined$'):
+    with pytest.raises(InternalError, match=r'^op\.cu:7: does not compile: identifier "x" is undefined$'):
         CudaDevice(folder=folder).compile("op.cu", {})
 
 
@@ -136,7 +136,7 @@ def test_an_error_while_recording_ends_the_capture(card: Card, capture_fails: bo
     device = CudaDevice()
     card.capture_fails = capture_fails
     target = Memory(np.zeros(3, np.int32))
-    with pytest.raises(EngineError, match="upload: a graph would copy the same values at every replay"):
+    with pytest.raises(InternalError, match="upload: a graph would copy the same values at every replay"):
         device.capture(lambda: device.upload(target, np.zeros(3, np.int32)))
     assert card.calls[-2:] == ["end capture", "exit stream"]
     card.capture_fails = False
@@ -157,7 +157,7 @@ def test_what_the_card_refuses_is_one_line(card: Card, monkeypatch: pytest.Monke
         raise CardError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
     card.queue.append(crash)
-    with pytest.raises(EngineError, match=r"the card reports cudaErrorIllegalAddress: .*, for something queued before"):
+    with pytest.raises(InternalError, match=r"the card reports cudaErrorIllegalAddress: .*, for something queued"):
         device.synchronize()
 
 

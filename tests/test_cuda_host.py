@@ -14,7 +14,7 @@ from gpt2lab.engine.cuda.device import host_build as cuda_host_build
 from gpt2lab.engine.cuda.device import open_device
 from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
 from gpt2lab.engine.cuda.numerics import from_bfloat16, to_bfloat16
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.schema import Device
 
 NORM = (
@@ -172,22 +172,22 @@ def test_an_array_of_another_place_is_refused(tmp_path: Path) -> None:
 def test_the_launch_bounds_hold(tmp_path: Path) -> None:
     host = device(tmp_path)
     module = compiled(host, "#define N 96\n" + KERNEL.replace("256", "N / 3") + "right(float *out) {}")
-    with pytest.raises(EngineError, match="right: a block of 33 threads; its launch bounds allow 32"):
+    with pytest.raises(InternalError, match="right: a block of 33 threads; its launch bounds allow 32"):
         module.launch("right", 1, 33, out=None)
     with pytest.raises(TypeError, match=r"try\.cu has no kernel wrong; it has right"):
         module.launch("wrong", 1, 1)
 
 
 def test_a_compile_error_names_file_and_line(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"try\.cu:3: does not compile: .*undeclared_name"):
+    with pytest.raises(InternalError, match=r"try\.cu:3: does not compile: .*undeclared_name"):
         compiled(device(tmp_path), KERNEL + "wrong(float *out) {\n out[0] = undeclared_name; }")
     # A C function for floats that is not known would narrow a double.
-    with pytest.raises(EngineError, match=r"try\.cu:2: does not compile: "):
+    with pytest.raises(InternalError, match=r"try\.cu:2: does not compile: "):
         compiled(device(tmp_path, float64=True), KERNEL + "wrong(float *out) { out[0] = sinhf(out[0]); }")
 
 
 def test_floats_cannot_be_added_atomically(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"try\.cu:2: does not compile: "):
+    with pytest.raises(InternalError, match=r"try\.cu:2: does not compile: "):
         compiled(device(tmp_path), KERNEL + "wrong(float *out) { atomicAdd(out, 1.0f); }")
 
 

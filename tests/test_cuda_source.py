@@ -8,12 +8,13 @@ import pytest
 from gpt2lab.engine.cuda.device.sources import (
     Parameter,
     Signature,
+    constant,
     find_cuda_folder,
     launch_shape,
     parse_kernels,
     read_sources,
 )
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 SOURCE = """
 // extern "C" __global__ void in_a_comment(int n) {}
@@ -50,13 +51,13 @@ def test_declarations_are_read_from_the_source() -> None:
 )
 def test_a_parameter_of_another_type_is_refused(parameter: str) -> None:
     with pytest.raises(
-        EngineError, match=r"bad: parameter `.*`: expected act_t, float, int or long long, or a pointer"
+        InternalError, match=r"bad: parameter `.*`: expected act_t, float, int or long long, or a pointer"
     ):
         parse_kernels(f'extern "C" __global__ void bad({parameter}) {{}}')
 
 
 def test_a_kernel_that_cannot_be_read_is_not_overlooked() -> None:
-    with pytest.raises(EngineError, match="2 kernels, of which only nothing could be read"):
+    with pytest.raises(InternalError, match="2 kernels, of which only nothing could be read"):
         parse_kernels('extern "C" __global__ void nothing() {}\ntemplate <int N> __global__ void other() {}')
 
 
@@ -134,7 +135,7 @@ def test_grid_and_block_are_checked_before_the_launch() -> None:
         ((1, 1, 1, 1), 1, "k: grid .* cannot be launched"),
         (1, (32, 5), "k: a block of 160 threads; its launch bounds allow 128"),
     ):
-        with pytest.raises(EngineError, match=message):
+        with pytest.raises(InternalError, match=message):
             launch_shape("k", grid, block, 128)
 
 
@@ -151,3 +152,24 @@ def test_headers_are_found_through_headers(tmp_path: Path) -> None:
 def test_every_kernel_of_the_project_can_be_read() -> None:
     for path in find_cuda_folder().glob("*.cu"):
         assert parse_kernels(path.read_text(encoding="utf-8")), path.name
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "defines", "value"),
+    [
+        ("bias.cu", "THREADS", {}, 256),
+        ("bias.cu", "WARP", {}, 32),  # in a header
+        ("band.cuh", "FC2_BAND", {}, 2),
+        ("attention_long.cu", "THREADS", {}, 64),  # a product, in a header
+        ("attention_long.cu", "FORWARD_ROWS", {"HEAD_SIZE": 64}, 8),
+        ("attention_long.cu", "FORWARD_ROWS", {"HEAD_SIZE": 128}, 4),
+        ("attention_long.cu", "BACKWARD_ROWS", {"HEAD_SIZE": 129}, 1),  # by way of two others
+    ],
+)
+def test_what_a_launch_must_know_of_a_kernel_is_read_from_its_file(file, name, defines, value):
+    assert constant(file, name, **defines) == value
+
+
+def test_a_constant_that_is_not_there_is_named():
+    with pytest.raises(InternalError, match=r"cuda/bias\.cu: 0 definitions of TREADS, expected one"):
+        constant("bias.cu", "TREADS")

@@ -12,7 +12,7 @@ from gpt2lab.engine.cuda.device import host as cuda_host
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.torch.banded import BandedLinear
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.train import setup
 from gpt2lab.train.facts import model_facts
@@ -70,7 +70,7 @@ def test_a_run_can_watch_every_access_of_its_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_host, "find_cuda_folder", lambda: cuda)
     config = compose([*TINY, "engine.device=host", "engine.checked=true", "train.batch_size=1"])
     parts = prepare_parts(config)
-    with pytest.raises(EngineError, match=r"gelu_backward: .*`gradient"):
+    with pytest.raises(InternalError, match=r"gelu_backward: .*`gradient"):
         parts.engine.train_step(*parts.batches.batch(0), learning_rate=1e-3)
 
 

@@ -8,7 +8,7 @@ import click
 from gpt2lab import __version__
 from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, trust
 from gpt2lab.cli.terminal import printable
-from gpt2lab.errors import TRACEBACK_VARIABLE, Gpt2labError
+from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +50,7 @@ def complete() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script. A user's error is one line and its exit code."""
+    """Entry point of the console script. An error is one line and its exit code."""
     if sys.argv[1:] == ["-sc", "query=bash"]:
         return complete()
     try:
@@ -61,13 +61,14 @@ def main() -> None:
     except click.ClickException as error:
         print(f"gpt2lab: {printable(error.format_message())}", file=sys.stderr)
         sys.exit(2)
-    except Gpt2labError as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        print(f"gpt2lab: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        line, code = describe_error(error)
+        print(f"gpt2lab: {printable(line)}", file=sys.stderr)
+        sys.exit(code)

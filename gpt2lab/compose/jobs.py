@@ -13,7 +13,7 @@ from gpt2lab.compose.grid import Grid, expand
 from gpt2lab.compose.launch import ForHydra, Task
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
+from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error
 
 # Flags that print and run nothing.
 INFORMATION = {
@@ -34,7 +34,7 @@ INFORMATION = {
 def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | None = None) -> int:
     """Compose what the command line asks for, hand it to `task` or, a grid, to `sweep`; return the exit code.
 
-    Any error a user can cause is printed as one line.
+    Any error is printed as one line.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     codes: list[int] = []
@@ -64,19 +64,15 @@ def _run_one(task: Task, arguments: list[str]) -> int:
 
 @contextmanager
 def error_line(codes: list[int]) -> Iterator[None]:
-    """Turn a user's error into one line on stderr and its exit code; anything else stays a traceback."""
+    """Turn an error into one line on stderr and its exit code."""
     try:
         yield
-    except Gpt2labError as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"gpt2lab: {' '.join(str(error).split())}", file=sys.stderr)
-        codes.append(error.exit_code)
-    except OSError as error:
-        if os.environ.get(TRACEBACK_VARIABLE) or error.filename is None:
-            raise
-        print(f"gpt2lab: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-        codes.append(ArchiveError.exit_code)
+        line, code = describe_error(error)
+        print(f"gpt2lab: {line}", file=sys.stderr)
+        codes.append(code)
     except KeyboardInterrupt:
         if not codes or codes[-1] != 130:
             print("gpt2lab: interrupted", file=sys.stderr)

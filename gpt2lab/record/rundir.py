@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket
 import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpt2lab.errors import ArchiveError
+from gpt2lab.errors import ArchiveError, Gpt2labError, InternalError, internal_message
 from gpt2lab.record.disk import disk_errors, json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import acquire
 from gpt2lab.record.plain_yaml import read_yaml
@@ -86,6 +87,10 @@ class RunDir:
     @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def traceback(self) -> Path:
+        return self.path / "traceback.txt"
 
     @property
     def source_archive(self) -> Path:
@@ -160,6 +165,14 @@ class RunDir:
             **details,
         }
         write_atomic(self.status, json_bytes(status))
+
+    def write_failure(self, error: BaseException) -> None:
+        """Write that the run failed and why; the traceback of what is not a user's error into traceback.txt."""
+        if isinstance(error, Gpt2labError):
+            self.write_status("failed", reason=str(error), exit_code=error.exit_code)
+            return
+        write_atomic(self.traceback, "".join(traceback.format_exception(error)).encode())
+        self.write_status("failed", reason=internal_message(error), exit_code=InternalError.exit_code)
 
     def read_status(self) -> dict[str, Any]:
         """Return status.json. Raises ArchiveError when it is missing or damaged."""

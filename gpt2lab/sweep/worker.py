@@ -1,6 +1,5 @@
 """One job of a sweep, in whatever process a launcher runs it. It knows the sweep by its directory alone."""
 
-import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
@@ -59,18 +58,14 @@ class Worker:
     def _run(self, job: Job, console: Console) -> int:
         global _stopped
         codes: list[int] = []
-        try:
-            with error_line(codes):
-                try:
-                    if source_hash(find_source_root()) != self.source_hash:
-                        raise ConfigError("the source changed while the sweep ran: start the sweep again")
-                    codes.append(self.execute(job, console))
-                except Exception as error:
-                    _record_failure(job.run_dir, error)
-                    raise
-        except Exception:  # a mistake of ours in one job is no reason to lose the others
-            traceback.print_exc()
-            codes.append(1)
+        with error_line(codes):
+            try:
+                if source_hash(find_source_root()) != self.source_hash:
+                    raise ConfigError("the source changed while the sweep ran: start the sweep again")
+                codes.append(self.execute(job, console))
+            except Exception as error:
+                _record_failure(job.run_dir, error)
+                raise
         if codes[-1] == 130:
             _stopped = self.started
         return codes[-1]
@@ -88,6 +83,5 @@ def _record_failure(run_dir: Path, error: Exception) -> None:
     run = RunDir(run_dir)
     if run.status.is_file() and run.read_status()["state"] == "failed":
         return
-    reason, code = (str(error), error.exit_code) if isinstance(error, Gpt2labError) else (repr(error), 1)
     with suppress(Gpt2labError), RunDir.reopen(run_dir) if run.status.is_file() else RunDir.claim(run_dir) as held:
-        held.write_status("failed", reason=reason, exit_code=code)
+        held.write_failure(error)

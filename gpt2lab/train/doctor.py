@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpt2lab.data import data_dir
 from gpt2lab.data.tokenizers import GPT2_FILES, find_gpt2_file
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.record.tracker import has_key
 from gpt2lab.schema import Device, Precision
 
@@ -53,7 +53,7 @@ def _cuda_core(choice: Device) -> Finding:
     try:
         device = open_device(choice)
         create_gemm(device, Precision.fp32)
-    except EngineError as error:
+    except (EngineError, InternalError) as error:
         return Finding(name, False, str(error))
     details = ", ".join(f"{key} {value}" for key, value in device.details.items())
     return Finding(name, True, f"{device.device_name} ({details})")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt2lab.errors import Gpt2labError
+from gpt2lab.errors import Gpt2labError, InternalError, internal_message
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
 from gpt2lab.record.metrics import MetricsWriter
@@ -63,21 +63,23 @@ def execute(
                 console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
         except BaseException as error:
             if not resumes:
-                _write_failure(run, error)
+                _end_by(run, error)
             raise
         try:
             return _train_and_finish(parts, run, interrupts, facts, resumed_s=resumed_s, console=console)
         except BaseException as error:
-            _write_failure(run, error)
+            _end_by(run, error)
             raise
 
 
-def _write_failure(run: RunDir, error: BaseException) -> None:
+def _end_by(run: RunDir, error: BaseException) -> None:
+    """Write down what ended the run; raise InternalError, which names the traceback, for what is not a user's error."""
     if isinstance(error, KeyboardInterrupt):
         run.write_status("interrupted", reason="stopped at once; continue from the last checkpoint, if there is one")
-    else:
-        reason, code = (str(error), error.exit_code) if isinstance(error, Gpt2labError) else (repr(error), 1)
-        run.write_status("failed", reason=reason, exit_code=code)
+        return
+    run.write_failure(error)
+    if not isinstance(error, Gpt2labError):
+        raise InternalError(internal_message(error), traceback_file=run.traceback) from error
 
 
 def _train_and_finish(

@@ -52,7 +52,7 @@ class Device(Protocol):
         """Queue setting every byte to zero."""
 
     def compile(self, file: str, defines: Mapping[str, int]) -> Module:
-        """Compile cuda/`file` with -DNAME=VALUE. Raises EngineError naming file and line."""
+        """Compile cuda/`file` with -DNAME=VALUE. Raises InternalError naming file and line."""
 
     def synchronize(self) -> None:
         """Wait for everything queued."""

@@ -17,7 +17,7 @@ import numpy as np
 from gpt2lab.engine.cuda.device.base import Array, Grid
 from gpt2lab.engine.cuda.device.offline import compile_error, compile_options
 from gpt2lab.engine.cuda.device.sources import Signature, find_cuda_folder, launch_shape, parse_kernels, read_sources
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 # Uploads up to this size, such as the tokens of a step, are staged and need no wait; larger ones, such as a checkpoint,
 # are waited for.
@@ -114,7 +114,7 @@ class CudaDevice:
         if target.shape != source.shape or target.dtype != source.dtype:
             raise TypeError(f"upload: {source.dtype} {source.shape} into {target.dtype} {target.shape}")
         if self._capturing:
-            raise EngineError(
+            raise InternalError(
                 "upload: a graph would copy the same values at every replay; upload before it is launched"
             )
         pointer, n_bytes = self._pointer(target, "upload"), target.nbytes
@@ -164,7 +164,7 @@ class CudaDevice:
     def capture(self, record: Callable[[], None]) -> Callable[[], None]:
         """Record a CUDA graph. What libraries set up at a first call must be done: run `record` itself once before."""
         if self._capturing:
-            raise EngineError("capture: a graph is being recorded already")
+            raise InternalError("capture: a graph is being recorded already")
         with self.stream, _async_errors(self):
             self.stream.begin_capture()
             self._capturing = True
@@ -191,7 +191,7 @@ class CudaDevice:
 
 
 class _async_errors:  # noqa: N801
-    """Turns an error of the card, which may come from anything queued before, into an EngineError."""
+    """Turns an error of the card, which may come from anything queued before, into an InternalError."""
 
     def __init__(self, device: CudaDevice) -> None:
         self._device = device
@@ -201,7 +201,7 @@ class _async_errors:  # noqa: N801
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, self._device.runtime.CUDARuntimeError):
-            raise EngineError(
+            raise InternalError(
                 f"the card reports {error}, for something queued before; HostDevice(checked=True) names the kernel"
             ) from error
 
@@ -270,4 +270,4 @@ class CudaModule:
         try:
             function(*sides, tuple(values), stream=self._device.stream)
         except self._device.cupy.cuda.driver.CUDADriverError as error:
-            raise EngineError(f"{kernel}: the launch failed: {error}") from error
+            raise InternalError(f"{kernel}: the launch failed: {error}") from error

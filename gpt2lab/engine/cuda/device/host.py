@@ -27,7 +27,7 @@ from gpt2lab.engine.cuda.device.sources import (
     parse_kernels,
     read_sources,
 )
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 GUARD_BYTES = 4096  # on each side of an allocation
 _GUARD_VALUE = 0xA5
@@ -35,7 +35,7 @@ _POISON = 0xFF  # NaN as float32, float64 and bfloat16, -1 as a whole number
 _ALIGNMENT = 256
 
 
-class KernelFault(EngineError):  # noqa: N818  # a fault of the kernel, not of its caller
+class KernelFault(InternalError):  # noqa: N818  # a fault of the kernel, not of its caller
     """A kernel did what it must not; names kernel, block, thread, what it did, and the line where that is known."""
 
 

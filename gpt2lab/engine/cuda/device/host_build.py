@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpt2lab.engine.cuda.device.sources import Kernel, find_cuda_folder, read_sources
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 # Without _FORTIFY_SOURCE, whose longjmp takes a jump to another stack for an attack.
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-Wall", "-Wno-unknown-pragmas")
@@ -73,7 +73,7 @@ def build_runtime() -> Path:
 def build_module(
     folder: Path, file: str, kernels: Sequence[Kernel], defines: Mapping[str, int], *, checked: bool, float64: bool
 ) -> Path:
-    """Return the shared library of folder/`file`, compiled when need be. Raises EngineError naming file and line."""
+    """Return the shared library of folder/`file`, compiled when need be. Raises InternalError naming file and line."""
     host = find_cuda_folder() / "host"
     headers = {
         name: (host / name).read_text(encoding="utf-8") for name in ("cuda_on_cpu.h", "cuda_bf16.h", "runtime.h")
@@ -127,7 +127,7 @@ def _run(command: list[str], code: str) -> str:
         if found is None:
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise EngineError(f"{' '.join(command[:1])} failed with status {result.returncode}: {last}")
-        raise EngineError(f"{found[1]}: does not compile: {found[2]}")
+        raise InternalError(f"{found[1]}: does not compile: {found[2]}")
     return result.stdout
 
 

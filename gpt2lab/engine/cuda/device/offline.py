@@ -17,7 +17,7 @@ from typing import Any
 
 from gpt2lab.engine.cuda.device.host_build import cache_folder
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder, read_sources
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 ARCHITECTURES = (80, 90, 120)  # compute capabilities: Ampere (A100), Hopper (H100, H200), Blackwell (RTX 50)
 
@@ -75,12 +75,12 @@ def header_folders() -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def compile_error(file: str, log: str) -> EngineError:
+def compile_error(file: str, log: str) -> InternalError:
     """Return the error for a log of NVRTC, naming file and line of its first error."""
     found = _ERROR.search(log)
     if found is None:
-        return EngineError(f"{file}: does not compile: {(log.strip().splitlines() or ['no message'])[0]}")
-    return EngineError(f"{found[1]}:{found[2]}: does not compile: {found[3]}")
+        return InternalError(f"{file}: does not compile: {(log.strip().splitlines() or ['no message'])[0]}")
+    return InternalError(f"{found[1]}:{found[2]}: does not compile: {found[3]}")
 
 
 def variants(text: str) -> list[dict[str, int]]:
@@ -91,7 +91,7 @@ def variants(text: str) -> list[dict[str, int]]:
     """
     lines = _BUILD_LINE.findall(text)
     if len(lines) != 1:
-        raise EngineError(f"{len(lines)} lines begin with `// build:`; expected one, such as `// build: VEC=4:8`")
+        raise InternalError(f"{len(lines)} lines begin with `// build:`; expected one, such as `// build: VEC=4:8`")
     parts = [part.strip() for part in lines[0].split(";")]
     formats = (0,) if "no act_t" in parts else (0, 1)
     choices = [part.split("=") for part in parts if part not in ("plain", "no act_t", "")]
@@ -106,7 +106,7 @@ def variants(text: str) -> list[dict[str, int]]:
 
 
 def compile_offline(folder: Path, file: str, defines: Mapping[str, int], architecture: int) -> tuple[bytes, str]:
-    """Return (cubin, log of the assembler). Raises EngineError naming file and line."""
+    """Return (cubin, log of the assembler). Raises InternalError naming file and line."""
     from cuda.bindings import nvrtc
 
     text = read_sources(folder, file)[file]
@@ -130,7 +130,7 @@ def compile_offline(folder: Path, file: str, defines: Mapping[str, int], archite
 def _call(result: tuple[Any, ...]) -> Any:
     status, *values = result
     if int(status) != 0:
-        raise EngineError(f"NVRTC failed: {status.name}")
+        raise InternalError(f"NVRTC failed: {status.name}")
     return values[0] if values else None
 
 
@@ -141,8 +141,8 @@ def kernel_resources(folder: Path | None = None) -> Iterator[KernelResources]:
     for path in sorted(folder.glob("*.cu")):
         try:
             asked = variants(path.read_text(encoding="utf-8"))
-        except EngineError as error:
-            raise EngineError(f"{path.name}: {error}") from None
+        except InternalError as error:
+            raise InternalError(f"{path.name}: {error}") from None
         jobs += [(path.name, *each) for each in itertools.product(asked, ARCHITECTURES)]
     for file, defines, architecture in jobs:
         log = _cached_log(folder, file, defines, architecture)

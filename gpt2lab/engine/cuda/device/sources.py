@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.engine.cuda.device.base import Array, Grid
-from gpt2lab.errors import EngineError
+from gpt2lab.errors import EngineError, InternalError
 
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:void\s+)?'
@@ -17,6 +17,8 @@ _KERNEL = re.compile(
 )
 _PARAMETER = re.compile(r"(const\s+)?(act_t|float|int|long\s+long)\s*(\*?)\s*(?:__restrict__\s+)?(\w+)")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+_NAME = re.compile(r"\b[A-Za-z_]\w*")
+_ARITHMETIC = re.compile(r"[\d\s()<>=+*/-]+")
 _FIRST = re.compile(r",(?![^()]*\))")  # a comma outside of parentheses
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -74,8 +76,33 @@ def read_sources(folder: Path, file: str) -> dict[str, str]:
 
 
 @functools.cache
+def constant(file: str, name: str, **defines: int) -> int:
+    """Return the value of `#define name` in cuda/`file` or a header it includes: what a launch must know of a kernel.
+
+    The value is an integer expression of other constants and of `defines`, which the file is compiled with; a choice
+    `? :` stands outermost. Raises InternalError when there is no such constant, or several.
+    """
+    if name in defines:
+        return defines[name]
+    definition = re.compile(rf"^#define {name} +(.+?)(?: *//.*)?$", re.MULTILINE)
+    found = [each for text in read_sources(find_cuda_folder(), file).values() for each in definition.findall(text)]
+    if len(found) != 1:
+        raise InternalError(f"cuda/{file}: {len(found)} definitions of {name}, expected one")
+    return _evaluate(_NAME.sub(lambda used: str(constant(file, used[0], **defines)), found[0]))
+
+
+def _evaluate(expression: str) -> int:
+    if "?" in expression:
+        condition, rest = expression.removeprefix("(").removesuffix(")").split("?", 1)
+        chosen, other = rest.split(":", 1)
+        return _evaluate(chosen if _evaluate(condition) else other)
+    assert _ARITHMETIC.fullmatch(expression), f"`{expression}` is not an integer expression"
+    return int(eval(expression.replace("/", "//")))
+
+
+@functools.cache
 def parse_kernels(text: str) -> dict[str, Kernel]:
-    """Return {name: kernel} of the declarations in a .cu file. Raises EngineError at one it does not understand."""
+    """Return {name: kernel} of the declarations in a .cu file. Raises InternalError at one it does not understand."""
     code = _COMMENT.sub("", text)
     kernels = {}
     for bounds, name, parameters in _KERNEL.findall(code):
@@ -83,7 +110,7 @@ def parse_kernels(text: str) -> dict[str, Kernel]:
             name, _parse_parameters(name, parameters), _FIRST.split(bounds)[0].strip() or str(MAX_THREADS)
         )
     if code.count("__global__") != len(kernels):
-        raise EngineError(
+        raise InternalError(
             f"{code.count('__global__')} kernels, of which only {', '.join(kernels) or 'none'} could be read; declare"
             ' each as `extern "C" __global__ void __launch_bounds__(N) name(...)`'
         )
@@ -95,7 +122,7 @@ def _parse_parameters(kernel: str, text: str) -> tuple[Parameter, ...]:
     for part in text.split(",") if text.strip() else []:
         match = _PARAMETER.fullmatch(" ".join(part.split()))
         if match is None:
-            raise EngineError(
+            raise InternalError(
                 f"{kernel}: parameter `{' '.join(part.split())}`: expected act_t, float, int or long long, or a pointer"
             )
         const, c_type, star, name = match.groups()
@@ -166,17 +193,17 @@ class Signature:
 
 @functools.lru_cache(maxsize=4096)
 def launch_shape(kernel: str, grid: Grid, block: Grid, max_threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return grid and block with three sides each. Raises EngineError for one that no card or this kernel takes."""
+    """Return grid and block with three sides each. Raises InternalError for one that no card or this kernel takes."""
     sides = {}
     for what, given, largest in (("grid", grid, _LARGEST_GRID), ("block", block, _LARGEST_BLOCK)):
         shape = (given,) if isinstance(given, int | np.integer) else tuple(given)
         shape = tuple(int(side) for side in shape) + (1,) * (3 - len(shape))
         if len(shape) != 3 or not all(1 <= side <= most for side, most in zip(shape, largest, strict=True)):
-            raise EngineError(
+            raise InternalError(
                 f"{kernel}: {what} {given} cannot be launched; each side is at least 1, at most {largest}"
             )
         sides[what] = shape
     threads = sides["block"][0] * sides["block"][1] * sides["block"][2]
     if threads > max_threads:
-        raise EngineError(f"{kernel}: a block of {threads} threads; its launch bounds allow {max_threads}")
+        raise InternalError(f"{kernel}: a block of {threads} threads; its launch bounds allow {max_threads}")
     return sides["grid"], sides["block"]

@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.tensor_table import grid_of, pack_of
 from gpt2lab.schema import OptimConfig
 
-_THREADS = 256
+_THREADS = constant("adamw.cu", "THREADS")
 _MAX_BLOCKS = 1024  # per tensor
 
 

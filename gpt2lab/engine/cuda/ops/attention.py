@@ -1,6 +1,7 @@
 """Causal self-attention, forward and backward, of rows of any length."""
 
 from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError
 
@@ -10,8 +11,9 @@ MAX_HEAD_SIZE = 256  # four tiles of a few rows of a head must fit into the 48 K
 # still three quarters idle and four barriers long; past it a group of threads would no longer be part of one warp.
 LONGEST_SHORT = 32
 
-_SHORT_THREADS = 128  # as in cuda/attention_short.cu
-_LONG_THREADS, _SIDE = 64, 8  # as in cuda/attention_long.cu
+_SHORT_THREADS = constant("attention_short.cu", "THREADS")
+_LONG_THREADS = constant("attention_long.cu", "THREADS")
+_SIDE = constant("attention_long.cu", "SIDE")  # threads along a side of a tile
 
 
 class Attention:
@@ -31,10 +33,9 @@ class Attention:
         self._defines = numerics.defines | {"VEC": numerics.pack(head_size), "HEAD_SIZE": head_size}
         self._n_head = n_head
         self._longest_short = longest_short
-        # Rows of a tile: see FORWARD_ROWS and BACKWARD_ROWS.
-        rows_per_thread = 8 if head_size <= 64 else 4 if head_size <= 128 else 2
-        self._forward_tile = _SIDE * rows_per_thread
-        self._backward_tile = _SIDE * rows_per_thread // 2
+        # Rows of a tile.
+        self._forward_tile = _SIDE * constant("attention_long.cu", "FORWARD_ROWS", HEAD_SIZE=head_size)
+        self._backward_tile = _SIDE * constant("attention_long.cu", "BACKWARD_ROWS", HEAD_SIZE=head_size)
         self._modules: dict[tuple[str | int, ...], Module] = {}
 
     def forward(self, *, out: Array, lse: Array, qkv: Array, B: int, T: int) -> None:

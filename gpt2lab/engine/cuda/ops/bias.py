@@ -3,12 +3,12 @@
 import math
 
 from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 
-# As in bias.cu and gelu.cu.
-THREADS = 256
-ROWS_PER_THREAD = 4
-WARP = 32
+_THREADS = constant("bias.cu", "THREADS")
+_ROWS_PER_THREAD = constant("bias.cu", "ROWS_PER_THREAD")
+_WARP = constant("bias.cu", "WARP")
 
 # dbias is summed in chunks of rows: as many as keep a card busy, but not so many that adding them up takes long.
 MIN_ROWS_PER_CHUNK = 64
@@ -29,9 +29,9 @@ class Bias:
         """x (rows,N) act_t += bias (N) float, in place."""
         (rows, stride), n = x.shape, self._n
         lanes, blocks_per_row = row_blocks(n // self._pack)
-        grid = blocks_per_row * ceil_div(rows, THREADS // lanes * ROWS_PER_THREAD)
+        grid = blocks_per_row * ceil_div(rows, _THREADS // lanes * _ROWS_PER_THREAD)
         x = self._columns(x, first_column)
-        self._module.launch("bias_forward", grid, THREADS, x=x, bias=bias, rows=rows, n=n, stride=stride, lanes=lanes)
+        self._module.launch("bias_forward", grid, _THREADS, x=x, bias=bias, rows=rows, n=n, stride=stride, lanes=lanes)
 
     def backward(self, *, dbias: Array, dy: Array, partials: Array, first_column: int = 0) -> None:
         """dbias (N) float += sum over rows of dy (rows,N) act_t; `partials` is scratch: partials_size floats."""
@@ -43,7 +43,7 @@ class Bias:
         self._module.launch(
             "bias_backward_partial",
             blocks_per_row * chunks,
-            THREADS,
+            _THREADS,
             partials=partials,
             dy=self._columns(dy, first_column),
             rows=rows,
@@ -53,7 +53,7 @@ class Bias:
             rows_per_chunk=rows_per_chunk,
         )
         self._module.launch(
-            "bias_backward_sum", ceil_div(n, WARP), THREADS, dbias=dbias, partials=partials, chunks=chunks, n=n
+            "bias_backward_sum", ceil_div(n, _WARP), _THREADS, dbias=dbias, partials=partials, chunks=chunks, n=n
         )
 
     def _columns(self, x: Array, first: int) -> Array:
@@ -78,7 +78,7 @@ def row_chunks(rows: int) -> tuple[int, int]:
 
 def row_blocks(packs: int) -> tuple[int, int]:
     """Return how many packs wide a block is (a power of two, a warp at most), and how many such blocks a row takes."""
-    lanes = min(WARP, 1 << (packs - 1).bit_length())
+    lanes = min(_WARP, 1 << (packs - 1).bit_length())
     return lanes, ceil_div(packs, lanes)
 
 

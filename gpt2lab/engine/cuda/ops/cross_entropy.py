@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 
-_THREADS = 512
-_WARP = 32
+_THREADS = constant("cross_entropy.cu", "THREADS")
+_SUM_THREADS = constant("cross_entropy.cu", "SUM_THREADS")
+_WARP = constant("cross_entropy.cu", "WARP")
 _PACKS_PER_THREAD = 4  # at least, before another warp shares a row
 
 
@@ -49,7 +51,7 @@ class CrossEntropy:
 
     def add_losses(self, *, stats: Array, losses: Array, scale: float) -> None:
         """stats[0] += scale * sum(losses)."""
-        self._module.launch("add_losses", 1, 1024, stats=stats, losses=losses, n_rows=losses.size, scale=scale)
+        self._module.launch("add_losses", 1, _SUM_THREADS, stats=stats, losses=losses, n_rows=losses.size, scale=scale)
 
     def _launch(self, direction: str, targets: Array | Pairs, *, losses: Array, **arguments: Array | float) -> None:
         name, expected = f"cross_entropy_{direction}", {"targets": targets}

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 
-# Of the backward kernels, as in the .cu file.
-_PACKS, _GROUPS = 8, 32  # threads of a block
-_SPREAD = 256  # blocks that share few segments
+_THREADS = constant("embedding.cu", "THREADS")
+_PACKS, _GROUPS = (constant("embedding.cu", name) for name in ("PACKS", "GROUPS"))  # threads of a backward block
+_SPREAD = constant("embedding.cu", "SPREAD")  # blocks that share few segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,8 @@ class Embedding:
         n_packs = B * T * C // self._vec
         self._module.launch(
             "embedding_forward",
-            -(-n_packs // 256),
-            256,
+            -(-n_packs // _THREADS),
+            _THREADS,
             x=x,
             tokens=tokens,
             positions=positions,

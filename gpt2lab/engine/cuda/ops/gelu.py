@@ -3,10 +3,13 @@
 import math
 
 from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
-from gpt2lab.engine.cuda.ops.bias import ROWS_PER_THREAD, THREADS, ceil_div, row_blocks
+from gpt2lab.engine.cuda.ops.bias import ceil_div, row_blocks
 
-PACKS_PER_THREAD = 2  # as in gelu.cu
+_THREADS = constant("gelu.cu", "THREADS")
+_ROWS_PER_THREAD = constant("gelu.cu", "ROWS_PER_THREAD")
+_PACKS_PER_THREAD = constant("gelu.cu", "PACKS_PER_THREAD")
 
 
 class Gelu:
@@ -20,14 +23,14 @@ class Gelu:
         """pre (rows,N) act_t += bias (N) float, in place; out (rows,N) act_t = gelu(pre)."""
         rows, n = pre.shape
         lanes, blocks_per_row = row_blocks(n // self._pack)
-        grid = blocks_per_row * ceil_div(rows, THREADS // lanes * ROWS_PER_THREAD)
+        grid = blocks_per_row * ceil_div(rows, _THREADS // lanes * _ROWS_PER_THREAD)
         self._module.launch(
-            "bias_gelu_forward", grid, THREADS, out=out, pre=pre, bias=bias, rows=rows, n=n, lanes=lanes
+            "bias_gelu_forward", grid, _THREADS, out=out, pre=pre, bias=bias, rows=rows, n=n, lanes=lanes
         )
 
     def backward(self, *, gradient: Array, pre: Array) -> None:
         """gradient (rows,N) act_t *= gelu'(pre (rows,N) act_t), in place."""
         rows, n = pre.shape
         packs = rows * n // self._pack
-        grid = ceil_div(packs, THREADS * PACKS_PER_THREAD)
-        self._module.launch("gelu_backward", grid, THREADS, gradient=gradient, pre=pre, packs=packs)
+        grid = ceil_div(packs, _THREADS * _PACKS_PER_THREAD)
+        self._module.launch("gelu_backward", grid, _THREADS, gradient=gradient, pre=pre, packs=packs)

@@ -3,12 +3,14 @@
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.tensor_table import grid_of, pack_of, tensor_table
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Decay
 
-_THREADS = 256
+_THREADS = constant("grad_norm.cu", "THREADS")
+_FINISH_THREADS = constant("grad_norm.cu", "FINISH_THREADS")
 _MAX_BLOCKS = 512  # per tensor
 
 
@@ -42,7 +44,7 @@ class GradNorm:
         self._module.launch(
             "grad_norm_finish",
             1,
-            512,
+            _FINISH_THREADS,
             stats=stats,
             flag=flag,
             failure=failure,

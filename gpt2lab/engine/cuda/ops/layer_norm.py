@@ -1,11 +1,14 @@
 """Layer norm, alone or behind a residual addition: cuda/layer_norm.cu."""
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError
 
-_THREADS = 128
-_WARP = 32
+_THREADS = constant("layer_norm.cu", "THREADS")
+_WARP = constant("layer_norm.cu", "WARP")
+_COLUMNS = constant("layer_norm.cu", "COLUMNS")  # of a block that adds partial sums up
+_COLUMN_GROUPS = constant("layer_norm.cu", "COLUMN_GROUPS")
 _MAX_WARPS_PER_ROW = _THREADS // _WARP
 _MAX_VALUES = 32  # of a row that one thread keeps; more would spill in the backward kernel
 MAX_N_EMBD = _THREADS * _MAX_VALUES
@@ -107,8 +110,8 @@ class LayerNorm:
         )
         self._module.launch(
             "layer_norm_backward_finish",
-            -(-2 * C // 32),
-            (32, 16),
+            -(-2 * C // _COLUMNS),
+            (_COLUMNS, _COLUMN_GROUPS),
             dweight=dweight,
             dbias=dbias,
             partials=partials,

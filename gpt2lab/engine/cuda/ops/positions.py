@@ -3,7 +3,10 @@
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
+
+_THREADS = constant("positions.cu", "THREADS")
 
 
 class Positions:
@@ -19,14 +22,14 @@ class Positions:
     def gather_forward(self, *, out: Array, x: Array, counted: Array) -> None:
         """Write out; `counted` ascending and distinct."""
         (B, T, C), n = x.shape, len(counted)
-        grid = -(-B * n * C // self._vec // 256)
-        self._module.launch("gather_forward", grid, 256, out=out, x=x, counted=counted, B=B, T=T, n=n, C=C)
+        grid = -(-B * n * C // self._vec // _THREADS)
+        self._module.launch("gather_forward", grid, _THREADS, out=out, x=x, counted=counted, B=B, T=T, n=n, C=C)
 
     def gather_backward(self, *, dx: Array, dout: Array, slots: Array) -> None:
         """Write every row of dx: the gradient of its copy, or 0; `slots` as from `slots_of`."""
         (B, T, C), n = dx.shape, dout.shape[1]
-        grid = -(-B * T * C // self._vec // 256)
-        self._module.launch("gather_backward", grid, 256, dx=dx, dout=dout, slots=slots, B=B, T=T, n=n, C=C)
+        grid = -(-B * T * C // self._vec // _THREADS)
+        self._module.launch("gather_backward", grid, _THREADS, dx=dx, dout=dout, slots=slots, B=B, T=T, n=n, C=C)
 
 
 def slots_of(counted: np.ndarray, seq_len: int) -> np.ndarray:

@@ -5,14 +5,15 @@ import math
 
 import numpy as np
 
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, tensor_shapes
 from gpt2lab.schema import Decay
 
-TABLE_COLUMNS = 7
-_NO_BAND, _FC1_BAND, _FC2_BAND = range(3)
+TABLE_COLUMNS = constant("tensors.cuh", "TABLE_COLUMNS")
+_NO_BAND, _FC1_BAND, _FC2_BAND = (constant("band.cuh", name) for name in ("NO_BAND", "FC1_BAND", "FC2_BAND"))
 _MAX_SIZE = 2**30  # of one tensor: its entries and one stride more are counted in 32 bits
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.attention import check_head_size
 
@@ -12,7 +13,8 @@ from gpt2lab.engine.cuda.ops.attention import check_head_size
 # queries, the root by all of them: alone it would keep one group busy long after the others have ended.
 CHUNK = 32
 
-_THREADS, _WARP = 128, 32  # as in cuda/attention_tree.cu
+_THREADS = constant("attention_tree.cu", "THREADS")
+_WARP = constant("attention_tree.cu", "WARP")
 
 
 class TreeAttention:
