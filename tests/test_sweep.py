@@ -58,7 +58,7 @@ def test_a_job_that_is_refused_by_its_data_stops_the_sweep_before_it_starts(work
     assert not list(Path().rglob("status.json"))
 
 
-def test_a_job_that_fails_before_its_record_says_why_in_its_directory(workplace, monkeypatch):
+def test_a_job_that_fails_before_its_record_says_why_in_its_directory(workplace, monkeypatch, capsys):
     def broken(*_, **__):
         raise RuntimeError("no such luck")
 
@@ -66,7 +66,10 @@ def test_a_job_that_fails_before_its_record_says_why_in_its_directory(workplace,
     assert main(["-m", *SHORT, "seed=5,6"]) == 1
     [sweep] = sweeps()
     assert words(sweep) == ["failed", "failed"]
-    assert read_state(sweep.run_dir(sweep.jobs[0])).reason == "RuntimeError('no such luck')"
+    first = sweep.run_dir(sweep.jobs[0])
+    assert read_state(first).reason == "RuntimeError: no such luck"
+    assert f"attach {first / 'traceback.txt'}" in capsys.readouterr().err
+    assert "in broken" in (first / "traceback.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -165,14 +165,20 @@ class RunDir:
             **details,
         }
         write_atomic(self.status, json_bytes(status))
+        if state != "failed":
+            self.traceback.unlink(missing_ok=True)  # of an earlier end
 
-    def write_failure(self, error: BaseException) -> None:
-        """Write that the run failed and why; the traceback of what is not a user's error into traceback.txt."""
+    def fail(self, error: BaseException) -> NoReturn:
+        """Write that the run failed and why, and raise the error.
+
+        Of what is not a user's error the traceback is kept in traceback.txt, and the InternalError raised names it.
+        """
         if isinstance(error, Gpt2labError):
             self.write_status("failed", reason=str(error), exit_code=error.exit_code)
-            return
+            raise error
         write_atomic(self.traceback, "".join(traceback.format_exception(error)).encode())
         self.write_status("failed", reason=internal_message(error), exit_code=InternalError.exit_code)
+        raise InternalError(internal_message(error), traceback_file=self.traceback) from error
 
     def read_status(self) -> dict[str, Any]:
         """Return status.json. Raises ArchiveError when it is missing or damaged."""

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from gpt2lab.compose import Job, error_line
-from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, source_hash
 from gpt2lab.record.sweep import Sweep, read_state, read_sweep
@@ -64,8 +65,7 @@ class Worker:
                     raise ConfigError("the source changed while the sweep ran: start the sweep again")
                 codes.append(self.execute(job, console))
             except Exception as error:
-                _record_failure(job.run_dir, error)
-                raise
+                _fail(job.run_dir, error)
         if codes[-1] == 130:
             _stopped = self.started
         return codes[-1]
@@ -78,10 +78,12 @@ class Worker:
         return False
 
 
-def _record_failure(run_dir: Path, error: Exception) -> None:
-    """Write down why a job failed before it had a record of its own, or could not be continued."""
+def _fail(run_dir: Path, error: Exception) -> NoReturn:
+    """Raise the error, after writing down why a job failed before it had a record, or could not be continued."""
     run = RunDir(run_dir)
-    if run.status.is_file() and run.read_status()["state"] == "failed":
-        return
-    with suppress(Gpt2labError), RunDir.reopen(run_dir) if run.status.is_file() else RunDir.claim(run_dir) as held:
-        held.write_failure(error)
+    has_record = run.status.is_file()
+    if not has_record or run.read_status()["state"] != "failed":
+        hold = RunDir.reopen if has_record else RunDir.claim
+        with suppress(ArchiveError), hold(run_dir) as held:  # where another process holds it, the error still tells
+            held.fail(error)
+    raise error

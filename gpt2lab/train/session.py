@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-from gpt2lab.errors import Gpt2labError, InternalError, internal_message
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
 from gpt2lab.record.metrics import MetricsWriter
@@ -62,24 +61,21 @@ def execute(
             for line in record(run, parts, facts, overrides=list(overrides), command=list(command)):
                 console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
         except BaseException as error:
-            if not resumes:
-                _end_by(run, error)
-            raise
+            if resumes:
+                raise
+            _end(run, error)
         try:
             return _train_and_finish(parts, run, interrupts, facts, resumed_s=resumed_s, console=console)
         except BaseException as error:
-            _end_by(run, error)
-            raise
+            _end(run, error)
 
 
-def _end_by(run: RunDir, error: BaseException) -> None:
-    """Write down what ended the run; raise InternalError, which names the traceback, for what is not a user's error."""
+def _end(run: RunDir, error: BaseException) -> NoReturn:
+    """Write down what ended the run before it was done, and raise it."""
     if isinstance(error, KeyboardInterrupt):
         run.write_status("interrupted", reason="stopped at once; continue from the last checkpoint, if there is one")
-        return
-    run.write_failure(error)
-    if not isinstance(error, Gpt2labError):
-        raise InternalError(internal_message(error), traceback_file=run.traceback) from error
+        raise error
+    run.fail(error)
 
 
 def _train_and_finish(
