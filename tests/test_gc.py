@@ -156,7 +156,7 @@ def test_a_file_of_somebodys_own_keeps_a_run_that_wrote_nothing(archived, name):
     run = Path("runs/nothing")
     with RunDir.claim(run) as claimed:
         claimed.write_status("failed", reason="boom")
-    for log in ("output.txt", "run.log", ".hydra/config.yaml", "wandb/offline/run.wandb"):
+    for log in ("output.txt", "run.log", "traceback.txt", ".hydra/config.yaml", "wandb/offline/run.wandb"):
         (run / log).parent.mkdir(parents=True, exist_ok=True)
         (run / log).write_text("by itself")
     assert found()["nothing"].can_go

@@ -13,7 +13,15 @@ from gpt2lab.record.sweep import RUNS, Sweep
 
 NOT_RECORD = frozenset({"wandb", "state.safetensors"})  # no experiment takes it over, and no report needs it
 _LOG = "output.txt"  # what a job of a parallel sweep printed
-_FIRST_FILES = ("config.yaml", "overrides.yaml", "provenance.json", "status.json", "source.tar.gz", "metrics.csv")
+_FIRST_FILES = (
+    "config.yaml",
+    "overrides.yaml",
+    "provenance.json",
+    "status.json",
+    "source.tar.gz",
+    "metrics.csv",
+    "traceback.txt",
+)
 _OUTCOME = re.compile(r"model\.bin|state\.safetensors|samples/sample-[0-9]+\.txt")
 
 
