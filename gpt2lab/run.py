@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from gpt2lab import compose
-from gpt2lab.archive import archived_as, check_root, create, list_experiments, starting_weights, write_index
+from gpt2lab.archive import archived_as, check_root, create, starting_weights, write_index
 from gpt2lab.compose import Grid, Job
 from gpt2lab.errors import ArchiveError
 from gpt2lab.schema import ArchiveMode, RunConfig
@@ -76,12 +76,9 @@ def archive(directory: Path, config: RunConfig, *, name: str, console: Console) 
         console.print(f"archived already as {path}")
         return
 
-    def complete_sweep(staging: Path) -> None:
-        freeze_noise(staging, ((each.path, each.provenance) for each in list_experiments(root, ("provenance",))))
-
     options: dict[str, Any] = {"name": name, "hypothesis": config.hypothesis, "allow_unfinished": True}
     try:
-        path = create(directory, root, write_report=write_report, complete_sweep=complete_sweep, **options)
+        path = create(directory, root, write_report=write_report, complete_sweep=freeze_noise, **options)
         write_index(root)
     except ArchiveError as error:
         hint = f"what ran is complete in {directory}: archive it with gpt2lab snapshot {directory}"

@@ -185,7 +185,7 @@ def test_no_file_has_a_name_that_says_nothing(tracked_files: list[str]) -> None:
         ("engine/base.py", "def late() -> None:\n    import torch", wrong_libraries),
         ("train/loop.py", "from transformers import GPT2LMHeadModel", wrong_libraries),
         ("train/session.py", "import importlib\nimportlib.import_module('wandb')", wrong_libraries),
-        ("data/sources.py", "import tiktoken.load", wrong_libraries),
+        ("data/shards.py", "import tiktoken.load", wrong_libraries),
         ("archive/index.py", "import json, jinja2", wrong_libraries),
         ("compose/grid.py", "import click", wrong_libraries),
         ("record/disk.py", "import rich", wrong_libraries),

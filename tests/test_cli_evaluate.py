@@ -197,7 +197,7 @@ def test_an_output_folder_with_something_else_is_refused_first(chain, command):
 
 
 def test_tokens_beyond_the_vocabulary_are_found_wherever_they_are(chain, command, monkeypatch):
-    monkeypatch.setattr("gpt2lab.data.sources.CHECKED_TOKENS", 100)
+    monkeypatch.setattr("gpt2lab.data.ids.PART_TOKENS", 100)
     tokens = np.zeros(1000, dtype=np.int64)
     tokens[900] = 300
     write_shard("train.bin", tokens[:500])

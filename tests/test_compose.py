@@ -5,12 +5,12 @@ import pytest
 
 from gpt2lab import compose
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema import DataSource, RunConfig, SparsityName, plain
+from gpt2lab.schema import RunConfig, SparsityName, plain
 
 
 def test_the_default_is_a_mini_model_on_pydocs():
     config = compose.compose([])
-    assert (config.name, config.model.n_embd, config.data.source) == ("mini-pydocs", 128, DataSource.pydocs)
+    assert (config.name, config.model.n_embd, config.data.source) == ("mini-pydocs", 128, "pydocs")
     assert config.fc1_band == config.fc2_band == 0
 
 

@@ -2,14 +2,16 @@
 
 import pytest
 
-from gpt2lab.compose import compose, compose_task, parse_wanted
+from gpt2lab.compose import compose, compose_requested, parse_requested
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema import DataSource, EvaluationTask, Operation, TokenizerName
+from gpt2lab.schema import Operation, TokenizerName
+from gpt2lab.train.evaluation_task import EvaluationTask, make_task
 
 
 def task(text: str, *trained: str, vocab_size: int = 256) -> EvaluationTask:
-    [wanted] = parse_wanted([text])
-    return compose_task(wanted, compose(list(trained)) if trained else None, vocab_size)
+    [requested] = parse_requested([text])
+    config = compose(list(trained)) if trained else None
+    return make_task(requested.name, compose_requested(requested, config), requested.keys, config, vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +26,8 @@ def task(text: str, *trained: str, vocab_size: int = 256) -> EvaluationTask:
     ],
 )
 def test_a_task_has_the_name_it_is_given_or_one_made_from_its_data(text, name):
-    [wanted] = parse_wanted([text])
-    assert wanted.name == name
+    [requested] = parse_requested([text])
+    assert requested.name == name
 
 
 def test_a_quoted_path_stays_one_override():
@@ -34,7 +36,7 @@ def test_a_quoted_path_stays_one_override():
 
 def test_two_tasks_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="pydocs is there already; give each a name"):
-        parse_wanted(["data=pydocs", "pydocs: data=text data.path=x"])
+        parse_requested(["data=pydocs", "pydocs: data=text data.path=x"])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_what_is_no_data_is_refused_in_one_line(text, message):
 
 def test_the_settings_of_the_run_stay_unless_they_are_named():
     found = task("data.prime=59", "data=modular", "data.operation=mul", "masking=task_position", "task_position=4")
-    assert (found.data.source, found.data.operation, found.data.prime) == (DataSource.modular, Operation.mul, 59)
+    assert (found.data.source, found.data.operation, found.data.prime) == ("modular", Operation.mul, 59)
     assert found.task_position == 4
 
 
@@ -70,7 +72,7 @@ def test_the_source_of_the_run_named_again_keeps_its_settings():
 
 def test_another_source_starts_from_its_own_settings_with_the_models_tokenizer():
     found = task("data=pydocs", "data=text", "data.path=a.txt", "data.tokenizer=gpt2", "train.seq_len=32")
-    assert (found.data.source, found.data.path) == (DataSource.pydocs, None)
+    assert (found.data.source, found.data.path) == ("pydocs", None)
     assert found.data.tokenizer is TokenizerName.gpt2
     assert found.seq_len == 32
     # tinystories.yaml names gpt2; a model of bytes reads bytes.

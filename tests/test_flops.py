@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from synthetic_rows import addition_table
 
-from gpt2lab.data.synthetic import modular_rows
 from gpt2lab.engine import EngineSpec
 from gpt2lab.engine.cuda.ops.banded_linear import product_blocks
 from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.flops import Counts, dense_flop_per_token, plain_counts, training_flop
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import DataConfig, DataSource, EngineConfig, EngineName, OptimConfig, Precision
+from gpt2lab.schema import EngineConfig, EngineName, OptimConfig, Precision
 from gpt2lab.train.work import count_passes, unread_work, work_of
 
 TINY = GPTConfig(n_layer=3, n_head=1, n_embd=2, max_seq_len=4, vocab_size=5)
@@ -28,8 +28,8 @@ def spec_of(model: GPTConfig, counted: tuple[int, ...] | None, **engine: bool) -
 
 def equations() -> tuple[np.ndarray, np.ndarray]:
     """Half the addition table mod 97: (4704, 8) inputs and targets."""
-    rows = modular_rows(DataConfig(source=DataSource.modular, prime=97)).train
-    return rows.astype(np.int32), np.roll(rows, -1, axis=1).astype(np.int32)
+    rows = addition_table()
+    return rows, np.roll(rows, -1, axis=1)
 
 
 def test_a_step_is_the_sum_of_its_products_by_hand():

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from synthetic_rows import addition_table, rows_of
 
-from gpt2lab.data.synthetic import modular_rows
+from gpt2lab.data import describe_source, read_source
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.errors import EngineError
 from gpt2lab.model.flops import dense_flop_per_token
 from gpt2lab.model.params import count_parameters
-from gpt2lab.schema import DataConfig, DataSource, Precision
+from gpt2lab.schema import DataConfig, Precision
 
 PROJECT = Path(__file__).parent.parent
 REHEARSAL = ["--device", "host", "--rehearse"]
@@ -145,18 +146,18 @@ def test_the_cases_are_those_that_are_asked_for(gpu_check):
         *((64, 1024), (16, 1024), (8, 512), (64, 256), (4704, 8), (256, 8))
     }
     equations = [case for case in cases if case.name.startswith("equations")]
-    rows = modular_rows(DataConfig(source=DataSource.modular, prime=97))
-    assert {case.model.vocab_size for case in equations} == {rows.tokenizer.vocab_size}
-    assert {case.counted for case in equations} == {None, (rows.answer_span[0],)}
+    data = describe_source(DataConfig(source="modular", prime=97))
+    assert {case.model.vocab_size for case in equations} == {data.vocab_size}
+    assert {case.counted for case in equations} == {None, (data.answer_span[0],)}
     assert {case.precision for case in equations} == {Precision.tf32, Precision.fp32}
-    assert equations[0].batch_size == len(rows.train)
+    assert equations[0].batch_size == len(addition_table())
     assert [case.name for case in chosen_cases(["64x1024"], rehearsal=False)] == [
         "124M 64x1024 bf16",
         *(f"124M 64x1024 bf16 bands of {band}" for band in (256, 512, 1024)),
     ]
     with pytest.raises(ValueError, match="no case is named 125M; there are: 124M 16x1024 bf16;"):
         chosen_cases(["125M"], rehearsal=False)
-    assert {case.model.vocab_size for case in cases} - {rows.tokenizer.vocab_size} == {GPT2_VOCAB}
+    assert {case.model.vocab_size for case in cases} - {data.vocab_size} == {GPT2_VOCAB}
 
 
 def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(gpu_check, monkeypatch):
@@ -300,8 +301,8 @@ def test_equations_are_those_of_the_data(gpu_check):
     from gpu.cases import batches_of, chosen_cases
 
     whole, part = chosen_cases(["equations"], rehearsal=False)[:2]
-    data = modular_rows(DataConfig(source=DataSource.modular, prime=97))
-    known = {tuple(row) for row in np.concatenate([data.train, data.val]).tolist()}
+    data = read_source(DataConfig(source="modular", prime=97))
+    known = {tuple(row) for split in data.splits for row in rows_of(data, split).tolist()}
     for case in (whole, part):
         batches = batches_of(case, 3)
         for inputs, targets in batches:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from synthetic_rows import addition_table
 
-from gpt2lab.data.synthetic import modular_rows
 from gpt2lab.engine.passes import PassPlanner, PrefixTree, RowPass, build_tree
-from gpt2lab.schema import DataConfig, DataSource
 
 
 def prefixes(tree: PrefixTree) -> list[tuple[int, ...]]:
@@ -59,7 +58,7 @@ def test_every_target_is_counted_as_often_as_rows_have_it(batch):
 
 
 def full_batch() -> tuple[np.ndarray, np.ndarray]:
-    rows = modular_rows(DataConfig(source=DataSource.modular)).train.astype(np.int32)
+    rows = addition_table()
     return rows, np.ascontiguousarray(np.roll(rows, -1, axis=1))
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from gpt2lab.data import read_source
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema import DataConfig, DataSource, Operation, TokenizerName
+from gpt2lab.schema import DataConfig, Operation, TokenizerName
 from gpt2lab.train.sample import answer_examples, draw, generate, words_of
 
 
@@ -63,7 +63,7 @@ def test_an_empty_prompt_is_refused():
 
 
 def test_validation_equations_are_answered_and_compared():
-    source = read_source(DataConfig(source=DataSource.modular, prime=5, operation=Operation.mul))
+    source = read_source(DataConfig(source="modular", prime=5, operation=Operation.mul))
     [first, second] = answer_examples(Counter(source.vocab_size), source, count=2, max_seq_len=8)
     for text in (first, second):  # EQ plus one is no number, so the answer is wrong
         assert text.startswith("BOS ")

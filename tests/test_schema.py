@@ -3,7 +3,6 @@ import pytest
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import (
     DataConfig,
-    DataSource,
     Device,
     EngineConfig,
     EngineName,
@@ -26,8 +25,6 @@ from gpt2lab.schema import (
         (lambda: ModelConfig(n_layer=0), r"model\.n_layer=0: expected at least 1"),
         (lambda: DataConfig(train_fraction=1.0), r"data\.train_fraction=1\.0: expected above 0 and below 1"),
         (lambda: DataConfig(prime=1), r"data\.prime=1"),
-        (lambda: DataConfig(path="x.txt"), r"data\.path=x\.txt: data\.source=pydocs reads no path"),
-        (lambda: DataConfig(source=DataSource.text, val="v.bin"), r"data\.val=v\.bin: only data=shards"),
         (lambda: OptimConfig(beta1=1.5), r"optim\.beta1=1\.5: expected at least 0 and below 1"),
         (lambda: OptimConfig(eps=0), r"optim\.eps=0"),
         (lambda: OptimConfig(grad_clip=-1), r"optim\.grad_clip=-1"),

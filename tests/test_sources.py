@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import requests
 
-from gpt2lab.data import download, read_source, sources, unigram_entropy, write_shard
+from gpt2lab.data import SOURCES, describe_source, download, ids, read_source, tokenizers, unigram_entropy, write_shard
 from gpt2lab.data.batches import Split, eval_batches
-from gpt2lab.data.sources import SOURCES
+from gpt2lab.data.sources import shakespeare
 from gpt2lab.errors import ConfigError, DataError
-from gpt2lab.schema import DataConfig, DataSource, FormalTask, TokenizerName
+from gpt2lab.schema import DataConfig, FormalTask, TokenizerName
 
-SHARED = Path(__file__).parents[2] / "shared"
+PROJECT = Path(__file__).parents[1]
+SHARED = PROJECT.parent / "shared"
 GOLDEN = SHARED / "golden" / "llmc-small"
 SHAKESPEARE = SHARED / "data" / "tinyshakespeare.txt"
 
@@ -40,15 +41,65 @@ def data_folder(tmp_path, monkeypatch):
 
 
 def config(source, **more):
-    return DataConfig(source=DataSource[source], **more)
+    return DataConfig(source=source, **more)
 
 
 def text_of(split):
     return b"".join(np.asarray(shard).astype(np.uint8).tobytes() for shard in split.shards)
 
 
-def test_every_name_in_the_schema_has_a_source():
-    assert set(SOURCES) == set(DataSource)
+def test_every_source_has_a_yaml():
+    assert set(SOURCES) == {file.stem for file in (PROJECT / "conf" / "data").glob("*.yaml")}
+
+
+def test_an_unknown_source_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"data\.source=poems: no such source; expected one of pydocs, shakespeare"):
+        describe_source(config("poems"))
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value", "words"),
+    [
+        (
+            "pydocs",
+            "path",
+            "x.txt",
+            r"data\.path=x\.txt: data\.source=pydocs does not use it; .*\(shakespeare, .* use it",
+        ),
+        (
+            "text",
+            "val",
+            "v.bin",
+            r"data\.val=v\.bin: data\.source=text does not use it; leave it out \(shards uses it\)",
+        ),
+        ("modular", "tokenizer", TokenizerName.gpt2, r"data\.tokenizer=gpt2: data\.source=modular does not use it"),
+        ("formal", "prime", 59, r"data\.prime=59: data\.source=formal does not use it"),
+    ],
+)
+def test_a_key_that_a_source_does_not_use_is_refused(source, key, value, words):
+    with pytest.raises(ConfigError, match=words):
+        read_source(config(source, **{key: value}))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_is_described_without_reading_anything(name, data_folder, monkeypatch):
+    monkeypatch.setattr(tokenizers, "find_gpt2_file", lambda name: pytest.fail("looked for a file"))
+    keys = SOURCES[name].keys
+    made = config(name, **({"tokenizer": TokenizerName.gpt2} if "tokenizer" in keys else {}))
+    source = describe_source(made)
+    assert (source.name, source.splits, source.files) == (name, {}, {})
+    assert source.vocab_size == source.tokenizer.vocab_size
+    assert source.own_symbols is ("tokenizer" not in keys)
+    assert (source.row_len is None) == (source.answer_span is None) == (not source.is_synthetic)
+    assert describe_source(made, vocab_size=60_000).vocab_size == 60_000
+    assert not data_folder.exists()
+
+
+def test_missing_vocabulary_files_are_an_error_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr(tokenizers, "find_gpt2_file", lambda name: None)
+    tokenizers._gpt2.cache_clear()
+    with pytest.raises(DataError, match=r"data\.tokenizer=gpt2: .* is missing"):
+        read_source(config("text", path="nowhere.txt", tokenizer=TokenizerName.gpt2))
 
 
 def test_pydocs_is_the_documentation_in_the_standard_library():
@@ -140,7 +191,7 @@ def test_shakespeare_is_the_known_corpus_from_a_local_copy_or_a_placed_file(data
     (data_folder / "shakespeare").mkdir(parents=True)
     (data_folder / "shakespeare" / "input.txt").write_bytes(SHAKESPEARE.read_bytes())
     placed = read_source(config("shakespeare"))
-    assert list(local.files.values()) == list(placed.files.values()) == [sources.SHAKESPEARE.sha256]
+    assert list(local.files.values()) == list(placed.files.values()) == [shakespeare.FILE.sha256]
     for source in (local, placed):
         assert source.splits["train"].n_tokens == 1_003_854  # nanoGPT's split
         assert source.splits["val"].n_tokens == 111_540
@@ -252,7 +303,7 @@ def test_the_hash_of_synthetic_rows_tells_splits_apart():
 
 
 def test_unigram_entropy_is_that_of_the_frequencies(monkeypatch):
-    monkeypatch.setattr(sources, "CHECKED_TOKENS", 3)
+    monkeypatch.setattr(ids, "PART_TOKENS", 3)
     shards = (np.array([0, 0, 1, 1], dtype=np.uint16), np.array([2, 2, 3, 3], dtype=np.uint16))
     assert unigram_entropy(Split(shards=shards, n_bytes=None), 10) == pytest.approx(math.log(4))
     assert unigram_entropy(Split(shards=shards[:1], n_bytes=None), 2) == pytest.approx(math.log(2))

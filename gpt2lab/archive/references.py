@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt2lab.archive.experiments import find_experiments, resolve_experiment, split_ref
 from gpt2lab.archive.sweeps import has_record
-from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.errors import ArchiveError
 from gpt2lab.record.sweep import RUNS, Sweep, is_sweep, read_sweep
 
 _MOST_NAMED = 8  # jobs in one line of error
@@ -91,16 +91,19 @@ def _jobs(sweep: Sweep) -> str:
 def starting_weights(root: Path, init_from: str | None) -> str | None:
     """Return what model.init_from names; an experiment's number (of a sweep 5/3) or a folder as its model.bin.
 
-    Raises ArchiveError when there is no such experiment, ConfigError when its weights are not on this machine.
+    Raises ArchiveError when there is no such experiment, or when its weights are missing.
     """
     if init_from is None:
         return None
     numbered = init_from.isdigit() or (re.fullmatch(r"[0-9]+/[0-9]+", init_from) and not Path(init_from).exists())
     if not numbered and not Path(init_from).is_dir():
         return init_from
-    model = (resolve_run(root, init_from) if numbered else Path(init_from)) / "model.bin"
-    if not model.is_file():
-        raise ConfigError(
-            f"model.init_from={init_from}: {model} is missing; weights are kept out of git, so a clone has none"
-        )
-    return str(model)
+    return str(weights_of(resolve_run(root, init_from) if numbered else Path(init_from)))
+
+
+def weights_of(run_dir: Path) -> Path:
+    """Return the weights file of a run or of an experiment with one run. Raises ArchiveError when it is missing."""
+    weights = run_dir / "model.bin"
+    if not weights.is_file():
+        raise ArchiveError(f"{weights}: missing; weights are kept out of git, so a clone does not have them")
+    return weights

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.experiments import NUMBER, find_experiments, read_run_id
+from gpt2lab.archive.experiments import NUMBER, find_experiments, list_provenance, read_run_id
 from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
@@ -53,7 +53,7 @@ def create(
     name: str,
     hypothesis: str | None,
     write_report: Callable[[Path, str], None],
-    complete_sweep: Callable[[Path], None] | None = None,
+    complete_sweep: Callable[[Path, list[tuple[Path, dict[str, Any]]]], None] | None = None,
     force: bool = False,
     allow_unfinished: bool = False,
 ) -> Path:
@@ -61,9 +61,9 @@ def create(
 
     `name` and `hypothesis` (None: as the run had it) go into the config.yaml of the experiment; the run directory
     is only read. `write_report(directory, title)` writes README.md, summary.json and figures/ into the directory
-    it is given. `complete_sweep(directory)` adds to the record of a sweep, before its report, what only the archive of
-    that moment knows. `allow_unfinished` archives what has not come to its end as well; `force` does, and archives
-    the same result once more.
+    it is given. `complete_sweep(directory, archive)` adds to the record of a sweep, before its report, what follows
+    from the archive at that moment: (directory, provenance) of each experiment. `allow_unfinished` archives a result
+    that has not ended as well; `force` does too, and archives the same result once more.
 
     Raises ArchiveError when `run_dir` holds no run, a process is at work in it, the run is not finished or a job of the
     sweep did not have its turn, it is archived already, or the disk is full; the archive is then as it was.
@@ -83,7 +83,7 @@ def create(
                 copy(run_dir, staging)
         _rename_run(staging, name, hypothesis)
         if of_sweep and complete_sweep is not None:
-            complete_sweep(staging)
+            complete_sweep(staging, list_provenance(root))
         with disk_errors("write the report into", staging):
             write_report(staging, name)
         write_manifest(staging)

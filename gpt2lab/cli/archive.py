@@ -76,9 +76,6 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
     """
     from gpt2lab.report import freeze_noise, write_report  # matplotlib takes longer than a list does
 
-    def complete_sweep(staging: Path) -> None:
-        freeze_noise(staging, ((each.path, each.provenance) for each in list_experiments(root, ("provenance",))))
-
     if directory is None:
         directory = latest_result(Path("runs"))
         if directory is None:
@@ -96,7 +93,7 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
                 name=title,
                 hypothesis=hypothesis,
                 write_report=write_report,
-                complete_sweep=complete_sweep,
+                complete_sweep=freeze_noise,
                 force=force,
             )
         except ArchiveError as error:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gpt2lab.archive import expand, list_experiments, resolve, resolve_run
+from gpt2lab.archive import expand, list_provenance, resolve, resolve_run
 from gpt2lab.cli.archive import root_option, says_what_is_damaged
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
@@ -57,7 +57,7 @@ def compare(
         metric=metric or (read_sweep(sweep).metric if sweep is not None else "val_loss"),
         baseline=held_to if baseline is None else resolve_run(root, baseline),
         vary=vary,
-        archive=((listed.path, listed.provenance) for listed in list_experiments(root, ("provenance",))),
+        archive=list_provenance(root),
     )
     if report is not None:
         from gpt2lab.report.comparison_page.experiments import write_comparison  # brings matplotlib

@@ -2,8 +2,6 @@
 
 import click
 
-from gpt2lab.schema import DataSource
-
 
 @click.group()
 def data() -> None:
@@ -11,7 +9,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice([source.name for source in DataSource]))
+@click.argument("name")
 @click.argument("overrides", nargs=-1)
 def prepare(name: str, overrides: tuple[str, ...]) -> None:
     """Make the data source NAME ready, with OVERRIDES such as data.tokenizer=gpt2 or data.path=FILE."""

@@ -3,31 +3,19 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.archive import resolve_run
 from gpt2lab.cli.archive import root_option
-from gpt2lab.errors import ArchiveError, ConfigError
-from gpt2lab.record.disk import file_sha256
-from gpt2lab.record.rundir import RunDir, now_utc
-from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig
+from gpt2lab.cli.find_model import FoundModel, find_model
+from gpt2lab.errors import ConfigError
+from gpt2lab.record.rundir import now_utc
+from gpt2lab.schema import Device, EngineConfig, EngineName, Precision
 
 if TYPE_CHECKING:
-    from gpt2lab.compose import Wanted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Model:
-    """What an argument names."""
-
-    name: str
-    checkpoint: str  # a file, or hf:NAME
-    config: RunConfig | None = None  # of its run; None for a bare checkpoint
-    provenance: dict[str, Any] = field(default_factory=dict)
+    from gpt2lab.compose import Requested
 
 
 @click.command()
@@ -69,21 +57,28 @@ def evaluate(
     MODELS are experiments, run directories, checkpoint files or hf:gpt2. OVERRIDES are applied to the config that a
     model was trained with. As many models as data, in order, are the phases of a chain (model.init_from) and its tasks.
     """
-    from gpt2lab.compose import compose_task, parse_wanted  # Hydra, torch and matplotlib are needed by few commands
+    from gpt2lab.compose import (
+        compose_requested,
+        parse_requested,
+    )  # Hydra, torch and matplotlib are needed by few commands
     from gpt2lab.report.evaluation.page import check_output, write_evaluation
     from gpt2lab.report.evaluation.record import record_evaluation
     from gpt2lab.train.evaluate_models import evaluate_cells, open_candidate, plan_evaluation
+    from gpt2lab.train.evaluation_task import make_task
 
-    wanted = parse_wanted(data)
+    requested = parse_requested(data)
     settings = _engine(engine, device, precision)
     names = [before, *models] if before is not None else list(models)
-    found = {model.name: model for model in (_find_model(ref, root) for ref in names)}
+    found = {model.name: model for model in (find_model(ref, root) for ref in names)}
     if len(found) < len(names):
         raise ConfigError(f"{' '.join(names)}: one model is named twice; each is one row")
     if output is not None:
         check_output(output)
     candidates = [open_candidate(m.name, m.checkpoint, m.config, settings) for m in found.values()]
-    tasks = [[compose_task(w, c.trained, c.shape.vocab_size) for w in wanted] for c in candidates]
+    tasks = [
+        [make_task(r.name, compose_requested(r, c.trained), r.keys, c.trained, c.shape.vocab_size) for r in requested]
+        for c in candidates
+    ]
     rows = plan_evaluation(candidates, tasks, split=split, batch_size=batch_size)
     measured = []
     for cell in evaluate_cells(rows, split=split, count=batches):
@@ -91,8 +86,8 @@ def evaluate(
         if sys.stderr.isatty():
             click.echo(f"{cell.model} on {cell.task}: {cell.loss:.4f} nats per token", err=True)
     record = record_evaluation(
-        models=[_describe_model(found[cell.model], cell) for cell in measured[:: len(wanted)]],
-        tasks=[_describe_task(w, cell) for w, cell in zip(wanted, rows[0], strict=True)],
+        models=[_describe_model(found[cell.model], cell) for cell in measured[:: len(requested)]],
+        tasks=[_describe_task(r, cell) for r, cell in zip(requested, rows[0], strict=True)],
         measured=[
             {key: getattr(cell, key) for key in ("model", "task", "loss", "accuracy", "tokens", "n_bytes")}
             for cell in measured
@@ -123,41 +118,23 @@ def _engine(name: str | None, device: str | None, precision: str | None) -> Engi
     )
 
 
-def _find_model(ref: str, root: Path) -> _Model:
-    from gpt2lab.compose import to_run_config
+def _describe_model(model: FoundModel, cell: Any) -> dict[str, Any]:
+    from gpt2lab.train.weights import hash_weights
 
-    if ref.startswith("hf:") or Path(ref).is_file():
-        return _Model(name=ref, checkpoint=ref)
-    # A folder that happens to have an experiment's name is not a run.
-    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve_run(root, ref)
-    run, checkpoint = RunDir(directory), directory / "model.bin"
-    if not checkpoint.is_file():
-        raise ArchiveError(f"{checkpoint}: missing; weights are kept out of git, so a clone does not have them")
-    is_inside = directory.resolve().is_relative_to(root.resolve())
-    return _Model(
-        name=directory.resolve().relative_to(root.resolve()).as_posix() if is_inside else directory.as_posix(),
-        checkpoint=str(checkpoint),
-        config=to_run_config(run.read_config()),
-        provenance=run.read_provenance(),
-    )
-
-
-def _describe_model(model: _Model, cell: Any) -> dict[str, Any]:
-    checkpoint = Path(model.checkpoint)
     return {
         "name": model.name,
-        "sha256": file_sha256(checkpoint) if checkpoint.is_file() else None,
+        "sha256": hash_weights(model.checkpoint),
         "starts_from": (model.provenance.get("model") or {}).get("init_from_sha256"),
         "data_files": (model.provenance.get("data") or {}).get("files"),
         "engine": [cell.engine, f"{cell.device} ({cell.device_name})", cell.precision],
     }
 
 
-def _describe_task(wanted: "Wanted", cell: Any) -> dict[str, Any]:
+def _describe_task(requested: "Requested", cell: Any) -> dict[str, Any]:
     source, counted = cell.source, cell.spec.counted
     return {
-        "name": wanted.name,
-        "overrides": list(wanted.overrides),
+        "name": requested.name,
+        "overrides": list(requested.overrides),
         "source": source.name,
         "tokenizer": source.tokenizer.name,
         "vocab_size": source.vocab_size,

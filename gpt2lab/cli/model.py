@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import resolve_run
 from gpt2lab.cli.archive import root_option
-from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
-from gpt2lab.record.rundir import RunDir
-from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, RunConfig, TokenizerName
+from gpt2lab.cli.find_model import find_model
+from gpt2lab.errors import ConfigError, Gpt2labError
+from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, TokenizerName
 
 engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
 device_option = click.option("--device", type=click.Choice([d.name for d in Device]), default="auto")
@@ -68,14 +67,14 @@ def sample(
     """Write text with the model of CHECKPOINT: an experiment, a run directory, a model.bin, or hf:gpt2."""
     from gpt2lab.train.sample import continue_text, open_model, words_of
 
-    path, config = _find_checkpoint(checkpoint, root)
-    if config is not None and tokenizer is not None:
+    found = find_model(checkpoint, root)
+    if found.config is not None and tokenizer is not None:
         raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
     settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
-    model, shape = open_model(path, settings)
+    model, shape = open_model(found.checkpoint, settings)
     texts = continue_text(
         model,
-        words_of(config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
+        words_of(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
         prompt,
         count=count,
         max_tokens=max_tokens,
@@ -89,19 +88,6 @@ def sample(
         if count > 1:
             click.echo(f"--- sample {number} ---")
         click.echo(text)
-
-
-def _find_checkpoint(ref: str, root: Path) -> tuple[str, RunConfig | None]:
-    """Return the checkpoint that `ref` names and the config it was trained with, where there is one."""
-    from gpt2lab.compose import to_run_config
-
-    if ref.startswith("hf:") or Path(ref).is_file():
-        return ref, None
-    directory = Path(ref) if (Path(ref) / "config.yaml").is_file() else resolve_run(root, ref)
-    model = directory / "model.bin"
-    if not model.is_file():
-        raise ArchiveError(f"{model}: missing; weights are kept out of git, so a clone does not have them")
-    return str(model), to_run_config(RunDir(directory).read_config())
 
 
 @click.command()

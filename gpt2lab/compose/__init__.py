@@ -1,7 +1,7 @@
 """From YAML files and command-line overrides to a RunConfig: the only package that knows Hydra and OmegaConf."""
 
 from gpt2lab.compose.configs import CONF, compose, default_name, to_run_config
-from gpt2lab.compose.evaluation import Wanted, compose_task, parse_wanted
+from gpt2lab.compose.evaluation import Requested, compose_requested, parse_requested
 from gpt2lab.compose.grid import Grid, GridJob
 from gpt2lab.compose.jobs import TRACEBACK_VARIABLE, error_line, main
 from gpt2lab.compose.launch import Job, Task, launch
@@ -13,15 +13,15 @@ __all__ = [
     "Grid",
     "GridJob",
     "Job",
+    "Requested",
     "Task",
-    "Wanted",
     "compose",
-    "compose_task",
+    "compose_requested",
     "default_name",
     "error_line",
     "known_keys",
     "launch",
     "main",
-    "parse_wanted",
+    "parse_requested",
     "to_run_config",
 ]

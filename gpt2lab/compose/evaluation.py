@@ -1,8 +1,8 @@
-"""From `name: data=text data.path=FILE` and the config a model was trained with to what it is evaluated on."""
+"""From `name: data=text data.path=FILE` to a config that says what a model is evaluated on."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,17 +10,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gpt2lab.compose.configs import compose
 from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema import DataConfig, DataSource, EvaluationTask, RunConfig, TokenizerName
+from gpt2lab.schema import RunConfig
 from gpt2lab.schema.groups import MAX_DIMENSION
 
 _NAMED = re.compile(r"([^=]+?):(?=\s|$)(.*)", re.S)
 _WORD = re.compile(r"""(?:[^\s'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+""")
 _KEYS = ("data", "masking", "task_position", "train.seq_len")  # and data.*
-_OWN_SYMBOLS = (DataSource.modular, DataSource.formal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Requested:
     """Data to evaluate on, as a person typed it."""
 
     name: str
@@ -28,53 +27,32 @@ class Wanted:
     keys: frozenset[str]  # that the overrides set
 
 
-def parse_wanted(texts: Sequence[str]) -> list[Wanted]:
-    """Return `[name: ]overrides` of each text. Raises ConfigError for what is no override, or a name used twice."""
-    found: dict[str, Wanted] = {}
+def parse_requested(texts: Sequence[str]) -> list[Requested]:
+    """Return `[name: ]overrides` of each text. Raises ConfigError for a text without overrides and a repeated name."""
+    by_name: dict[str, Requested] = {}
     for text in texts:
-        wanted = _parse(text)
-        if wanted.name in found:
-            raise ConfigError(f"--on {text!r}: {wanted.name} is there already; give each a name: --on 'NAME: {text}'")
-        found[wanted.name] = wanted
-    return list(found.values())
+        requested = _parse(text)
+        if requested.name in by_name:
+            raise ConfigError(
+                f"--on {text!r}: {requested.name} is there already; give each a name: --on 'NAME: {text}'"
+            )
+        by_name[requested.name] = requested
+    return list(by_name.values())
 
 
-def compose_task(wanted: Wanted, trained: RunConfig | None, vocab_size: int) -> EvaluationTask:
-    """Return the task that `wanted` is for a model.
+def compose_requested(requested: Requested, trained: RunConfig | None) -> RunConfig:
+    """Return the default run with the overrides of `requested`.
 
-    trained: the config of its run, to which the overrides are applied; None for a bare checkpoint, which starts from
-    the default run and tells its tokenizer by `vocab_size`. Another source than that of the run starts from its own
-    settings, but for the tokenizer: a model keeps its own unless data.tokenizer is named. Raises ConfigError.
+    Without `data=`, the data source is that of `trained`, the config of the model's run. Raises ConfigError.
     """
-    overrides = list(wanted.overrides)
-    if "data" not in wanted.keys and trained is not None:
-        overrides.insert(0, f"data={trained.data.source.name}")
+    overrides = list(requested.overrides)
+    if "data" not in requested.keys and trained is not None:
+        overrides.insert(0, f"data.source={trained.data.source}")
     # The longest there can be: what this model takes is checked where its checkpoint is read.
-    composed = compose([*overrides, f"model.max_seq_len={MAX_DIMENSION}"])
-    if trained is None:
-        known = TokenizerName.gpt2 if vocab_size == 50257 else TokenizerName.bytes
-        data, position, seq_len = _with_tokenizer(composed.data, known, wanted), composed.task_position, None
-    else:
-        position, seq_len = trained.task_position, trained.train.seq_len
-        if composed.data.source is not trained.data.source:
-            data = _with_tokenizer(composed.data, trained.data.tokenizer, wanted)
-            seq_len = None if data.source in _OWN_SYMBOLS else seq_len
-        else:
-            names = [key.removeprefix("data.") for key in sorted(wanted.keys) if key.startswith("data.")]
-            data = replace(trained.data, **{name: getattr(composed.data, name) for name in names})
-    if wanted.keys & {"masking", "task_position"}:
-        position = composed.task_position
-    if "train.seq_len" in wanted.keys:
-        seq_len = composed.train.seq_len
-    return EvaluationTask(name=wanted.name, data=data, task_position=position, seq_len=seq_len)
+    return compose([*overrides, f"model.max_seq_len={MAX_DIMENSION}"])
 
 
-def _with_tokenizer(data: DataConfig, tokenizer: TokenizerName, wanted: Wanted) -> DataConfig:
-    kept = data.source in _OWN_SYMBOLS or "data.tokenizer" in wanted.keys
-    return data if kept else replace(data, tokenizer=tokenizer)
-
-
-def _parse(text: str) -> Wanted:
+def _parse(text: str) -> Requested:
     named = _NAMED.fullmatch(text.strip())
     name, rest = (named[1].strip(), named[2]) if named else (None, text)
     overrides = _WORD.findall(rest)
@@ -94,7 +72,7 @@ def _parse(text: str) -> Wanted:
         parsed = OverridesParser.create().parse_overrides(overrides)
     if any(override.is_sweep_override() for override in parsed):
         raise ConfigError(f"--on {text!r}: is a grid; give --on once for each data source")
-    return Wanted(name=name or _default_name(overrides), overrides=tuple(overrides), keys=keys)
+    return Requested(name=name or _default_name(overrides), overrides=tuple(overrides), keys=keys)
 
 
 def _default_name(overrides: list[str]) -> str:

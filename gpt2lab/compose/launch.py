@@ -44,15 +44,15 @@ class ForHydra:
         run_dir = Path(os.path.relpath(hydra_config.runtime.output_dir))
         if run_dir.parts[:1] == ("..",):
             run_dir = Path(hydra_config.runtime.output_dir)
+        overrides = [item for item in hydra_config.overrides.task if not item.startswith(("resume=", "+resume="))]
         try:
             config = to_run_config(raw)
+            config.name = config.name or default_name(hydra_config.runtime.choices)
+            return self.task(Job(config=config, run_dir=run_dir, overrides=overrides))
         except ConfigError:
             if {path.name for path in run_dir.iterdir()} <= {".hydra"}:
-                shutil.rmtree(run_dir)  # Hydra made it for a job that is none
+                shutil.rmtree(run_dir)  # Hydra made it before the config was checked
             raise
-        config.name = config.name or default_name(hydra_config.runtime.choices)
-        overrides = [item for item in hydra_config.overrides.task if not item.startswith(("resume=", "+resume="))]
-        return self.task(Job(config=config, run_dir=run_dir, overrides=overrides))
 
 
 def launch(task: Task, jobs: Sequence[tuple[Sequence[str], str]], directory: Path, of_hydra: Sequence[str]) -> None:

@@ -5,13 +5,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt2lab.errors import ConfigError, Gpt2labError
-from gpt2lab.schema import RunConfig
+from gpt2lab.record.values import flatten
+from gpt2lab.schema import RunConfig, plain
 
 
 @contextmanager
@@ -91,15 +91,6 @@ def _either(names: list[str]) -> str:
 
 
 def known_keys() -> list[str]:
-    """Return every dotted key of the schema."""
-    keys: list[str] = []
-
-    def walk(config: object, prefix: str) -> None:
-        for f in fields(config):  # type: ignore[arg-type]
-            value = getattr(config, f.name)
-            keys.append(prefix + f.name)
-            if hasattr(value, "__dataclass_fields__"):
-                walk(value, f"{prefix}{f.name}.")
-
-    walk(RunConfig(), "")
-    return keys
+    """Return every dotted key of the schema, each group before its keys."""
+    keys = flatten(plain(RunConfig()))
+    return list(dict.fromkeys(name for key in keys for name in (key.partition(".")[0], key)))

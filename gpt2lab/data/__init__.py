@@ -2,22 +2,27 @@
 
 from gpt2lab.data.batches import Batches, Split, eval_batches
 from gpt2lab.data.download import Progress, data_dir
+from gpt2lab.data.ids import unigram_entropy
 from gpt2lab.data.shards import read_shard, write_shard
-from gpt2lab.data.sources import Source, read_source, source_tokenizer, unigram_entropy
-from gpt2lab.data.tokenizers import Tokenizer, read_tokenizer
+from gpt2lab.data.sources import SOURCES, Source, SourceKind, check_source, describe_source, read_source
+from gpt2lab.data.tokenizers import Tokenizer, read_tokenizer, tokenizer_of_size
 
 __all__ = [
+    "SOURCES",
     "Batches",
     "Progress",
     "Source",
+    "SourceKind",
     "Split",
     "Tokenizer",
+    "check_source",
     "data_dir",
+    "describe_source",
     "eval_batches",
     "read_shard",
     "read_source",
     "read_tokenizer",
-    "source_tokenizer",
+    "tokenizer_of_size",
     "unigram_entropy",
     "write_shard",
 ]

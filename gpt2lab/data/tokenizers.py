@@ -6,15 +6,18 @@ files are read; the package is never imported), and are downloaded into the data
 """
 
 import importlib.util
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from gpt2lab.data.download import RemoteFile, check_file, data_dir, download
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import TokenizerName
+
+if TYPE_CHECKING:
+    import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
@@ -73,32 +76,49 @@ class ByteTokenizer:
 
 
 class Gpt2Tokenizer:
-    """GPT-2's 50,257 byte-pair tokens. `<|endoftext|>` in a text is token 50256 and counts as its 13 bytes."""
+    """GPT-2's 50,257 byte-pair tokens. `<|endoftext|>` in a text is token 50256 and counts as its 13 bytes.
+
+    Its files are looked for, in `folder` first, when it is first used; DataError when they are not available.
+    """
 
     name = "gpt2"
     vocab_size = 50257
 
-    def __init__(self, vocab_bpe: Path, encoder_json: Path) -> None:
-        import tiktoken  # costs 60 ms that runs on bytes need not pay
-        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-        ranks = data_gym_to_mergeable_bpe_ranks(
+    @cached_property
+    def _ranks(self) -> dict[bytes, int]:
+        from tiktoken.load import data_gym_to_mergeable_bpe_ranks  # costs 60 ms that runs on bytes need not pay
+
+        vocab_bpe, encoder_json = (_gpt2_file(self._folder, name) for name in GPT2_FILES)
+        return data_gym_to_mergeable_bpe_ranks(
             str(vocab_bpe),
             str(encoder_json),
             vocab_bpe_hash=GPT2_FILES["vocab.bpe"].sha256,
             encoder_json_hash=GPT2_FILES["encoder.json"].sha256,
         )
-        self._encoding = tiktoken.Encoding(
+
+    @cached_property
+    def _encoding(self) -> "tiktoken.Encoding":
+        import tiktoken
+
+        return tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
-            mergeable_ranks=ranks,
+            mergeable_ranks=self._ranks,
             special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
             explicit_n_vocab=self.vocab_size,
         )
-        self._token_bytes = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, rank in ranks.items():
-            self._token_bytes[rank] = len(token)
-        self._token_bytes[END_OF_TEXT_ID] = len(END_OF_TEXT)
+
+    @cached_property
+    def _token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each token, (V,) int64."""
+        n_bytes = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, rank in self._ranks.items():
+            n_bytes[rank] = len(token)
+        n_bytes[END_OF_TEXT_ID] = len(END_OF_TEXT)
+        return n_bytes
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._encoding.encode(text, allowed_special="all"), dtype=np.uint16)
@@ -141,15 +161,20 @@ class SymbolTokenizer:
 
 
 def read_tokenizer(name: TokenizerName) -> Tokenizer:
-    """Return the tokenizer of that name. Raises DataError when GPT-2's files are not to be had."""
+    """Return the tokenizer of that name. GPT-2's looks for its files when it is first used."""
     if name is TokenizerName.bytes:
         return ByteTokenizer()
-    return _gpt2(data_dir())
+    return _gpt2(data_dir() / "gpt2")
 
 
 @cache
 def _gpt2(folder: Path) -> Gpt2Tokenizer:
-    return Gpt2Tokenizer(*(_gpt2_file(folder / "gpt2", name) for name in GPT2_FILES))
+    return Gpt2Tokenizer(folder)
+
+
+def tokenizer_of_size(vocab_size: int) -> TokenizerName | None:
+    """Return the tokenizer that has this vocabulary size, None where none does."""
+    return {256: TokenizerName.bytes, 50257: TokenizerName.gpt2}.get(vocab_size)
 
 
 def find_gpt2_file(name: str) -> Path | None:

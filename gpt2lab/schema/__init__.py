@@ -2,7 +2,6 @@
 
 from gpt2lab.schema.choices import (
     ArchiveMode,
-    DataSource,
     Decay,
     Device,
     EngineName,
@@ -17,7 +16,6 @@ from gpt2lab.schema.choices import (
     TrackerMode,
     TrackerName,
 )
-from gpt2lab.schema.evaluation import EvaluationTask
 from gpt2lab.schema.groups import (
     ArchiveConfig,
     DataConfig,
@@ -37,12 +35,10 @@ __all__ = [
     "ArchiveConfig",
     "ArchiveMode",
     "DataConfig",
-    "DataSource",
     "Decay",
     "Device",
     "EngineConfig",
     "EngineName",
-    "EvaluationTask",
     "FormalTask",
     "ModelConfig",
     "Operation",

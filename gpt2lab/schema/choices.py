@@ -3,18 +3,6 @@
 from enum import Enum
 
 
-class DataSource(Enum):
-    """Where tokens come from."""
-
-    pydocs = "pydocs"
-    shakespeare = "shakespeare"
-    tinystories = "tinystories"
-    text = "text"
-    shards = "shards"
-    modular = "modular"
-    formal = "formal"
-
-
 class TokenizerName(Enum):
     bytes = "bytes"
     gpt2 = "gpt2"

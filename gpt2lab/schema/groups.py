@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema.choices import (
     ArchiveMode,
-    DataSource,
     Decay,
     Device,
     EngineName,
@@ -76,9 +75,9 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Where tokens come from and in which order they are read."""
+    """Where tokens come from and in which order they are read. The source itself says which keys it uses."""
 
-    source: DataSource = DataSource.pydocs  # pydocs, shakespeare, tinystories, text, shards, modular, formal
+    source: str = "pydocs"  # name of a data source, as in data=NAME
     path: str | None = None  # local file or folder; text needs it, shakespeare and tinystories accept it
     train: str | None = None  # shards: training token files, a path or a glob pattern
     val: str | None = None  # shards: validation token files
@@ -93,26 +92,11 @@ class DataConfig:
     input_len: int = 8  # formal: input bits
 
     def __post_init__(self) -> None:
-        _not_blank("data.", self, "path", "train", "val", "test")
+        _not_blank("data.", self, "source", "path", "train", "val", "test")
         _at_least("data", self, 2, "prime")
         _at_least("data", self, 1, "input_len")
         if not 0 < self.train_fraction < 1:
             raise ConfigError(f"data.train_fraction={self.train_fraction}: expected above 0 and below 1")
-        readers = (DataSource.text, DataSource.shakespeare, DataSource.tinystories)
-        if self.path and self.source not in readers:
-            raise ConfigError(
-                f"data.path={self.path}: data.source={self.source.name} reads no path; use data=text for your own text"
-            )
-        if self.tokenizer is not TokenizerName.bytes and self.source in (DataSource.modular, DataSource.formal):
-            raise ConfigError(
-                f"data.tokenizer={self.tokenizer.name}: data.source={self.source.name} has symbols of its own; "
-                "leave data.tokenizer out"
-            )
-        for name in ("train", "val", "test"):
-            if getattr(self, name) and self.source is not DataSource.shards:
-                raise ConfigError(
-                    f"data.{name}={getattr(self, name)}: only data=shards reads it; data.source={self.source.name}"
-                )
 
 
 @dataclass(kw_only=True, slots=True)

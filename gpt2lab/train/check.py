@@ -4,11 +4,11 @@ from pathlib import Path
 
 from gpt2lab.data import Source, read_source
 from gpt2lab.errors import ConfigError
-from gpt2lab.model.llmc import read_shape
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.metrics import COLUMNS
 from gpt2lab.schema import RunConfig, parse_stop_when, plain
 from gpt2lab.train.setup import check_weights, model_shape, specify
+from gpt2lab.train.weights import is_published, read_weights_shape
 
 
 class RunChecks:
@@ -29,11 +29,11 @@ class RunChecks:
             self._sources[key] = read_source(config.data, vocab_size=config.model.vocab_size)
         source = self._sources[key]
         specify(config, source, check_engine=not elsewhere)
-        if config.model.init_from is None or config.model.init_from.startswith("hf:"):
+        weights = config.model.init_from
+        if weights is None or is_published(weights):  # a published model is loaded only where it is trained
             return source.files
-        weights = Path(config.model.init_from)
-        check_weights(config, read_shape(weights), model_shape(config, source.vocab_size))
-        return source.files | {"model.init_from": file_sha256(weights)}
+        check_weights(config, read_weights_shape(weights), model_shape(config, source.vocab_size))
+        return source.files | {"model.init_from": file_sha256(Path(weights))}
 
 
 def check_stop_when(config: RunConfig) -> None:

@@ -37,7 +37,7 @@ def sum_evaluations(parts: Parts, batches: Iterable[tuple[np.ndarray, np.ndarray
 
 def check_tokens(parts: Parts, inputs: np.ndarray, targets: np.ndarray) -> None:
     """Raise DataError when a batch holds a token that the model has no row for."""
-    check_ids(parts.config.data.source.name, parts.model.vocab_size, inputs, targets)
+    check_ids(parts.source.name, parts.model.vocab_size, inputs, targets)
 
 
 def check_ids(source: str, vocab_size: int, inputs: np.ndarray, targets: np.ndarray) -> None:

@@ -7,19 +7,16 @@ evaluated: otherwise their numbers could not stand in one column.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.data import Progress, Source, Tokenizer, eval_batches, read_source, source_tokenizer
+from gpt2lab.data import Progress, Source, Tokenizer, describe_source, eval_batches, read_source
 from gpt2lab.engine import Engine, EngineSpec, Evaluation, check_spec, create_engine
 from gpt2lab.errors import ConfigError, DivergedError, Gpt2labError
 from gpt2lab.model.bands import apply_bands
-from gpt2lab.model.llmc import read_checkpoint, read_shape
-from gpt2lab.model.params import GPTConfig, Params
+from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import (
     EngineConfig,
-    EvaluationTask,
     OptimConfig,
     RunConfig,
     TokenizerName,
@@ -27,6 +24,9 @@ from gpt2lab.schema import (
     plain,
 )
 from gpt2lab.train.evaluate import check_ids
+from gpt2lab.train.evaluation_task import EvaluationTask
+from gpt2lab.train.setup import choose_seq_len
+from gpt2lab.train.weights import read_weights, read_weights_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def open_candidate(
 
     engine: None for that of its run. Raises ConfigError or DataError for a checkpoint that cannot be read.
     """
-    shape = _read_model(checkpoint)[1] if checkpoint.startswith("hf:") else read_shape(Path(checkpoint))
+    shape = read_weights_shape(checkpoint)
     if trained is not None:
         shape = replace(shape, fc1_band=trained.fc1_band, fc2_band=trained.fc2_band)
     chosen = engine or (trained.engine if trained else EngineConfig())
@@ -111,7 +111,7 @@ def plan_evaluation(
 def evaluate_cells(rows: Sequence[Sequence[Cell]], *, split: str, count: int | None) -> Iterator[Measured]:
     """Yield what each cell gives, over `count` batches of a split (None: all of it); one model is held at a time."""
     for row in rows:
-        params = apply_bands(_read_model(row[0].model.checkpoint)[0], row[0].model.shape)
+        params = apply_bands(read_weights(row[0].model.checkpoint)[0], row[0].model.shape)
         engine: Engine | None = None
         spec: EngineSpec | None = None
         for cell in row:
@@ -130,14 +130,14 @@ def _plan_cell(
     report_progress: Progress | None,
 ) -> Cell:
     shape = candidate.shape
-    _check_tokenizer(candidate, source_tokenizer(task.data, vocab_size=shape.vocab_size), task)
+    _check_tokenizer(candidate, describe_source(task.data, vocab_size=shape.vocab_size).tokenizer)
     key = repr((plain(task.data), shape.vocab_size))
     if key not in sources:
         sources[key] = read_source(task.data, vocab_size=shape.vocab_size, report_progress=report_progress)
     source = sources[key]
     if split not in source.splits:
         raise ConfigError(f"--split {split}: data.source={source.name} has {', '.join(source.splits)}")
-    seq_len = _choose_seq_len(task, source, shape)
+    seq_len = choose_seq_len(task.seq_len, source, shape.max_seq_len)
     spec = EngineSpec(
         model=shape,
         optim=OptimConfig(),
@@ -152,7 +152,7 @@ def _plan_cell(
     return cell
 
 
-def _check_tokenizer(candidate: Candidate, found: Tokenizer, task: EvaluationTask) -> None:
+def _check_tokenizer(candidate: Candidate, found: Tokenizer) -> None:
     """Raise ConfigError when the task's tokens would mean something else to the model."""
     vocab_size = candidate.shape.vocab_size
     way_out = "evaluate it on data of its own tokenizer"
@@ -163,7 +163,7 @@ def _check_tokenizer(candidate: Candidate, found: Tokenizer, task: EvaluationTas
                 f"({found.name}): {way_out}, or name data.tokenizer"
             )
         return
-    own = source_tokenizer(candidate.trained.data, vocab_size=vocab_size)
+    own = describe_source(candidate.trained.data, vocab_size=vocab_size).tokenizer
     if not _same_tokens(own, found) or found.vocab_size > vocab_size:
         raise ConfigError(
             f"the model was trained on tokens of {own.name} ({own.vocab_size}), the data has those of {found.name} "
@@ -178,20 +178,6 @@ def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
         return True
     symbols = np.arange(one.vocab_size)
     return one.decode(symbols) == other.decode(symbols)
-
-
-def _choose_seq_len(task: EvaluationTask, source: Source, shape: GPTConfig) -> int:
-    """Return T: the data's row, else what is asked for, else the model's longest. Raises ConfigError."""
-    if source.row_len is not None and task.seq_len not in (None, source.row_len):
-        raise ConfigError(
-            f"train.seq_len={task.seq_len}: data.source={source.name} has rows of {source.row_len} positions; "
-            "leave train.seq_len out"
-        )
-    seq_len = source.row_len or task.seq_len or shape.max_seq_len
-    if seq_len > shape.max_seq_len:
-        what = f"data.source={source.name} has rows of {seq_len}" if source.row_len else f"train.seq_len={seq_len}"
-        raise ConfigError(f"{what}, above the {shape.max_seq_len} positions that the model has an embedding for")
-    return seq_len
 
 
 def _check_alike(first: Cell, cell: Cell) -> None:
@@ -248,12 +234,3 @@ def _evaluate_cell(cell: Cell, engine: Engine, split: str, count: int | None) ->
         device_name=engine.device_name,
         precision=engine.precision,
     )
-
-
-def _read_model(checkpoint: str) -> tuple[Params, GPTConfig]:
-    if checkpoint.startswith("hf:"):
-        from gpt2lab.engine.torch.pretrained import read_pretrained
-
-        shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
-        return params, shape
-    return read_checkpoint(Path(checkpoint))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2lab.data import read_source
+from gpt2lab.data import describe_source, read_source
 from gpt2lab.engine import EngineSpec, check_spec
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda.memory import MemoryPlan, plan_memory, size, workload_of
@@ -17,19 +17,15 @@ from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token, rows_in_words
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
 from gpt2lab.schema import (
-    DataSource,
     Device,
     EngineConfig,
     EngineName,
     OptimConfig,
     RunConfig,
-    TokenizerName,
     counted_positions,
 )
 from gpt2lab.train.setup import choose_seq_len, model_shape, training_batches
 from gpt2lab.train.work import Work, unread_work, work_of
-
-VOCAB_SIZES = {TokenizerName.bytes: 256, TokenizerName.gpt2: 50257}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,18 +56,15 @@ def make_plan(config: RunConfig) -> Plan:
 
     Raises ConfigError, and DataError for a batch larger than the rows that were made.
     """
-    row_len, answer_span, source = None, None, None
-    if config.data.source in (DataSource.modular, DataSource.formal):
+    source = describe_source(config.data, vocab_size=config.model.vocab_size)
+    if source.is_synthetic:
         source = read_source(config.data, vocab_size=config.model.vocab_size)
-        vocab_size, row_len, answer_span = source.vocab_size, source.row_len, source.answer_span
-    else:
-        vocab_size = config.model.vocab_size or VOCAB_SIZES[config.data.tokenizer]
-    seq_len = choose_seq_len(config, row_len)
-    counted = counted_positions(config.task_position, seq_len, answer_span)
-    first_batch = training_batches(config, source, seq_len).batch(0) if source else None
+    seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
+    counted = counted_positions(config.task_position, seq_len, source.answer_span)
+    first_batch = training_batches(config, source, seq_len).batch(0) if source.is_synthetic else None
     batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     return Plan(
-        model=model_shape(config, vocab_size),
+        model=model_shape(config, source.vocab_size),
         seq_len=seq_len,
         batch_size=len(first_batch[0]) if first_batch else batch_size,
         counted=counted,

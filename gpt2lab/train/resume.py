@@ -9,6 +9,7 @@ from gpt2lab.record.metrics import drop_rows_after
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir, now_utc
 from gpt2lab.record.source_archive import find_source_root
+from gpt2lab.record.values import flatten
 from gpt2lab.schema import RunConfig, plain
 from gpt2lab.train.schedule import depends_on_max_steps
 from gpt2lab.train.setup import Parts
@@ -33,7 +34,7 @@ MAY_CHANGE = (
 def check_same_config(config: RunConfig, run: RunDir) -> None:
     """Raise ConfigError when the run in `run` was made with another config, naming the keys that differ."""
     # A key that the run's version did not have yet stood at its default.
-    before, now = _flat(plain(RunConfig())) | _flat(run.read_config()), _flat(plain(config))
+    before, now = flatten(plain(RunConfig())) | flatten(run.read_config()), flatten(plain(config))
     differing = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted(before.keys() | now.keys())
@@ -61,7 +62,7 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
     files = run.read_provenance()["data"]["files"] if run.provenance.exists() else None
     if files is not None and files != parts.source.files:
         raise DataError(
-            f"resume={run.path}: data.source={parts.config.data.source.name} is not what it was when the run began "
+            f"resume={run.path}: data.source={parts.source.name} is not what it was when the run began "
             "(its hash differs); restore the data, or start a new run"
         )
     params = parts.engine.parameters()
@@ -107,13 +108,3 @@ def resume_record(
     run.write_config(plain(parts.config))
     run.write_overrides(overrides)
     return [f"since this run began, {difference}" for difference in changed]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.data import Source, Tokenizer, read_tokenizer, source_tokenizer
+from gpt2lab.data import Source, Tokenizer, describe_source, read_tokenizer, tokenizer_of_size
 from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.errors import ConfigError
-from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.record.disk import disk_errors
-from gpt2lab.schema import DataSource, EngineConfig, OptimConfig, RunConfig, TokenizerName
+from gpt2lab.schema import EngineConfig, OptimConfig, RunConfig, TokenizerName
+from gpt2lab.train.weights import read_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +117,13 @@ def answer_examples(engine: Engine, source: Source, *, count: int, max_seq_len: 
 
 def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig]:
     """Return an engine that holds the model of an llm.c checkpoint file, or of `hf:NAME`, and the model's shape."""
-    if checkpoint.startswith("hf:"):
-        from gpt2lab.engine.torch.pretrained import read_pretrained
-
-        shape, params = read_pretrained(checkpoint.removeprefix("hf:"))
-    else:
-        params, shape = read_checkpoint(Path(checkpoint))
+    params, shape = read_weights(checkpoint)
     return create_engine(EngineSpec(model=shape, optim=OptimConfig(), engine=engine), params), shape
+
+
+def words_of_source(source: Source) -> Words:
+    """Return how the tokens of a source are read; a sample ends where a row does."""
+    return Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len)
 
 
 def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Words:
@@ -132,12 +132,8 @@ def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName
     Raises ConfigError when neither tells.
     """
     if config is not None and tokenizer is None:
-        chosen = source_tokenizer(config.data, vocab_size=vocab_size)
-        if config.data.source in (DataSource.modular, DataSource.formal):
-            return Words(tokenizer=chosen, default_prompt="BOS", room=config.model.max_seq_len)
-        return Words(tokenizer=chosen, default_prompt="0" if chosen.name == "ids" else "\n", room=None)
-    known = {256: TokenizerName.bytes, 50257: TokenizerName.gpt2}
-    name = tokenizer or known.get(vocab_size)
+        return words_of_source(describe_source(config.data, vocab_size=vocab_size))
+    name = tokenizer or tokenizer_of_size(vocab_size)
     if name is None:
         raise ConfigError(f"a vocabulary of {vocab_size} tokens belongs to no tokenizer known here: name --tokenizer")
     return Words(tokenizer=read_tokenizer(name), default_prompt="\n", room=None)
@@ -157,7 +153,7 @@ def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTC
     else:
         texts = continue_text(
             engine,
-            Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len),
+            words_of_source(source),
             options.prompt or None,
             count=options.count,
             max_tokens=options.max_tokens,

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from gpt2lab.data import check_source
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
 from gpt2lab.record.metrics import MetricsWriter
@@ -43,6 +44,7 @@ def execute(
     Raises the errors of gpt2lab.errors. A run that fails says so, and why, in its status.json; one that cannot be
     continued stays as it was.
     """
+    check_source(config.data)
     check_stop_when(config)
     resumes, config.resume = bool(config.resume), None
     run = RunDir.reopen(run_dir) if resumes else RunDir.claim(run_dir)

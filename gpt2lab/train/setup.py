@@ -8,9 +8,9 @@ from gpt2lab.engine import Engine, EngineSpec, check_spec, create_engine
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
-from gpt2lab.model.llmc import read_checkpoint
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import RunConfig, counted_positions
+from gpt2lab.train.weights import read_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> 
     """
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
-    seq_len = choose_seq_len(config, source.row_len)
+    seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
     spec = EngineSpec(
         model=model,
@@ -84,21 +84,19 @@ def training_batches(config: RunConfig, source: Source, seq_len: int) -> Batches
     )
 
 
-def choose_seq_len(config: RunConfig, row_len: int | None) -> int:
-    """Return T: what the config asks for, else the data's row, else the model's longest. Raises ConfigError."""
-    wanted = config.train.seq_len
-    if row_len is not None:
-        if wanted not in (None, row_len):
-            raise ConfigError(
-                f"train.seq_len={wanted}: data.source={config.data.source.name} has rows of {row_len} positions; "
-                "leave train.seq_len out"
-            )
-        wanted = row_len
-    seq_len = wanted or config.model.max_seq_len
-    if seq_len > config.model.max_seq_len:
+def choose_seq_len(requested: int | None, source: Source, max_seq_len: int) -> int:
+    """Return T: the data's row, else `requested` (train.seq_len), else the model's longest. Raises ConfigError."""
+    if source.row_len is not None and requested not in (None, source.row_len):
         raise ConfigError(
-            f"model.max_seq_len={config.model.max_seq_len} is below the {seq_len} positions of a row of "
-            f"data.source={config.data.source.name}: raise it to {seq_len}"
+            f"train.seq_len={requested}: data.source={source.name} has rows of {source.row_len} positions; "
+            "leave train.seq_len out"
+        )
+    seq_len = source.row_len or requested or max_seq_len
+    if seq_len > max_seq_len:
+        cause = f"data.source={source.name} has rows of {seq_len}" if source.row_len else f"train.seq_len={seq_len}"
+        raise ConfigError(
+            f"{cause}, above the {max_seq_len} positions that the model has an embedding for: model.max_seq_len of at "
+            f"least {seq_len} is needed"
         )
     return seq_len
 
@@ -109,7 +107,7 @@ def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
     if vocab_size < data_vocab_size:
         raise ConfigError(
             f"model.vocab_size={vocab_size} is below the {data_vocab_size} tokens of data.source="
-            f"{config.data.source.name}: leave it out, or set at least {data_vocab_size}"
+            f"{config.data.source}: leave it out, or set at least {data_vocab_size}"
         )
     return GPTConfig(
         n_layer=config.model.n_layer,
@@ -140,12 +138,7 @@ def starting_point(config: RunConfig, source: Source, weights: Path | None = Non
         params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
         return model, params
     origin = str(weights or config.model.init_from)
-    if origin.startswith("hf:"):
-        from gpt2lab.engine.torch.pretrained import read_pretrained
-
-        found, params = read_pretrained(origin.removeprefix("hf:"))
-    else:
-        params, found = read_checkpoint(Path(origin))
+    params, found = read_weights(origin)
     check_weights(config, found, model)
     params["wpe"] = params["wpe"][: model.max_seq_len].copy()
     model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)

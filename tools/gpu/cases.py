@@ -9,7 +9,7 @@ from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Precision
 
 GPT2_VOCAB = 50257
-EQUATIONS_VOCAB = 105  # 0 ... 96, BOS, EOS, =, and five operations: gpt2lab/data/synthetic.py
+EQUATIONS_VOCAB = 105  # 0 ... 96, BOS, EOS, =, and five operations: gpt2lab/data/sources/modular.py
 PRIME = 97
 ANSWER = (4,)  # the target position of an equation's result
 
@@ -56,7 +56,7 @@ def batches_of(case: Case, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
         return [tuple(pair) for pair in rng.integers(0, case.model.vocab_size, (n, 2, *shape), dtype=np.int32)]
     p = case.prime
     a, b = np.divmod(rng.permutation(p * p)[: p * p // 2], p)
-    # BOS a + b = c EOS EOS, as gpt2lab/data/synthetic.py has it; rows go on with themselves.
+    # BOS a + b = c EOS EOS, as gpt2lab/data/sources/modular.py has it; rows go on with themselves.
     columns = (p, a, p + 3, b, p + 2, (a + b) % p, p + 1, p + 1)
     rows = np.stack(np.broadcast_arrays(*columns), axis=1).astype(np.int32)
     if case.batch_size < len(rows):

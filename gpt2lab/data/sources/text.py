@@ -1,10 +1,24 @@
-"""Plain text in memory: UTF-8 files and folders, and the documentation that comes with Python."""
+"""data=text: UTF-8 files and folders of the user."""
 
 import hashlib
 from pathlib import Path
 
+from gpt2lab.data.download import Progress
 from gpt2lab.data.prepare import decode_utf8
-from gpt2lab.errors import DataError
+from gpt2lab.data.sources.base import Source, SourceKind
+from gpt2lab.data.sources.corpus import describe_corpus, with_text
+from gpt2lab.errors import ConfigError, DataError
+from gpt2lab.schema import DataConfig
+
+
+def _describe(config: DataConfig, vocab_size: int | None) -> Source:
+    return describe_corpus("text", config)
+
+
+def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
+    if config.path is None:
+        raise ConfigError("data.path is not set: data=text needs it; name a UTF-8 file or a folder of such files")
+    return with_text(source, *read_text(Path(config.path).expanduser()))
 
 
 def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
@@ -32,19 +46,12 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
     return b"\n".join(texts), hashes
 
 
-def python_documentation() -> bytes:
-    """Return the language reference inside the standard library, about 465,000 characters of English, as UTF-8.
-
-    Its wording differs between Python versions, so whoever uses it should record its hash.
-    """
-    from pydoc_data.topics import topics  # half a megabyte of source that only this corpus needs
-
-    return "\n".join(topics[name] for name in sorted(topics)).encode()
-
-
 def _visible_files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
+
+
+TEXT = SourceKind(name="text", keys=frozenset({"path", "tokenizer"}), describe=_describe, read=_read)

@@ -1,0 +1,56 @@
+"""data=tinystories: TinyStories V2 (Eldan & Li, 2023), 2.2 GB, downloaded and tokenised once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gpt2lab.data.download import Progress, RemoteFile, data_dir, hash_file
+from gpt2lab.data.prepare import is_prepared, prepare_split
+from gpt2lab.data.sources.base import Source, SourceKind
+from gpt2lab.data.sources.corpus import describe_corpus, fetch, with_local_file
+from gpt2lab.data.tokenizers import END_OF_TEXT
+from gpt2lab.errors import DataError
+from gpt2lab.schema import DataConfig
+
+_URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/"
+FILES = {
+    "train": RemoteFile(
+        url=_URL + "TinyStoriesV2-GPT4-train.txt",
+        n_bytes=2_227_753_162,
+        sha256="6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
+    ),
+    "val": RemoteFile(
+        url=_URL + "TinyStoriesV2-GPT4-valid.txt",
+        n_bytes=22_502_601,
+        sha256="6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
+    ),
+}
+
+
+def _describe(config: DataConfig, vocab_size: int | None) -> Source:
+    return describe_corpus("tinystories", config, prompt=END_OF_TEXT + "\n")
+
+
+def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
+    names = {split: file.url.rsplit("/", 1)[1] for split, file in FILES.items()}
+    local = None if config.path is None else Path(config.path).expanduser()
+    if local is not None and not local.is_dir():
+        return with_local_file(source, local, report_progress)
+    splits, hashes = {}, {}
+    for split, remote in FILES.items():
+        if local is None:
+            path = data_dir() / "tinystories" / names[split]
+            sha256 = remote.sha256
+        else:
+            path = local / names[split]
+            if not path.exists():
+                raise DataError(f"data.path={local}: {path.name} is not in it; expected {' and '.join(names.values())}")
+            sha256 = hash_file(path)
+        key = f"{sha256[:16]}-{source.tokenizer.name}"
+        if local is None and not is_prepared(key):
+            fetch(remote, path, report_progress)
+        splits[split] = prepare_split(path, key=key, tokenizer=source.tokenizer, report_progress=report_progress)
+        hashes[path.name] = sha256
+    return replace(source, splits=splits, files=hashes)
+
+
+TINYSTORIES = SourceKind(name="tinystories", keys=frozenset({"path", "tokenizer"}), describe=_describe, read=_read)
