@@ -30,7 +30,7 @@ ARROWS = {
     "report": {"record", "model"},
     "sweep": {"compose", "record", "schema"},
     "run": {"compose", "sweep", "train", "archive", "report", "data", "record", "schema"},
-    "cli": {"compose", "train", "archive", "report", "data", "record", "schema", "run"},
+    "cli": {"compose", "train", "engine", "archive", "report", "data", "record", "schema", "run"},
 }
 
 # Files below gpt2lab/ that may import a library; a library that is not named here is new.

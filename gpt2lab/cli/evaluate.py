@@ -11,6 +11,7 @@ import click
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import FoundModel, find_model
 from gpt2lab.errors import ConfigError
+from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.rundir import now_utc
 from gpt2lab.schema import Device, EngineConfig, EngineName, Precision
 
@@ -119,11 +120,10 @@ def _engine(name: str | None, device: str | None, precision: str | None) -> Engi
 
 
 def _describe_model(model: FoundModel, cell: Any) -> dict[str, Any]:
-    from gpt2lab.train.weights import hash_weights
-
+    checkpoint = Path(model.checkpoint)
     return {
         "name": model.name,
-        "sha256": hash_weights(model.checkpoint),
+        "sha256": file_sha256(checkpoint) if checkpoint.is_file() else None,
         "starts_from": (model.provenance.get("model") or {}).get("init_from_sha256"),
         "data_files": (model.provenance.get("data") or {}).get("files"),
         "engine": [cell.engine, f"{cell.device} ({cell.device_name})", cell.precision],

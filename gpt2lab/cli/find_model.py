@@ -14,7 +14,7 @@ class FoundModel:
     """Weights, and the run that they come from."""
 
     name: str
-    checkpoint: str  # as gpt2lab.train.weights reads it
+    checkpoint: str  # a file, or hf:NAME
     config: RunConfig | None = None  # of its run; None for a bare checkpoint
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -22,7 +22,7 @@ class FoundModel:
 def find_model(ref: str, root: Path) -> FoundModel:
     """Return the model that `ref` names. Raises ArchiveError when there is none, or when its weights are missing."""
     from gpt2lab.compose import to_run_config  # Hydra is needed by few commands
-    from gpt2lab.train.weights import is_published
+    from gpt2lab.engine import is_published
 
     if is_published(ref) or Path(ref).is_file():
         return FoundModel(name=ref, checkpoint=ref)

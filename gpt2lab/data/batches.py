@@ -3,7 +3,8 @@
 A batch is a pure function of the seed and the step, so resuming a run needs nothing but the step number. Two
 readings of the tokens exist. A *stream* is cut into windows: inputs are T tokens, targets the same shifted by one,
 and a window never crosses a shard. *Rows* are examples of a fixed length T: the target of the last position is the
-row's own first token, because every row begins alike and llm.c, which reads rows as a stream, meets the next row there.
+row's own first token, because all rows begin with the same token and llm.c, which reads rows as a stream, finds the
+next row there.
 """
 
 from collections.abc import Iterator

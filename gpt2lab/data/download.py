@@ -1,7 +1,7 @@
-"""Files from the network into the data folder: with progress, resumed where it broke, checked by SHA-256.
+"""Files from the network into the data folder: with progress, resumed after an interruption, checked by SHA-256.
 
-A download grows as `NAME.part` and gets its name only when size and hash are right, so a file that is there is
-whole. One process at a time works on a file; the others wait and then find it.
+A download is written to `NAME.part` and renamed when size and hash are right, so an existing file is complete. One
+process at a time downloads a file; the others wait and then use it.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from typing import Any
 
 from gpt2lab.errors import DataError
 
-# Called with what is being done, the bytes done and the bytes there are.
+# Called with a description, the bytes done and the total bytes.
 Progress = Callable[[str, int, int], None]
 
 BLOCK_BYTES = 1 << 20
@@ -63,8 +63,8 @@ def check_file(path: Path, expected: RemoteFile) -> Path:
 def download(file: RemoteFile, target: Path, *, report_progress: Progress | None = None) -> Path:
     """Return `target`, downloaded and checked; a file that is already there is only checked.
 
-    What an earlier, broken transfer left in `NAME.part` is continued. Raises DataError, naming the URL and the file
-    to place by hand, when the network, the server or the disk refuses, and when size or hash are wrong.
+    An earlier transfer that left `NAME.part` is continued. Raises DataError, naming the URL and the file
+    to place by hand, when the network, the server or the disk fails, and when size or hash are wrong.
     """
     partial = target.with_name(target.name + ".part")
     by_hand = f"place it by hand as {target} ({file.n_bytes} bytes, sha256 {file.sha256[:16]}...)"
@@ -101,7 +101,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def _fetch(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progress | None) -> None:
     """Bring `partial` to its full size, trying again as long as bytes arrive."""
-    import requests  # costs 80 ms that runs without a download need not pay
+    import requests  # takes 80 ms, which only downloads need
 
     failures = 0
     while True:
@@ -127,7 +127,7 @@ def _fetch(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progr
 
 
 def _transfer(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progress | None) -> None:
-    """Append to `partial` what one request brings."""
+    """Append the bytes of one request to `partial`."""
     import requests
 
     done = _size(partial)
@@ -136,7 +136,7 @@ def _transfer(file: RemoteFile, partial: Path, by_hand: str, report_progress: Pr
         done = 0
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={done}-"} if done else {})}
     with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-        if response.status_code == 416:  # what is kept is longer than the server's file: it is from another one
+        if response.status_code == 416:  # the partial file is longer than the server's: it is of another version
             partial.unlink(missing_ok=True)
             return
         if 400 <= response.status_code < 500 and response.status_code not in (408, 429):

@@ -1,9 +1,9 @@
 """Large text files to token shards, once, in the data folder.
 
-A file is read in blocks of 16 MiB that are cut only where the tokens of the parts are the tokens of the whole: after
+A file is read in blocks of 16 MiB that are cut only where tokenising the parts gives the tokens of the whole: after
 `<|endoftext|>`, or after a line break between two visible ASCII characters. The shards live in
-`<data folder>/prepared/<key>/`, where the key says what was tokenised by which tokenizer; the folder appears complete
-or not at all, so two processes may prepare the same corpus at once.
+`<data folder>/prepared/<key>/`, where the key names the text and the tokenizer; the folder appears complete or not
+at all, so two processes may prepare the same corpus at once.
 """
 
 import json
@@ -21,7 +21,7 @@ from gpt2lab.data.shards import read_shard, write_shards
 from gpt2lab.data.tokenizers import END_OF_TEXT, Tokenizer
 from gpt2lab.errors import DataError
 
-TRAIN_SHARE = 0.9  # of a text that brings no validation part of its own; as nanoGPT splits tiny Shakespeare
+TRAIN_SHARE = 0.9  # of a text without a validation part; as nanoGPT splits tiny Shakespeare
 CHUNK_BYTES = 16 << 20
 SUMMARY = "prepared.json"
 _END_OF_TEXT = END_OF_TEXT.encode()
@@ -45,7 +45,7 @@ def read_prepared(key: str) -> Split:
         summary = json.loads((folder / SUMMARY).read_text())
         names, n_bytes = list(summary["shards"]), int(summary["n_bytes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / SUMMARY}: cannot be read; delete {folder} and it is made again") from error
+        raise DataError(f"{folder / SUMMARY}: cannot be read; delete {folder} and it is created again") from error
     return Split(shards=tuple(read_shard(folder / name) for name in names), n_bytes=n_bytes)
 
 
@@ -60,8 +60,8 @@ def prepare_split(
 ) -> Split:
     """Tokenise bytes `start` ... `stop` of a UTF-8 file into shards, unless that was done before.
 
-    `key` must say all that the tokens depend on; what is found under it is taken as it is. Raises DataError for text
-    that is not UTF-8 (with the byte position) or empty, and when the disk refuses.
+    `key` must name everything that the tokens depend on; shards that exist under it are used. Raises DataError for
+    text that is not UTF-8 (with the byte position) or empty, and when the shards cannot be written.
     """
     folder = prepared_folder(key)
     try:
@@ -167,7 +167,7 @@ def _write_split(
             raise DataError(f"{path}: is empty; expected UTF-8 text")
         summary = {"shards": [shard.name for shard in shards], "n_bytes": done, "tokenizer": tokenizer.name}
         (staging / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)  # without a summary it is no prepared corpus
+        shutil.rmtree(folder, ignore_errors=True)  # a folder without a summary is incomplete
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

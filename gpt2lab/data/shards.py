@@ -25,7 +25,7 @@ def read_shard(path: Path) -> np.ndarray:
     """Return the tokens of one shard as a memory-mapped uint16 (n_tokens,) array.
 
     Raises DataError, naming the file, when it is missing, unreadable, empty, not a version 1 shard, or when its
-    size is not what its header says.
+    size differs from its header.
     """
     try:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def read_shard(path: Path) -> np.ndarray:
 def write_shard(path: Path, tokens: np.ndarray) -> None:
     """Write `tokens` (n_tokens,), integers from 0 to 65535, as one shard that appears complete or not at all.
 
-    Raises DataError when the disk refuses.
+    Raises DataError when the file cannot be written.
     """
     assert tokens.ndim == 1 and 0 < tokens.size < 2**31, f"a shard holds 1 ... 2^31 - 1 tokens, got {tokens.shape}"
     assert tokens.dtype == np.uint16 or (tokens.min() >= 0 and tokens.max() < 2**16), "tokens must fit in uint16"

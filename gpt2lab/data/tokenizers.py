@@ -88,25 +88,21 @@ class Gpt2Tokenizer:
         self._folder = folder
 
     @cached_property
-    def _ranks(self) -> dict[bytes, int]:
-        from tiktoken.load import data_gym_to_mergeable_bpe_ranks  # costs 60 ms that runs on bytes need not pay
+    def _encoding(self) -> "tiktoken.Encoding":
+        import tiktoken  # takes 60 ms, which runs on bytes do not need
+        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
         vocab_bpe, encoder_json = (_gpt2_file(self._folder, name) for name in GPT2_FILES)
-        return data_gym_to_mergeable_bpe_ranks(
+        ranks = data_gym_to_mergeable_bpe_ranks(
             str(vocab_bpe),
             str(encoder_json),
             vocab_bpe_hash=GPT2_FILES["vocab.bpe"].sha256,
             encoder_json_hash=GPT2_FILES["encoder.json"].sha256,
         )
-
-    @cached_property
-    def _encoding(self) -> "tiktoken.Encoding":
-        import tiktoken
-
         return tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
-            mergeable_ranks=self._ranks,
+            mergeable_ranks=ranks,
             special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
             explicit_n_vocab=self.vocab_size,
         )
@@ -114,11 +110,7 @@ class Gpt2Tokenizer:
     @cached_property
     def _token_bytes(self) -> np.ndarray:
         """UTF-8 bytes of each token, (V,) int64."""
-        n_bytes = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, rank in self._ranks.items():
-            n_bytes[rank] = len(token)
-        n_bytes[END_OF_TEXT_ID] = len(END_OF_TEXT)
-        return n_bytes
+        return np.array([len(self._encoding.decode_single_token_bytes(i)) for i in range(self.vocab_size)])
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._encoding.encode(text, allowed_special="all"), dtype=np.uint16)

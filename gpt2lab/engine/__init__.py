@@ -2,5 +2,16 @@
 
 from gpt2lab.engine.base import Engine, EngineSpec, Evaluation, StepResult
 from gpt2lab.engine.create import check_spec, create_engine
+from gpt2lab.engine.weights import is_published, read_weights, read_weights_shape
 
-__all__ = ["Engine", "EngineSpec", "Evaluation", "StepResult", "check_spec", "create_engine"]
+__all__ = [
+    "Engine",
+    "EngineSpec",
+    "Evaluation",
+    "StepResult",
+    "check_spec",
+    "create_engine",
+    "is_published",
+    "read_weights",
+    "read_weights_shape",
+]

@@ -1,14 +1,14 @@
-"""What can be known to be wrong with a run before anything of it is built."""
+"""Checks of a run before anything of it is built."""
 
 from pathlib import Path
 
 from gpt2lab.data import Source, read_source
+from gpt2lab.engine import is_published, read_weights_shape
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.metrics import COLUMNS
 from gpt2lab.schema import RunConfig, parse_stop_when, plain
 from gpt2lab.train.setup import check_weights, model_shape, specify
-from gpt2lab.train.weights import is_published, read_weights_shape
 
 
 class RunChecks:
@@ -37,7 +37,7 @@ class RunChecks:
 
 
 def check_stop_when(config: RunConfig) -> None:
-    """Raise ConfigError when `train.stop_when` names what this run never measures on the way."""
+    """Raise ConfigError when `train.stop_when` names a metric that this run does not measure while it trains."""
     if config.train.stop_when is None:
         return
     metric = parse_stop_when(config.train.stop_when)[0]

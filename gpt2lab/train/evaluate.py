@@ -13,7 +13,7 @@ from gpt2lab.train.setup import Parts
 def evaluate(parts: Parts, split: str) -> Evaluation:
     """Evaluate on `train.eval_batches` batches of a split (all of it for null), always the same ones.
 
-    Passes are of the run's micro-batch (or batch) size; the sums do not depend on it but for rounding.
+    Passes are of the run's micro-batch (or batch) size; the sums depend on it only through rounding.
     """
     train = parts.config.train
     batches = eval_batches(

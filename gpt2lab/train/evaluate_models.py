@@ -1,7 +1,7 @@
 """Models on data that they were not necessarily trained on: everything is checked, then everything is evaluated.
 
-A model on a task is one cell. Every model sees the same tokens of a task, cut alike and counted alike, or nothing is
-evaluated: otherwise their numbers could not stand in one column.
+A model on a task is one cell. Every model must see the same tokens of a task, cut and counted in the same way:
+otherwise the numbers in a column could not be compared, and nothing is evaluated.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpt2lab.data import Progress, Source, Tokenizer, describe_source, eval_batches, read_source
-from gpt2lab.engine import Engine, EngineSpec, Evaluation, check_spec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, Evaluation, check_spec, create_engine, read_weights, read_weights_shape
 from gpt2lab.errors import ConfigError, DivergedError, Gpt2labError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig
@@ -26,7 +26,6 @@ from gpt2lab.schema import (
 from gpt2lab.train.evaluate import check_ids
 from gpt2lab.train.evaluation_task import EvaluationTask
 from gpt2lab.train.setup import choose_seq_len
-from gpt2lab.train.weights import read_weights, read_weights_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a cell gave."""
+    """The result of a cell."""
 
     model: str
     task: str
@@ -109,7 +108,7 @@ def plan_evaluation(
 
 
 def evaluate_cells(rows: Sequence[Sequence[Cell]], *, split: str, count: int | None) -> Iterator[Measured]:
-    """Yield what each cell gives, over `count` batches of a split (None: all of it); one model is held at a time."""
+    """Yield the result of each cell, over `count` batches of a split (None: all of it); one model is held at a time."""
     for row in rows:
         params = apply_bands(read_weights(row[0].model.checkpoint)[0], row[0].model.shape)
         engine: Engine | None = None
@@ -181,7 +180,7 @@ def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
 
 
 def _check_alike(first: Cell, cell: Cell) -> None:
-    """Raise ConfigError when two models would not be given the same tokens of a task, cut and counted alike."""
+    """Raise ConfigError when two models would not see the same tokens of a task, cut and counted in the same way."""
     for what, key, values in (
         ("positions a sequence", "train.seq_len", (first.spec.seq_len, cell.spec.seq_len)),
         ("counted positions", "task_position", tuple(_span(c.spec.counted) for c in (first, cell))),
@@ -221,7 +220,7 @@ def _evaluate_cell(cell: Cell, engine: Engine, split: str, count: int | None) ->
         total += engine.evaluate(inputs, targets)
         n_bytes += source.tokenizer.count_bytes(targets) if has_bytes else 0
     if not math.isfinite(total.loss):
-        raise DivergedError(f"{cell.model.name} on {cell.task}: the loss is {total.loss}; the checkpoint is of no use")
+        raise DivergedError(f"{cell.model.name} on {cell.task}: the loss is {total.loss}; the checkpoint is unusable")
     return Measured(
         model=cell.model.name,
         task=cell.task,

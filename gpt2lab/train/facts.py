@@ -1,6 +1,7 @@
 """What a run records when it begins: config, source, and what its data, model and engine are."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,19 @@ import numpy as np
 from gpt2lab.data import unigram_entropy
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
 from gpt2lab.model.params import count_parameters
+from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, write_source_archive
 from gpt2lab.schema import plain
 from gpt2lab.train.setup import Parts
-from gpt2lab.train.weights import hash_weights
 from gpt2lab.train.work import work_of
 
 
 def begin_record(
     run: RunDir, parts: Parts, facts: dict[str, Any], *, overrides: list[str], command: list[str]
 ) -> list[str]:
-    """Write config, overrides, provenance and the source that runs; return what to warn of (nothing)."""
+    """Write config, overrides, provenance and the source that runs; return warnings (none)."""
     settings, root = plain(parts.config), find_source_root()
     run.write_config(settings)
     run.write_overrides(overrides)
@@ -68,7 +69,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
         "tokens_per_step": parts.batches.tokens_per_batch,
         "best_val_loss": best_loss(source.best_loss, parts.counted),
         "random_guess_loss": math.log(model.vocab_size),
-        "init_from_sha256": hash_weights(parts.config.model.init_from),
+        "init_from_sha256": _init_hash(parts.config.model.init_from),
         **_work_facts(parts),
     }
 
@@ -104,6 +105,12 @@ def engine_facts(parts: Parts) -> dict[str, Any]:
         "deterministic": engine.deterministic,
         "device_details": engine.device_details,
     }
+
+
+def _init_hash(init_from: str | None) -> str | None:
+    """Return the SHA-256 of the checkpoint file that the run starts from."""
+    path = Path(init_from or "")
+    return file_sha256(path) if init_from and path.is_file() else None
 
 
 def best_loss(per_position: np.ndarray | None, counted: tuple[int, ...] | None) -> float | None:

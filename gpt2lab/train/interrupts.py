@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once while a run is prepared, after the update under way while it trains."""
+"""Ctrl-C and SIGTERM: at once while a run is prepared, after the current update while it trains."""
 
 import os
 import signal
@@ -34,5 +34,5 @@ class Interrupts:
         if not self.deferred or (self.reason is not None and number == signal.SIGINT):
             raise KeyboardInterrupt
         self.reason = f"stopped by {signal.Signals(number).name}"
-        line = "stopping when what is under way is done; Ctrl-C again stops at once, without saving"
+        line = "finishing this step, then saving; Ctrl-C again quits without saving"
         os.write(2, f"\n{line}\n".encode())  # print may be at work when the signal comes

@@ -1,6 +1,6 @@
 """The training loop: updates, evaluations, rows of metrics, checkpoints, and the reasons to stop.
 
-It knows no files: rows and checkpoints go to the functions it is given.
+It does not touch files: rows and checkpoints are passed to functions.
 """
 
 import math

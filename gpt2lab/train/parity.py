@@ -9,7 +9,7 @@ from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state
 from gpt2lab.schema import EngineConfig, OptimConfig, Precision
 
-# How far rounding to nearest moves a value at most, relative to it: 2^-p for p significant bits.
+# Largest relative change of a value by rounding to nearest: 2^-p for p significant bits.
 UNIT_ROUNDOFF = {Precision.fp32: 2.0**-24, Precision.tf32: 2.0**-11, Precision.bf16: 2.0**-8}
 
 
@@ -33,7 +33,7 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
 
     Tolerance, for each layer crossed: unit roundoff of float32 times the square root of the longest sum that feeds a
     value (random-walk growth of rounding), with a factor 8 for the two engines' differing orders of summation; in
-    tf32 and bf16, whose products round their inputs but add up in float32, their own unit roundoff besides.
+    tf32 and bf16, whose products round their inputs but add up in float32, plus their own unit roundoff.
     """
     params, config = read_checkpoint(model_path)
     state = read_debug_state(state_path, config)

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar on a terminal, plain lines in a log file."""
+"""Console output while a run trains: a live bar on a terminal, plain lines in a log file."""
 
 import math
 import time
@@ -75,9 +75,9 @@ class Display:
 
 
 class Transfer:
-    """Shows how far a download or a tokenisation is; appears only when there is one.
+    """Shows the progress of a download or a tokenisation, while there is one.
 
-    Called with what is done, and the bytes done of how many. Without a terminal each step is one line.
+    Called with a description, the bytes done and the total bytes. Without a terminal each step is one line.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -129,7 +129,7 @@ def format_row(row: Row, *, names: tuple[str, ...] = tuple(FORMATS)) -> str:
 
 
 def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int, banded_products: bool) -> None:
-    """Say what is trained, on what and with what; `facts` are the sections of provenance.json."""
+    """Print model, data and engine; `facts` are the sections of provenance.json."""
     model, data, engine = facts["model"], facts["data"], facts["engine"]
     bands = [f"{name} {model[key]}" for name, key in (("FC1", "fc1_band"), ("FC2", "fc2_band")) if model[key]]
     lines = [
@@ -178,7 +178,7 @@ def print_ending(console: Console, ending: Ending, facts: Mapping[str, Any], run
         lines.append(f"continue python -m gpt2lab.run resume={run_dir}")
     elif row.get("val_loss") is not None:
         bounds = [f"random guess {facts['model']['random_guess_loss']:.4f}"]
-        # Over counted positions alone, the frequencies of all tokens say nothing.
+        # The unigram entropy is over all positions: it does not apply to the counted ones alone.
         if facts["model"]["counted_positions"] is None:
             bounds.append(f"unigram entropy {facts['data']['unigram_entropy']:.4f}")
         if facts["model"]["best_val_loss"] is not None:

@@ -14,7 +14,7 @@ from gpt2lab.schema import RunConfig, plain
 from gpt2lab.train.schedule import depends_on_max_steps
 from gpt2lab.train.setup import Parts
 
-# What may differ when a run goes on: it changes what is written or when the run ends, not what is computed.
+# Keys that may differ when a run is continued: they change its files or when it ends, not what is computed.
 MAY_CHANGE = (
     "name",
     "hypothesis",
@@ -33,7 +33,7 @@ MAY_CHANGE = (
 
 def check_same_config(config: RunConfig, run: RunDir) -> None:
     """Raise ConfigError when the run in `run` was made with another config, naming the keys that differ."""
-    # A key that the run's version did not have yet stood at its default.
+    # Keys that are newer than the run had their defaults.
     before, now = flatten(plain(RunConfig())) | flatten(run.read_config()), flatten(plain(config))
     differing = [
         f"{key}={now.get(key)} (was {before.get(key)})"
@@ -55,14 +55,14 @@ def check_same_config(config: RunConfig, run: RunDir) -> None:
 def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
     """Give the engine, which holds the checkpoint's weights, its moments and step; return the seconds trained.
 
-    Later rows of metrics are cut: they will be measured again.
+    Later rows of metrics are removed; they will be measured again.
 
-    Raises ArchiveError for a damaged or unfinished checkpoint, DataError when the data is not what it was.
+    Raises ArchiveError for a damaged or unfinished checkpoint, DataError when the data have changed.
     """
     files = run.read_provenance()["data"]["files"] if run.provenance.exists() else None
     if files is not None and files != parts.source.files:
         raise DataError(
-            f"resume={run.path}: data.source={parts.source.name} is not what it was when the run began "
+            f"resume={run.path}: data.source={parts.source.name} has changed since the run began "
             "(its hash differs); restore the data, or start a new run"
         )
     params = parts.engine.parameters()
@@ -87,7 +87,7 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
 def resume_record(
     run: RunDir, parts: Parts, facts: dict[str, Any], *, overrides: list[str], command: list[str]
 ) -> list[str]:
-    """Write down that the run goes on, and how long it is to be now; return what is not as it was when it began."""
+    """Record that the run continues, and its new length; return the differences from when it began."""
     before = run.read_provenance()
     now = collect(command=command, config=plain(parts.config), source_root=find_source_root(), **facts)
     changed = []

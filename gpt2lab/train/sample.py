@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.data import Source, Tokenizer, describe_source, read_tokenizer, tokenizer_of_size
-from gpt2lab.engine import Engine, EngineSpec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, create_engine, read_weights
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.record.disk import disk_errors
 from gpt2lab.schema import EngineConfig, OptimConfig, RunConfig, TokenizerName
-from gpt2lab.train.weights import read_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +126,9 @@ def words_of_source(source: Source) -> Words:
 
 
 def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Words:
-    """Return how to read the tokens of a model: as its config says, or by its vocabulary size without one.
+    """Return how to read the tokens of a model, by its config or, without one, by its vocabulary size.
 
-    Raises ConfigError when neither tells.
+    Raises ConfigError when no tokenizer has that size.
     """
     if config is not None and tokenizer is None:
         return words_of_source(describe_source(config.data, vocab_size=vocab_size))

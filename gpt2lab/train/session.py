@@ -27,7 +27,7 @@ from gpt2lab.train.setup import Parts, prepare_parts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a run."""
+    """The result of a run."""
 
     run_dir: Path
     state: str  # finished or interrupted
@@ -41,8 +41,8 @@ def execute(
 ) -> Outcome:
     """Run `config` in `run_dir`, or continue the run there when `config.resume` is set.
 
-    Raises the errors of gpt2lab.errors. A run that fails says so, and why, in its status.json; one that cannot be
-    continued stays as it was.
+    Raises the errors of gpt2lab.errors. A run that fails records the reason in its status.json; a run that cannot be
+    continued is left unchanged.
     """
     check_source(config.data)
     check_stop_when(config)
@@ -108,7 +108,7 @@ def _train_and_finish(
         if ending.state == "finished":
             try:
                 write_samples(parts.engine, parts.source, config, parts.model, run.samples)
-            except KeyboardInterrupt:  # what was to be trained is trained and saved
+            except KeyboardInterrupt:  # the trained model is saved already
                 console.print("samples left out: interrupted")
         finished = ending.state == "finished"
     finally:

@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt2lab.data import Batches, Progress, Source, read_source
-from gpt2lab.engine import Engine, EngineSpec, check_spec, create_engine
+from gpt2lab.engine import Engine, EngineSpec, check_spec, create_engine, read_weights
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import RunConfig, counted_positions
-from gpt2lab.train.weights import read_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
 def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> tuple[EngineSpec, Batches]:
     """Return what the engine and the batches of a run are made from.
 
-    Raises ConfigError and DataError, and EngineError for an engine that is not to be had here unless told not to.
+    Raises ConfigError and DataError, and EngineError for an engine that is not available here, if `check_engine`.
     """
     model = model_shape(config, source.vocab_size)
     _check_prompt(config, source, model)
@@ -121,7 +120,7 @@ def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
 
 
 def _check_prompt(config: RunConfig, source: Source, model: GPTConfig) -> None:
-    """Raise ConfigError now for a prompt that could not be continued when training has ended."""
+    """Raise ConfigError now for a prompt that the model could not continue after training."""
     if config.sample.count and config.sample.prompt:
         tokens = source.tokenizer.encode(config.sample.prompt)
         if tokens.max() >= model.vocab_size:

@@ -32,11 +32,15 @@ class Source:
     detail: dict[str, object] = field(default_factory=dict)  # what a report should say, plain values
 
 
+Describe = Callable[[DataConfig, int | None], Source]
+Read = Callable[[Source, DataConfig, Progress | None], Source]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
     """One value of `data.source`."""
 
     name: str
     keys: frozenset[str]  # keys of DataConfig that it uses, besides source and order
-    describe: Callable[[DataConfig, int | None], Source]  # reads nothing; the int is model.vocab_size
-    read: Callable[[Source, DataConfig, Progress | None], Source]  # adds splits, files and detail to a description
+    describe: Describe  # reads nothing; the int is model.vocab_size
+    read: Read  # adds splits, files and detail to a description

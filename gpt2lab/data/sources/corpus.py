@@ -1,19 +1,27 @@
 """What the sources of plain text share: their description, and the splits of a text or of a text file."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gpt2lab.data.batches import Split
 from gpt2lab.data.download import Progress, RemoteFile, download, hash_file
 from gpt2lab.data.prepare import TRAIN_SHARE, prepare_file, split_position
-from gpt2lab.data.sources.base import Source
+from gpt2lab.data.sources.base import Read, Source, SourceKind
 from gpt2lab.data.tokenizers import read_tokenizer
 from gpt2lab.errors import DataError
 from gpt2lab.schema import DataConfig
 
 
-def describe_corpus(name: str, config: DataConfig, *, prompt: str = "\n") -> Source:
-    """Return the description of a text that `data.tokenizer` turns into tokens."""
+def corpus(name: str, read: Read, *, keys: Sequence[str] = (), prompt: str = "\n") -> SourceKind:
+    """Return the kind of a text that `data.tokenizer` turns into tokens; `keys` are those it uses besides that one."""
+    return SourceKind(
+        name=name, keys=frozenset({"tokenizer", *keys}), describe=partial(_describe, name, prompt), read=read
+    )
+
+
+def _describe(name: str, prompt: str, config: DataConfig, vocab_size: int | None) -> Source:
     tokenizer = read_tokenizer(config.tokenizer)
     return Source(name=name, tokenizer=tokenizer, vocab_size=tokenizer.vocab_size, prompt=prompt)
 

@@ -3,13 +3,9 @@
 import hashlib
 
 from gpt2lab.data.download import Progress
-from gpt2lab.data.sources.base import Source, SourceKind
-from gpt2lab.data.sources.corpus import describe_corpus, with_text
+from gpt2lab.data.sources.base import Source
+from gpt2lab.data.sources.corpus import corpus, with_text
 from gpt2lab.schema import DataConfig
-
-
-def _describe(config: DataConfig, vocab_size: int | None) -> Source:
-    return describe_corpus("pydocs", config)
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
@@ -20,4 +16,4 @@ def _read(source: Source, config: DataConfig, report_progress: Progress | None) 
     return with_text(source, text, {"pydoc_data.topics": hashlib.sha256(text).hexdigest()})
 
 
-PYDOCS = SourceKind(name="pydocs", keys=frozenset({"tokenizer"}), describe=_describe, read=_read)
+PYDOCS = corpus("pydocs", _read)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gpt2lab.data.download import Progress, RemoteFile, data_dir
 from gpt2lab.data.prepare import prepare_file
-from gpt2lab.data.sources.base import Source, SourceKind
-from gpt2lab.data.sources.corpus import describe_corpus, fetch, with_local_file
+from gpt2lab.data.sources.base import Source
+from gpt2lab.data.sources.corpus import corpus, fetch, with_local_file
 from gpt2lab.schema import DataConfig
 
 FILE = RemoteFile(
@@ -14,10 +14,6 @@ FILE = RemoteFile(
     n_bytes=1_115_394,
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
-
-
-def _describe(config: DataConfig, vocab_size: int | None) -> Source:
-    return describe_corpus("shakespeare", config)
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
@@ -33,4 +29,4 @@ def _read(source: Source, config: DataConfig, report_progress: Progress | None) 
     return replace(source, splits=splits, files={target.name: FILE.sha256})
 
 
-SHAKESPEARE = SourceKind(name="shakespeare", keys=frozenset({"path", "tokenizer"}), describe=_describe, read=_read)
+SHAKESPEARE = corpus("shakespeare", _read, keys=["path"])

@@ -5,14 +5,10 @@ from pathlib import Path
 
 from gpt2lab.data.download import Progress
 from gpt2lab.data.prepare import decode_utf8
-from gpt2lab.data.sources.base import Source, SourceKind
-from gpt2lab.data.sources.corpus import describe_corpus, with_text
+from gpt2lab.data.sources.base import Source
+from gpt2lab.data.sources.corpus import corpus, with_text
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import DataConfig
-
-
-def _describe(config: DataConfig, vocab_size: int | None) -> Source:
-    return describe_corpus("text", config)
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
@@ -54,4 +50,4 @@ def _visible_files(folder: Path) -> list[Path]:
     )
 
 
-TEXT = SourceKind(name="text", keys=frozenset({"path", "tokenizer"}), describe=_describe, read=_read)
+TEXT = corpus("text", _read, keys=["path"])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gpt2lab.data.download import Progress, RemoteFile, data_dir, hash_file
 from gpt2lab.data.prepare import is_prepared, prepare_split
-from gpt2lab.data.sources.base import Source, SourceKind
-from gpt2lab.data.sources.corpus import describe_corpus, fetch, with_local_file
+from gpt2lab.data.sources.base import Source
+from gpt2lab.data.sources.corpus import corpus, fetch, with_local_file
 from gpt2lab.data.tokenizers import END_OF_TEXT
 from gpt2lab.errors import DataError
 from gpt2lab.schema import DataConfig
@@ -24,10 +24,6 @@ FILES = {
         sha256="6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
     ),
 }
-
-
-def _describe(config: DataConfig, vocab_size: int | None) -> Source:
-    return describe_corpus("tinystories", config, prompt=END_OF_TEXT + "\n")
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
@@ -53,4 +49,4 @@ def _read(source: Source, config: DataConfig, report_progress: Progress | None) 
     return replace(source, splits=splits, files=hashes)
 
 
-TINYSTORIES = SourceKind(name="tinystories", keys=frozenset({"path", "tokenizer"}), describe=_describe, read=_read)
+TINYSTORIES = corpus("tinystories", _read, keys=["path"], prompt=END_OF_TEXT + "\n")
