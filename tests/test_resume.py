@@ -120,7 +120,7 @@ def test_a_run_on_changed_data_is_not_continued(workplace, capsys):
     path = run(*QUIET, "data=text", "data.path=corpus.txt", "train.max_steps=4", "schedule=constant")
     Path("corpus.txt").write_text("that is the question " * 200)
     assert main([f"resume={path}", "train.max_steps=8"]) == 3
-    assert "is not what it was" in capsys.readouterr().err
+    assert "has changed since the run began" in capsys.readouterr().err
 
 
 def test_a_refused_continuation_leaves_the_run_what_it_was(workplace, capsys):

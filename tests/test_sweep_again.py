@@ -35,7 +35,7 @@ def test_a_larger_grid_in_the_same_directory_runs_what_is_new(workplace, capsys)
     sweep = read_sweep(Path("s"))
     assert [(job.number, job.values["seed"]) for job in sweep.jobs] == [(1, 6), (2, 7)]
     assert started(sweep)[0] == before[1]
-    assert "s/runs/0-seed=5 is no job of this grid: left there, not counted" in capsys.readouterr().out
+    assert "s/runs/0-seed=5 is not a job of this grid: kept, but not counted" in capsys.readouterr().out
 
 
 def test_a_failed_job_does_not_stop_the_others_and_is_tried_again_when_asked(workplace, capsys):
@@ -214,7 +214,7 @@ def test_a_sweep_goes_on_as_it_was_planned_or_not_at_all(workplace, monkeypatch,
     [sweep] = sweeps()
     before = (sweep.path / "sweep.json").read_bytes()
     assert main([f"resume={sweep.path}", "seed=5"]) == 2
-    assert "a sweep goes on as it was planned: leave seed=5 out" in capsys.readouterr().err
+    assert "a sweep is continued with its original settings: leave seed=5 out" in capsys.readouterr().err
     assert (sweep.path / "sweep.json").read_bytes() == before
     assert main([f"resume={sweep.path}", "sweep.fail_fast=true", "hydra/launcher=basic"]) == 0
     assert words(sweeps()[0]) == ["finished"] * 2

@@ -15,7 +15,7 @@ from gpt2lab.record.rundir import create_unique
 from gpt2lab.schema import RunConfig
 
 PACKAGE = Path(__file__).parent.parent
-# In a checkout conf/ lies beside the package; a wheel carries it inside.
+# A checkout has conf/ next to the package; a wheel contains it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 
 
@@ -37,7 +37,7 @@ def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
     with hydra_errors():
         content: Any = settings
         if isinstance(settings, DictConfig):
-            # As plain values, so that what `+key=value` added without a schema is refused by the merge.
+            # Plain values, so that the merge refuses keys that `+key=value` added without a schema.
             content = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
             content = OmegaConf.to_container(content, resolve=True, enum_to_str=True)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), content))
@@ -46,7 +46,7 @@ def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:
 
 
 def default_name(choices: Any) -> str:
-    """Return a name made from the chosen options: the experiment's, or model, data and what else is unusual."""
+    """Return a name made from the chosen options: the experiment, or model, data and all that are not the default."""
     if choices.get("experiment"):
         return str(choices["experiment"])
     parts = [choices["model"], choices["data"]]
@@ -55,7 +55,7 @@ def default_name(choices: Any) -> str:
 
 
 def _new_run_dir(parent: str, moment: str, name: str) -> str:
-    """Make a directory that no other run has, and return it. A resolver, so that Hydra itself writes there."""
+    """Create a unique directory and return it. It is a resolver, so that Hydra itself writes there."""
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", str(name)).strip("-.")[:60] or "run"
     return str(create_unique(Path(parent), f"{moment}-{slug}"))
 

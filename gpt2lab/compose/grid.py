@@ -18,7 +18,7 @@ from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import RunConfig
 
-# Given as a key of their own, they belong to the whole sweep.
+# Overrides that begin with these configure Hydra, for the whole sweep.
 _OF_HYDRA = ("hydra.", "hydra/")
 _KEYS_OF_NO_JOB = ("sweep.",)
 
@@ -34,34 +34,34 @@ class GridJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """What Hydra makes of the command line of a sweep."""
+    """The command line of a sweep, expanded by Hydra."""
 
-    overrides: tuple[str, ...]  # as given, those of an experiment file that is a sweep first
+    overrides: tuple[str, ...]  # as given, after those of an experiment file that is a sweep
     of_hydra: tuple[str, ...]  # those of `overrides` that are about Hydra: launcher, directories
     varies: tuple[str, ...]  # override keys that differ between jobs
     jobs: tuple[GridJob, ...]
-    directory: Path | None  # that hydra.sweep.dir names; None: left to the lab
-    parallel: bool  # another launcher than Hydra's own, so jobs run in processes of their own
-    elsewhere: bool  # on machines that may have what this one lacks
+    directory: Path | None  # value of hydra.sweep.dir; None: chosen by gpt2lab
+    parallel: bool  # with a launcher other than Hydra's own: each job has its own process
+    elsewhere: bool  # on machines that may have devices which this one lacks
 
 
 def expand(arguments: Sequence[str]) -> Grid | None:
     """Return the grid of a command line, each job composed; None when it asks for no multirun.
 
-    Raises ConfigError that names the first job which cannot be.
+    Raises ConfigError that names the first job with an invalid config.
     """
     given = [argument for argument in arguments if not argument.startswith("-")]
     asked = bool({"-m", "--multirun"} & set(arguments))
     if not asked and not any(item.lstrip("+").startswith(("experiment=", "hydra.")) for item in given):
-        return None  # only these can make a multirun of it; composing once more takes a twentieth of a second
+        return None  # only these can start a multirun; composing once more takes 50 ms
     with hydra_errors():
         settings = _settings(given)
         if not asked and settings.mode != RunMode.MULTIRUN:
             return None
         if not settings.sweeper._target_.endswith(BasicSweeper.__name__):
             raise ConfigError(
-                f"hydra/sweeper: {settings.sweeper._target_} makes its jobs as it goes; gpt2lab runs grids, whose jobs "
-                "are all known and checked before the first starts: leave hydra/sweeper out"
+                f"hydra/sweeper: {settings.sweeper._target_} chooses jobs while it runs; gpt2lab runs grids, whose "
+                "jobs are all checked before the first starts: leave hydra/sweeper out"
             )
         overrides = [*(f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()), *given]
         parsed = OverridesParser.create().parse_overrides(overrides)
@@ -93,7 +93,7 @@ def _settings(given: list[str]) -> DictConfig:
 
 
 def _directory(settings: DictConfig) -> Path | None:
-    """Return what hydra.sweep.dir was set to. Raises ConfigError for a place that is no sweep's."""
+    """Return the value of hydra.sweep.dir. Raises ConfigError for a directory that cannot hold a sweep."""
     node = settings.sweep._get_node("dir")  # unresolved: our own resolver would make a directory
     if str(node._value()).startswith("${new_run_dir:"):
         return None
@@ -125,15 +125,15 @@ def _vary(jobs: list[GridJob]) -> tuple[tuple[str, ...], list[GridJob]]:
     values = [{_key(item): _value(item) for item in parser.parse_overrides(list(job.overrides))} for job in jobs]
     keys = [key for key in values[0] if any(value[key] != values[0][key] for value in values)]
     keys = [key for key in keys if not key.startswith(_KEYS_OF_NO_JOB)]
-    told = [
+    varied = [
         GridJob(overrides=job.overrides, config=job.config, values={key: value[key] for key in keys})
         for job, value in zip(jobs, values, strict=True)
     ]
-    return tuple(keys), told
+    return tuple(keys), varied
 
 
 def _key(override: Override) -> str:
-    """Return the key of an override without what says how it is put in: ++seed=1 sets seed."""
+    """Return the key of an override without its prefix: ++seed=1 sets seed."""
     return str(override.get_key_element()).lstrip("+~")
 
 

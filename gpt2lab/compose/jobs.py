@@ -1,4 +1,4 @@
-"""From a command line to what it asks for: one run, or the jobs of a grid."""
+"""From a command line to one run, or to the jobs of a grid."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ INFORMATION = {
 
 
 def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | None = None) -> int:
-    """Compose what the command line asks for, hand it to `task` or, a grid, to `sweep`; return the exit code.
+    """Compose the command line and pass the run to `task`, or the grid to `sweep`; return the exit code.
 
     Any error is printed as one line.
     """
@@ -49,7 +49,7 @@ def _run_one(task: Task, arguments: list[str]) -> int:
     codes: list[int] = []
 
     def run_job(raw: DictConfig) -> None:
-        with error_line(codes):  # in here: of what leaves a job, Hydra prints a line of its own first
+        with error_line(codes):  # inside the job: for an exception that leaves it, Hydra prints its own line first
             codes.append(ForHydra(task)(raw))
 
     argv = sys.argv

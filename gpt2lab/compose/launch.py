@@ -35,7 +35,7 @@ Task = Callable[[Job], int]  # returns the exit code
 
 @dataclass(frozen=True, slots=True)
 class ForHydra:
-    """A task as Hydra calls it. A plain object of this module, so that other processes can be sent one."""
+    """A task as Hydra calls it. It can be pickled, so launchers can send it to other processes."""
 
     task: Task
 
@@ -58,7 +58,7 @@ class ForHydra:
 def launch(task: Task, jobs: Sequence[tuple[Sequence[str], str]], directory: Path, of_hydra: Sequence[str]) -> None:
     """Run `task` on each job, (overrides, folder below `directory`), with the launcher that `of_hydra` chooses.
 
-    Returns when the launcher has done with all of them. What a job came to is not returned: it stands in its folder.
+    Returns when the launcher has finished all of them. Results are not returned; each folder records that of its job.
     """
     sweep_dir = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
     common = [item for item in of_hydra if item.partition("=")[0] not in ("hydra.sweep.dir", "hydra.mode")]

@@ -1,4 +1,4 @@
-"""A command line that resumes a run or a sweep becomes the one that it began with, and what was changed since."""
+"""Resuming: the original command line of a run or a sweep, with the overrides that are given now."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.sweep import is_sweep, read_sweep
 
-_OF_ONE_START = ("hydra.", "hydra/", "sweep.", "tracker", "archive.")  # what may change when a sweep goes on
+_OF_ONE_START = ("hydra.", "hydra/", "sweep.", "tracker", "archive.")  # may change when a sweep is continued
 
 
 def with_resumed(arguments: list[str]) -> list[str]:
@@ -17,7 +17,7 @@ def with_resumed(arguments: list[str]) -> list[str]:
         return arguments
     directory = Path(named[-1].strip("'\""))
     if {"-m", "--multirun"} & set(arguments) and not is_sweep(directory):
-        raise ConfigError(f"resume={named[-1]} with --multirun: it is no sweep; resume one run at a time")
+        raise ConfigError(f"resume={named[-1]} with --multirun: it is not a sweep; resume one run at a time")
     overrides = directory / "overrides.yaml"
     escaped = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     if not directory.is_dir():
@@ -46,13 +46,13 @@ def with_resumed(arguments: list[str]) -> list[str]:
 
 
 def _resumed_sweep(directory: Path, arguments: list[str], escaped: str) -> list[str]:
-    """Return the command line of the sweep in `directory`, with what may be another one now: how its jobs are run."""
+    """Return the command line of the sweep in `directory`, with new overrides that say how its jobs are run."""
     now = [argument for argument in arguments if not argument.lstrip("+").startswith("resume=")]
     other = [item for item in now if not item.lstrip("+").startswith(_OF_ONE_START)]
     if other:
         raise ConfigError(
-            f"resume={directory}: a sweep goes on as it was planned: leave {other[0]} out, or start a grid "
-            "with it (hydra.sweep.dir= takes over what the two have in common)"
+            f"resume={directory}: a sweep is continued with its original settings: leave {other[0]} out, or "
+            f"start a new grid with it (hydra.sweep.dir={directory} keeps the jobs that both have)"
         )
     earlier = read_sweep(directory).overrides
     if any(item.startswith("hydra/launcher=") for item in now):

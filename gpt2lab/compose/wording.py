@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say about a config, in one line of this project's words."""
+"""Errors of Hydra and OmegaConf as one line in this project's words."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ from gpt2lab.schema import RunConfig, plain
 
 @contextmanager
 def hydra_errors() -> Iterator[None]:
-    """Translate what Hydra and OmegaConf say about a config into one ConfigError."""
+    """Turn an error of Hydra or OmegaConf into one ConfigError."""
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a trimmed traceback and exits with 1 by itself
     try:

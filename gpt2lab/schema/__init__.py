@@ -1,4 +1,4 @@
-"""Every configuration key, typed, with its default and its rules. `compose.py` builds these from YAML and overrides."""
+"""Every configuration key, typed, with its default and its rules. `compose` builds these from YAML and overrides."""
 
 from gpt2lab.schema.choices import (
     ArchiveMode,

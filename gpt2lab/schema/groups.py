@@ -23,7 +23,7 @@ from gpt2lab.schema.choices import (
     TrackerName,
 )
 
-MAX_DIMENSION = 1 << 20  # beyond any model of this kind; a slip of the keyboard must not become an allocation
+MAX_DIMENSION = 1 << 20  # larger than any model of this kind; a typing mistake must not become an allocation
 
 
 def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
@@ -34,7 +34,7 @@ def _at_least(group: str, config: object, minimum: float, *names: str) -> None:
 
 
 def _not_blank(group: str, config: object, *names: str) -> None:
-    """An empty value, from an unset shell variable say, must not come to mean the current directory."""
+    """Refuse an empty value, for example of an unset shell variable: as a path it is the current directory."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value.strip():
@@ -147,7 +147,7 @@ class TrainConfig:
     eval_train: bool = True  # evaluate on the training split too (train_eval_loss, train_accuracy)
     log_every: int = 10  # steps between rows of metrics.csv
     checkpoint_every: int = 0  # steps between checkpoints; 0 = only at the end
-    stop_when: str | None = None  # stop when a metric gets there, for example val_accuracy>=0.99
+    stop_when: str | None = None  # stop when a metric reaches a value, for example val_accuracy>=0.99
     time_limit: float | None = None  # seconds of training after which a session stops and saves
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ class SampleConfig:
     max_tokens: int = 200  # tokens per sample
     temperature: float = 0.8  # 0 = always the likeliest token
     top_k: int | None = 200  # draw among the k likeliest tokens; null = all
-    prompt: str = ""  # text the samples begin with; empty: the data's own beginning
+    prompt: str = ""  # text the samples begin with; empty: the data source's own
 
     def __post_init__(self) -> None:
         _at_least("sample", self, 0, "count", "temperature")
@@ -183,14 +183,14 @@ class EngineConfig:
     """What executes the model."""
 
     name: EngineName = EngineName.auto  # torch, cuda (our own kernels), or auto: torch
-    device: Device = Device.auto  # cuda, mps, cpu, or auto: the first there is; engine=cuda has cuda and host (a CPU)
+    device: Device = Device.auto  # cuda, mps, cpu, or auto: the first available; engine=cuda has cuda and host (a CPU)
     precision: Precision = Precision.fp32  # fp32, tf32 (CUDA), bf16 (products in bfloat16, weights in float32)
     deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
     graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
     checked: bool = False  # engine.device=host: watch every memory access of the kernels; about four times slower
     banded_products: bool = True  # leave out products outside a band where that is faster; false: multiply, then mask
     skip_uncounted: bool = True  # leave out work that no counted position needs; false: compute every position
-    share_prefixes: bool = True  # compute once what rows of a batch begin with alike; false: every row by itself
+    share_prefixes: bool = True  # compute shared beginnings of rows once; false: every row separately
 
     def __post_init__(self) -> None:
         core = self.name is EngineName.cuda
@@ -236,12 +236,12 @@ class ArchiveConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    """How the jobs of a grid are run together, and what their report holds them to. A single run ignores it."""
+    """How the jobs of a grid are run and compared. A single run ignores it."""
 
-    mode: SweepMode = SweepMode.resume  # started again: resume (what is missing), retry_failed (that too), force (all)
+    mode: SweepMode = SweepMode.resume  # jobs to run: resume (missing ones), retry_failed (and failed), force (all)
     fail_fast: bool = False  # start no further job once one has failed
     metric: str = "val_loss"  # column of metrics.csv that the report compares
-    baseline: str | None = None  # arm that the others are held to: KEY=VALUE words with spaces between; null: the first
+    baseline: str | None = None  # arm to compare the others with: KEY=VALUE words separated by spaces; null: the first
 
 
 def parse_stop_when(expression: str) -> tuple[str, str, float]:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, and the rules that tie groups to each other."""
+"""The whole configuration of a run, and the rules between its groups."""
 
 from dataclasses import dataclass, field, fields
 from enum import Enum

@@ -1,6 +1,6 @@
-"""What a person sees of a sweep: a line when a job starts and when it ends, with what is done and what is left.
+"""Console output of a sweep: a line when a job starts and when it ends, with the progress.
 
-Everything is read from the directories of the jobs, so it is the same whoever runs them.
+Everything is read from the directories of the jobs, so it does not depend on which process runs them.
 """
 
 import threading
@@ -16,11 +16,11 @@ from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import WORDS, JobState, Sweep, SweepJob, read_state
 
 POLL_S = 1.0  # between two looks at the jobs of other processes
-HAD_THEIR_TURN = ("finished", "diverged", "failed")
+ENDED = ("finished", "diverged", "failed")
 
 
 class Board:
-    """Says what becomes of the jobs `pending` (their numbers) since `started` (ISO 8601)."""
+    """Prints the progress of the jobs `pending` (their numbers) of a start at `started` (ISO 8601)."""
 
     def __init__(self, sweep: Sweep, pending: Iterable[int], started: str, console: Console) -> None:
         self._sweep, self._started, self._console = sweep, started, console
@@ -28,23 +28,23 @@ class Board:
         self._pending = [job for job in sweep.jobs if job.number in numbers]
 
     def say_plan(self) -> None:
-        """Say what is going to be done."""
+        """Print how many jobs there are, and how many are kept."""
         jobs, pending = len(self._sweep.jobs), len(self._pending)
-        kept = f", {jobs - pending} of them as they are" if pending < jobs else ""
+        kept = f", {jobs - pending} of them kept" if pending < jobs else ""
         self._print(f"sweep    {self._sweep.path}: {_count(jobs)}{kept}")
 
     def say_started(self, job: SweepJob) -> None:
-        """Say that a job starts."""
+        """Print that a job starts."""
         self._print(f"job {job.number}  {job.label}  ({self._progress()})")
 
     def say_ended(self, job: SweepJob) -> None:
-        """Say what became of a job."""
+        """Print the status of a job that has ended."""
         state = read_state(self._sweep.run_dir(job))
-        told = self._result(job) if state.word == "finished" else state.reason
-        self._print(f"job {job.number} {state.word}{f': {told}' if told else ''}")
+        reason = self._result(job) if state.word == "finished" else state.reason
+        self._print(f"job {job.number} {state.word}{f': {reason}' if reason else ''}")
 
     def watch(self, done: threading.Event) -> None:
-        """Say what becomes of jobs that other processes run, until `done` is set, and look a last time after it."""
+        """Print the progress of jobs in other processes until `done` is set, and once more after it."""
         last_words = {job.number: read_state(self._sweep.run_dir(job)).word for job in self._pending}
         is_over = False
         while not is_over:
@@ -60,7 +60,7 @@ class Board:
                     self.say_ended(job)
 
     def say_end(self) -> None:
-        """Say what the sweep came to, and name the jobs that have no result."""
+        """Print the totals of the sweep, and the jobs without a result."""
         states = [(job, read_state(self._sweep.run_dir(job))) for job in self._sweep.jobs]
         self._print(f"\nsweep    {self._sweep.path}: {_count(len(states))}, {tally(state for _, state in states)}")
         for job, state in states:
@@ -79,10 +79,10 @@ class Board:
         return f"{metric} {measured[-1][metric]:.4f} at step {measured[-1]['step']:,}" if measured else ""
 
     def _progress(self) -> str:
-        """Return how many jobs are done, and how long the rest will take if it goes on as it did."""
+        """Return how many jobs are done, and the time left at the same rate."""
         words = {job.number: read_state(self._sweep.run_dir(job)).word for job in self._sweep.jobs}
-        done = sum(word in HAD_THEIR_TURN for word in words.values())
-        now_done = sum(words[job.number] in HAD_THEIR_TURN for job in self._pending)
+        done = sum(word in ENDED for word in words.values())
+        now_done = sum(words[job.number] in ENDED for job in self._pending)
         left = len(self._pending) - now_done
         text = f"{done} of {len(words)} done"
         if not now_done:

@@ -21,30 +21,30 @@ from gpt2lab.schema import RunConfig, SweepMode, plain
 
 _MAX_FOLDER = 70  # characters: so that an exported experiment keeps the length of names that a tar allows
 _FAILED = ("failed", "diverged")
-_OF_ONE_START = ("sweep.mode", "hydra.sweep.dir")  # not of the sweep: going on with it must not mean to begin anew
+_OF_ONE_START = ("sweep.mode", "hydra.sweep.dir")  # of one start: not repeated when the sweep is continued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agenda:
-    """A sweep and what is to be done for it now."""
+    """A sweep and the jobs to run now."""
 
     sweep: Sweep
     pending: tuple[SweepJob, ...]  # in the order of the grid
     kept: dict[int, JobState]  # of the jobs that are not run
-    notes: tuple[str, ...]  # what a person should know before it starts
+    notes: tuple[str, ...]  # lines to print before it starts
 
 
 def list_jobs(grid: Grid, check: Callable[[RunConfig], dict[str, str]]) -> tuple[list[SweepJob], list[str]]:
-    """Return the jobs of a grid, each run once, and a line for each that is the same run as an earlier one.
+    """Return the jobs of a grid without repetitions, and a line for each repeated one.
 
-    `check` returns the hashes of what a job reads, or raises what would keep it from running: raised here with the
-    first job that has such an error.
+    `check` returns the hashes of the files that a job reads, or raises the error that would stop it; here it is raised
+    for the first such job, with its number.
     """
     jobs: dict[Any, SweepJob] = {}
     repeats = []
     for place, asked in enumerate(grid.jobs):
         try:
-            files = check(asked.config)  # first: it settles what the config names
+            files = check(asked.config)  # first: it resolves names in the config
         except Gpt2labError as error:
             raise type(error)(f"job {place} of the grid ({describe(asked.values)}): {error}") from error
         number = len(jobs)
@@ -63,13 +63,13 @@ def list_jobs(grid: Grid, check: Callable[[RunConfig], dict[str, str]]) -> tuple
 
 
 def find_earlier(root: Path, name: str, jobs: Sequence[SweepJob]) -> Path | None:
-    """Return the latest sweep below `root` of this name and with just these jobs, or None."""
+    """Return the latest sweep below `root` of this name and with exactly these jobs, or None."""
     wanted = sorted(job.key for job in jobs)
     for plan in sorted(root.glob(f"*/*/{PLAN}"), reverse=True):
         try:
             sweep = read_sweep(plan.parent)
         except ArchiveError:
-            continue  # not one that could be continued
+            continue  # it could not be continued
         if sweep.name == name and sorted(job.key for job in sweep.jobs) == wanted:
             return plan.parent
     return None
@@ -82,7 +82,7 @@ def new_directory(root: Path, name: str) -> Path:
 
 
 def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source_hash: str) -> Agenda:
-    """Return what is to be done for the jobs of `grid` in `directory`, given what an earlier start left there.
+    """Return which jobs of `grid` to run in `directory`, given the results of an earlier start there.
 
     Raises ConfigError for settings of the sweep that fit none of its jobs, ArchiveError when one of them is running.
     """
@@ -98,7 +98,7 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source
             number += 1
             pending.append(job)
         else:
-            # Its number and its folder stay; what sets it apart may have another name in a larger grid.
+            # Number and folder stay; in a larger grid other keys may tell it from the other jobs.
             before = known.pop(job.key)
             job = replace(job, number=before.number, folder=before.folder)
             state = read_state(directory / job.folder)
@@ -111,8 +111,8 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source
                     notes.append(f"job {job.number} ({job.label}) runs again: {again}")
                 pending.append(job)
         jobs.append(job)
-    notes += [f"{directory / job.folder} is no job of this grid: left there, not counted" for job in known.values()]
-    # Of an axis of the config's own and one given for the same key, the one given is what holds.
+    notes += [f"{directory / job.folder} is not a job of this grid: kept, but not counted" for job in known.values()]
+    # An override that is given replaces the config's own axis of the same key.
     last = {item.partition("=")[0].lstrip("+"): item for item in grid.overrides}
     overrides = tuple(item for key, item in last.items() if key not in _OF_ONE_START)
     sweep = Sweep(
@@ -162,10 +162,10 @@ def _is_same(value: Any, typed: str) -> bool:
 
 
 def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode) -> str | None:
-    """Say why a job of an earlier start runs from its beginning; "" to go on in its folder, None to keep it."""
+    """Return why a job of an earlier start runs from its beginning; "" to continue in its folder, None to keep it."""
     if state.word == "running":
         raise ArchiveError(
-            f"{run_dir}: a process is at work in it, of this machine or of another one within the hour; "
+            f"{run_dir}: a process is running in it, on this machine or, within the last hour, on another; "
             "wait for it, or stop it first"
         )
     if state.word == "not started":
@@ -188,7 +188,7 @@ def _folder(number: int, values: dict[str, Any]) -> str:
 
 
 def _moved(directory: Path, job: SweepJob) -> SweepJob:
-    """The job with a folder of its own for another attempt; the earlier one stays as it is."""
+    """The job with a new folder for another attempt; the earlier folder stays."""
     stem = re.sub(r"\+\d+$", "", job.folder)
     attempt = 2
     while (directory / f"{stem}+{attempt}").exists():

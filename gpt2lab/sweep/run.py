@@ -1,4 +1,4 @@
-"""A sweep from its grid to its last job: plan, hand out, say what became of it."""
+"""A sweep from its grid to its last job: plan it, run its jobs, print their status."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ PATIENCE_S = 60.0  # while another start looks for its directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a start of a sweep came to."""
+    """The result of one start of a sweep."""
 
     sweep: Sweep
-    has_ended: bool  # every job had its turn; else the rest waits for another start
-    exit_code: int  # of the first job without a result, 1 when jobs are left over, 130 when a person stopped them
+    has_ended: bool  # every job has run; otherwise the rest waits for another start
+    exit_code: int  # of the first job without a result; 1: unfinished jobs; 130: interrupted
 
 
 def run_sweep(
@@ -40,9 +40,9 @@ def run_sweep(
     metrics: Sequence[str],
     console: Console,
 ) -> Result:
-    """Run what is missing of the sweep that `grid` asks for, and leave everything else of it as it is.
+    """Run the missing jobs of the sweep that `grid` describes; existing results stay unchanged.
 
-    `check` returns {file: sha256} of the data of a run, or raises what would keep it from running; `execute` trains
+    `check` returns {file: sha256} of the data of a run, or raises the error that would stop it; `execute` trains
     one; `metrics` can be compared. Raises ConfigError, DataError, EngineError or ArchiveError before the first job
     starts; a job that fails later says so in its own directory only.
     """
@@ -75,7 +75,7 @@ def run_sweep(
 
 @contextmanager
 def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], source: str) -> Iterator[Agenda]:
-    """Hold the directory of the sweep, the one asked for, that of an earlier start, or a new one, with its plan."""
+    """Lock the directory of the sweep (the given one, that of an earlier start, or a new one) and write its plan."""
     name = config.name or "sweep"
     with ExitStack() as stack:
         # Two starts of a new sweep at once must not both find no earlier one.
@@ -106,7 +106,7 @@ def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console:
                 return False
             except KeyboardInterrupt:
                 return True
-            except Exception as error:  # a worker that was killed takes the launcher with it, not the other jobs
+            except Exception as error:  # a killed worker ends the launcher; the other jobs still run
                 console.print(f"the launcher ended with {type(error).__name__}: {error}", markup=False, soft_wrap=True)
             left = [job for job in waiting if read_state(agenda.sweep.run_dir(job)).word == "not started"]
             waiting = left if len(left) < len(waiting) else []

@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process a launcher runs it. It knows the sweep by its directory alone."""
+"""One job of a sweep, in whatever process a launcher runs it. It reads the sweep from its directory."""
 
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
@@ -16,16 +16,16 @@ from gpt2lab.record.sweep import Sweep, read_state, read_sweep
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import can_continue
 
-LOG = "output.txt"  # what a job prints that has no terminal to itself
+LOG = "output.txt"  # output of a job without a terminal of its own
 
 Execute = Callable[[Job, Console], int]  # trains, and returns the exit code
 
-_stopped: str | None = None  # start of the sweep that Ctrl-C stopped in this process: it begins no other job of it
+_stopped: str | None = None  # start of the sweep that was interrupted in this process, which runs no other job of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """The task of a launcher: trains a job of the sweep in `directory`. A plain object, so that it can be sent."""
+    """The task of a launcher: trains a job of the sweep in `directory`. It can be pickled, so launchers can send it."""
 
     execute: Execute
     directory: Path
@@ -33,10 +33,10 @@ class Worker:
     pending: tuple[int, ...]  # numbers of the jobs of this start
     started: str  # its moment, ISO 8601
     fail_fast: bool
-    parallel: bool  # other jobs are at work beside this one
+    parallel: bool  # other jobs run at the same time
 
     def __call__(self, job: Job) -> int:
-        """Run the job unless the sweep is to stop; return its exit code. What became of it stands in its directory."""
+        """Run the job unless the sweep is stopping; return its exit code. The run directory records the result."""
         sweep = read_sweep(self.directory)
         if _stopped == self.started or (self.fail_fast and self._has_failed(sweep)):
             return 0
@@ -53,7 +53,7 @@ class Worker:
         code = self._run(job, Console(highlight=False, markup=False, soft_wrap=True))
         board.say_ended(planned)
         if code == 130:
-            raise KeyboardInterrupt  # the person wants the rest to stop too
+            raise KeyboardInterrupt  # the interrupt is for the remaining jobs too
         return code
 
     def _run(self, job: Job, console: Console) -> int:
