@@ -4,7 +4,7 @@ import pytest
 from gpt2lab.data import read_source
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import DataConfig, Operation, TokenizerName
-from gpt2lab.train.sample import answer_examples, draw, generate, words_of
+from gpt2lab.train.sample import answer_examples, draw, generate, model_source
 
 
 class Counter:
@@ -72,7 +72,7 @@ def test_validation_equations_are_answered_and_compared():
 
 
 def test_a_vocabulary_tells_its_tokenizer_or_is_refused():
-    assert words_of(None, 256, None).tokenizer.name == "bytes"
-    assert words_of(None, 300, TokenizerName.bytes).tokenizer.name == "bytes"
+    assert model_source(None, 256, None).tokenizer.name == "bytes"
+    assert model_source(None, 300, TokenizerName.bytes).tokenizer.name == "bytes"
     with pytest.raises(ConfigError, match="name --tokenizer"):
-        words_of(None, 300, None)
+        model_source(None, 300, None)

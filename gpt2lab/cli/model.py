@@ -65,7 +65,7 @@ def sample(
     root: Path,
 ) -> None:
     """Write text with the model of CHECKPOINT: an experiment, a run directory, a model.bin, or hf:gpt2."""
-    from gpt2lab.train.sample import continue_text, open_model, words_of
+    from gpt2lab.train.sample import continue_text, model_source, open_model
 
     found = find_model(checkpoint, root)
     if found.config is not None and tokenizer is not None:
@@ -74,7 +74,7 @@ def sample(
     model, shape = open_model(found.checkpoint, settings)
     texts = continue_text(
         model,
-        words_of(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
+        model_source(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
         prompt,
         count=count,
         max_tokens=max_tokens,

@@ -5,7 +5,7 @@ from gpt2lab.data.download import Progress, data_dir
 from gpt2lab.data.ids import unigram_entropy
 from gpt2lab.data.shards import read_shard, write_shard
 from gpt2lab.data.sources import SOURCES, Source, SourceKind, check_source, describe_source, read_source
-from gpt2lab.data.tokenizers import Tokenizer, read_tokenizer, tokenizer_of_size
+from gpt2lab.data.tokenizers import Tokenizer, tokenizer_of_size
 
 __all__ = [
     "SOURCES",
@@ -21,7 +21,6 @@ __all__ = [
     "eval_batches",
     "read_shard",
     "read_source",
-    "read_tokenizer",
     "tokenizer_of_size",
     "unigram_entropy",
     "write_shard",

@@ -2,26 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.data import Source, Tokenizer, describe_source, read_tokenizer, tokenizer_of_size
+from gpt2lab.data import Source, describe_source, tokenizer_of_size
 from gpt2lab.engine import Engine, EngineSpec, create_engine, read_weights
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.record.disk import disk_errors
-from gpt2lab.schema import EngineConfig, OptimConfig, RunConfig, TokenizerName
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """How a model's tokens are read."""
-
-    tokenizer: Tokenizer
-    default_prompt: str
-    room: int | None  # tokens that prompt and sample may have together; None = any number
+from gpt2lab.schema import DataConfig, EngineConfig, OptimConfig, RunConfig, TokenizerName
 
 
 def generate(
@@ -66,7 +56,7 @@ def draw(logits: np.ndarray, *, temperature: float, top_k: int | None, rng: np.r
 
 def continue_text(
     engine: Engine,
-    words: Words,
+    source: Source,
     prompt: str | None,
     *,
     count: int,
@@ -77,13 +67,13 @@ def continue_text(
     top_k: int | None,
     seed: int,
 ) -> list[str]:
-    """Return `count` texts that begin with `prompt` (None: the data's own beginning)."""
-    begin = words.tokenizer.encode(words.default_prompt if prompt is None else prompt).astype(np.int32)
+    """Return `count` texts that begin with `prompt` (None: the source's own); a text ends where a row does."""
+    begin = source.tokenizer.encode(source.prompt if prompt is None else prompt).astype(np.int32)
     if len(begin) and begin.max() >= vocab_size:
         raise ConfigError(
             f"the prompt's token {begin.max()} is outside the model's vocabulary of {vocab_size}: use its tokenizer"
         )
-    room = max_tokens if words.room is None else min(max_tokens, max(words.room - len(begin), 0))
+    room = max_tokens if source.row_len is None else min(max_tokens, max(source.row_len - len(begin), 0))
     prompts = np.tile(begin, (count, 1))
     steps = generate(
         engine,
@@ -95,7 +85,7 @@ def continue_text(
         seed=seed,
     )
     rows = np.concatenate([prompts, *(step[:, None] for step in steps)], axis=1)
-    return [words.tokenizer.decode(row) for row in rows]
+    return [source.tokenizer.decode(row) for row in rows]
 
 
 def answer_examples(engine: Engine, source: Source, *, count: int, max_seq_len: int) -> list[str]:
@@ -120,22 +110,18 @@ def open_model(checkpoint: str, engine: EngineConfig) -> tuple[Engine, GPTConfig
     return create_engine(EngineSpec(model=shape, optim=OptimConfig(), engine=engine), params), shape
 
 
-def words_of_source(source: Source) -> Words:
-    """Return how the tokens of a source are read; a sample ends where a row does."""
-    return Words(tokenizer=source.tokenizer, default_prompt=source.prompt, room=source.row_len)
+def model_source(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Source:
+    """Return the description of the data whose tokens a model reads and writes.
 
-
-def words_of(config: RunConfig | None, vocab_size: int, tokenizer: TokenizerName | None) -> Words:
-    """Return how to read the tokens of a model, by its config or, without one, by its vocabulary size.
-
+    It follows from the config of its run or, without one, from `tokenizer` or the vocabulary size: plain text then.
     Raises ConfigError when no tokenizer has that size.
     """
     if config is not None and tokenizer is None:
-        return words_of_source(describe_source(config.data, vocab_size=vocab_size))
+        return describe_source(config.data, vocab_size=vocab_size)
     name = tokenizer or tokenizer_of_size(vocab_size)
     if name is None:
         raise ConfigError(f"a vocabulary of {vocab_size} tokens belongs to no tokenizer known here: name --tokenizer")
-    return Words(tokenizer=read_tokenizer(name), default_prompt="\n", room=None)
+    return describe_source(DataConfig(tokenizer=name))
 
 
 def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTConfig, folder: Path) -> None:
@@ -152,7 +138,7 @@ def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTC
     else:
         texts = continue_text(
             engine,
-            words_of_source(source),
+            source,
             options.prompt or None,
             count=options.count,
             max_tokens=options.max_tokens,
