@@ -210,7 +210,7 @@ def test_a_model_broken_by_its_last_update_is_no_finished_run(workplace, capsys)
         (["archive.mode=auto", "archive.root=taken/README.md"], 5, "taken/README.md"),
         (["data=text", "data.path="], 2, "data.path= is empty"),
         (['name="  "'], 2, "name= is empty"),
-        (["data=modular", "model=grokking", "data.tokenizer=gpt2"], 2, "has symbols of its own"),
+        (["data=modular", "model=grokking", "data.tokenizer=gpt2"], 2, "data.source=modular does not use it"),
         (["model.init_from=taken"], 5, "taken/model.bin: missing"),
         (["tags=a"], 2, "tags=a: expected a list"),
         (["model.n_embd=1000000000"], 2, "model.n_embd=1000000000"),
