@@ -25,8 +25,8 @@ def write_banded_sweep(directory: Path, *, widths: tuple[int, ...] = (128, 256))
             loss = 1.6 + sum(0.02 * (512 - width) / 256 for width in (fc1, fc2) if width) + of_seed(cell, seed)
             rows = text_rows(floor=loss)
             config = {"sparsity": "banded", "fc1_band": fc1, "fc2_band": fc2, "seed": seed}
-            model = {"fc1_band": fc1, "fc2_band": fc2, "flop_per_token": 5_000_000}
-            model["flop_per_token_kept"] = 5_000_000 - sum(1_000_000 for width in (fc1, fc2) if width)
+            model = {"fc1_band": fc1, "fc2_band": fc2, "flop_per_token_dense": 5_000_000}
+            model["flop_per_token_computed"] = 5_000_000 - sum(1_000_000 for width in (fc1, fc2) if width)
             _write_job(directory, job, rows, config, {"model": model}, {})
             jobs.append(_hashed(directory, job))
     return _write_plan(directory, jobs, name="banded", metric="val_loss")

@@ -135,6 +135,27 @@ def wrong_libraries(package: Path) -> list[str]:
     return wrong
 
 
+def imports_below_the_engine(package: Path) -> list[str]:
+    """Return which files outside of engine/ import a module of it; everything public is a name of `gpt2lab.engine`."""
+
+    def is_below(dotted: str) -> bool:
+        parts = dotted.split(".")
+        path = package.joinpath(*parts[1:3])
+        return (
+            parts[:2] == [package.name, "engine"]
+            and len(parts) > 2
+            and (path.is_dir() or path.with_suffix(".py").is_file())
+        )
+
+    wrong = []
+    for file in sorted(package.rglob("*.py")):
+        relative = file.relative_to(package)
+        modules = sorted(filter(is_below, imported_modules(file, package)))
+        if modules and relative.parts[0] != "engine":
+            wrong.append(f"{relative.as_posix()}: may not import {modules[0]}, only names of {package.name}.engine")
+    return wrong
+
+
 def too_long(root: Path, files: list[str]) -> list[str]:
     sources = [name for name in files if name.endswith(".py")]
     lengths = {name: len((root / name).read_text(encoding="utf-8").splitlines()) for name in sources}
@@ -153,6 +174,10 @@ def test_parts_import_only_what_the_table_allows() -> None:
 
 def test_parts_do_not_import_each_other_in_a_circle() -> None:
     assert cycles(PROJECT / "gpt2lab") == []
+
+
+def test_nothing_outside_of_the_engine_knows_its_modules() -> None:
+    assert imports_below_the_engine(PROJECT / "gpt2lab") == []
 
 
 def test_libraries_are_imported_only_where_the_table_says() -> None:
@@ -178,6 +203,8 @@ def test_no_file_has_a_name_that_says_nothing(tracked_files: list[str]) -> None:
         ("errors.py", "from gpt2lab import schema", wrong_arrows),
         ("__init__.py", "from gpt2lab.errors import Gpt2labError", wrong_arrows),
         ("new/idea.py", "from gpt2lab import schema", wrong_arrows),
+        ("train/plan.py", "from gpt2lab.engine.cuda.memory import plan_memory", imports_below_the_engine),
+        ("train/doctor.py", "def late() -> None:\n    from gpt2lab.engine import base", imports_below_the_engine),
         ("schema/run.py", "from gpt2lab.compose import compose", cycles),
         ("data/shards.py", "def late() -> None:\n    from gpt2lab.train import execute", cycles),
         ("run.py", "import hydra", wrong_libraries),

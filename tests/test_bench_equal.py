@@ -107,7 +107,7 @@ def test_attention_that_is_not_causal_is_found_before_anything_is_timed(tool, mo
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bands in tiles, which would not pay in so small a model."""
-    monkeypatch.setattr(torch_engine, "mlp_tiles", lambda *_: {"fc1": 64, "fc2": 64})
+    monkeypatch.setattr(torch_engine, "choose_tiles", lambda *_: {"fc1": 64, "fc2": 64})
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def test_doctor_names_a_missing_library_of_matrix_products(command, monkeypatch)
     def refuse(*_) -> None:
         raise EngineError("nvmath-python cannot be imported")
 
-    monkeypatch.setattr("gpt2lab.engine.cuda.gemm.create_gemm", refuse)
+    monkeypatch.setattr("gpt2lab.engine.cuda.check.create_gemm", refuse)
     assert "nvmath-python cannot be imported" in command("doctor")[0].replace("\n", " ")
 
 

@@ -10,7 +10,8 @@ from gpt2lab.report.comparison.arms import Run, read_run
 from gpt2lab.report.comparison.costs import costs
 from tests.run_records import Rows, write_record
 
-FLOP = {"tokens_per_step": 100, "flop_per_token": 1000, "flop_per_token_kept": 600}
+FLOP = {"tokens_per_step": 100, "flop_per_token_dense": 1000, "flop_per_token_computed": 600}
+OLDER = {"tokens_per_step": 100, "flop_per_token": 1000, "flop_per_token_kept": 600}
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def test_the_target_is_the_lowest_loss_that_every_run_reaches(run: Callable[...,
     assert fast is not None and slow is not None
     assert fast.step is not None and fast.step.mean == pytest.approx(50)
     assert fast.seconds is not None and fast.seconds.mean == pytest.approx(25)
-    assert fast.flop is not None and fast.flop.mean == pytest.approx(50 * 100 * 1000)
-    assert fast.flop_less is not None and fast.flop_less.mean == pytest.approx(50 * 100 * 600)
+    assert fast.flop_dense is not None and fast.flop_dense.mean == pytest.approx(50 * 100 * 1000)
+    assert fast.flop_computed is not None and fast.flop_computed.mean == pytest.approx(50 * 100 * 600)
     assert slow.step is not None and slow.seconds is not None
     assert (slow.step.mean, slow.seconds.mean) == pytest.approx((100, 100))
 
@@ -68,7 +69,7 @@ def test_speeds_of_other_hardware_are_not_held_to_each_other(run: Callable[..., 
     found = costs([[run()], [run(platform={"cpu": "another"})], [run(ms=250.0)]], 0)
     base, other, alike = found.cells
     assert other is not None and other.tokens_per_s is not None and other.overhead is None and other.seconds is None
-    assert other.step is not None and other.flop is not None  # which no machine decides
+    assert other.step is not None and other.flop_dense is not None  # which no machine decides
     assert base is not None and base.seconds is not None and base.seconds.mean == pytest.approx(50)
     assert alike is not None and alike.seconds is not None and alike.seconds.mean == pytest.approx(25)
     assert found.untimed is not None and found.untimed.startswith("not timed against each other: other hardware (cpu: ")
@@ -92,17 +93,13 @@ def test_a_machine_that_was_not_equally_busy_times_nothing(run: Callable[..., Ru
     assert even.cells[1].overhead == pytest.approx((1 / 0.5 + 1 / 0.53) / 2 * 0.6 - 1)
 
 
-def test_flop_are_of_what_runs_computed_where_every_one_recorded_it(run: Callable[..., Run]) -> None:
-    work = {"model": FLOP | {"work": {"flop_dense": 7000, "flop_done": 2000}}}
-    told = costs([[run(slope=0.04, **work)], [run(slope=0.02, **work)]], 0)
-    fast, slow = told.cells
-    assert told.recorded and "steps times those of the first update" in told.rule
-    assert fast is not None and fast.flop is not None and fast.flop.mean == pytest.approx(50 * 7000)
-    assert slow is not None and slow.flop_less is not None and slow.flop_less.mean == pytest.approx(100 * 2000)
-    mixed = costs([[run(slope=0.04, **work)], [run(slope=0.02)]], 0)
-    assert not mixed.recorded and "FLOP per token" in mixed.rule
-    assert mixed.cells[0] is not None and mixed.cells[0].flop is not None
-    assert mixed.cells[0].flop.mean == pytest.approx(50 * 100 * 1000)
+def test_older_records_have_a_dense_figure_and_the_ratio_of_what_was_done_to_it(run: Callable[..., Run]) -> None:
+    done = {"model": OLDER | {"work": {"flop_dense": 7000, "flop_done": 2100}}}
+    recorded, not_recorded = costs([[run(slope=0.04, **done)], [run(slope=0.02, model=OLDER)]], 0).cells
+    assert recorded is not None and recorded.flop_dense is not None and recorded.flop_computed is not None
+    assert (recorded.flop_dense.mean, recorded.flop_computed.mean) == pytest.approx((50 * 100 * 1000, 50 * 100 * 300))
+    assert not_recorded is not None and not_recorded.flop_dense is not None and not_recorded.flop_computed is None
+    assert not_recorded.flop_dense.mean == pytest.approx(100 * 100 * 1000)
 
 
 def test_the_rule_says_how_far_speeds_of_equal_runs_spread(run: Callable[..., Run]) -> None:
@@ -115,8 +112,8 @@ def test_a_mean_is_of_all_runs_of_a_cell_or_is_not_told(run: Callable[..., Run])
     cell = costs([[run(), run(slope=0.04)]], 0).cells[0]
     assert cell is not None and cell.step is not None and cell.step.n == 2
     assert cell.step.mean == pytest.approx((100 + 50) / 2)
-    older = costs([[run(), run(model=FLOP | {"flop_per_token": None})]], 0).cells[0]
-    assert older is not None and older.flop is None and older.flop_less is not None
+    missing = costs([[run(), run(model=FLOP | {"flop_per_token_dense": None})]], 0).cells[0]
+    assert missing is not None and missing.flop_dense is None and missing.flop_computed is not None
 
 
 def test_without_a_loss_that_all_come_down_to_there_is_no_target(run: Callable[..., Run]) -> None:

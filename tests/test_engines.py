@@ -11,7 +11,6 @@ from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.errors import DivergedError
 from gpt2lab.model.bands import banded_tensors, is_dense
 from gpt2lab.model.llmc import read_checkpoint, read_tensors
-from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import Decay, EngineConfig, OptimConfig, Precision
 
 
@@ -19,14 +18,14 @@ from gpt2lab.schema import Decay, EngineConfig, OptimConfig, Precision
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EngineConfig:
     """Each engine in turn; bands as narrow as those of small models are multiplied in tiles only where told to."""
     if request.param == "tiles":
-        monkeypatch.setattr(torch_engine, "mlp_tiles", small_tiles)
+        monkeypatch.setattr(torch_engine, "choose_tiles", small_tiles)
         return TORCH
     return request.param
 
 
-def small_tiles(shape: GPTConfig, *_: object) -> dict[str, int | None]:
-    bands = {"fc1": shape.fc1_band, "fc2": shape.fc2_band}
-    return {name: None if is_dense(shape.n_embd, band) else 5 for name, band in bands.items()}
+def small_tiles(spec: EngineSpec, _device: str) -> dict[str, int | None]:
+    shape = spec.model
+    return {name: None if is_dense(shape.n_embd, band) else 5 for name, band in shape.bands.items()}
 
 
 def test_the_mask_of_positions_counts_only_their_targets(kind):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.compose import compose
+from gpt2lab.engine import plan_engine
 from gpt2lab.engine.cuda.device import host as cuda_host
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
@@ -16,9 +17,8 @@ from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.train import setup
 from gpt2lab.train.facts import model_facts
-from gpt2lab.train.plan import describe, first_work, make_plan, memory_of, spec_of
+from gpt2lab.train.plan import cuda_memory, describe, engine_plan, make_plan
 from gpt2lab.train.setup import prepare_parts
-from gpt2lab.train.work import work_of
 
 TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.max_seq_len=32", "engine=cuda"]
 
@@ -35,9 +35,9 @@ TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.max_seq_l
 )
 def test_a_run_allocates_what_was_planned_for_it(overrides):
     config = compose([*TINY, *overrides, "engine.device=host"])
-    planned = memory_of(make_plan(config))
+    planned = cuda_memory(make_plan(config))
     assert prepare_parts(config).engine.plan == planned
-    on_card = memory_of(make_plan(compose([*TINY, *overrides])))
+    on_card = cuda_memory(make_plan(compose([*TINY, *overrides])))
     assert on_card.n_bytes == planned.n_bytes + WORKSPACE_BYTES
 
 
@@ -88,7 +88,7 @@ def test_a_plan_says_what_of_equations_need_not_be_computed():
     assert left_out(*EQUATIONS, "masking=task_position").splitlines() == [
         "9,603 prefixes stand for 37,632 positions",
         "the last layer, but for keys and values, away from the 4,704 that count",
-        "1.83e+10 of 9.23e+10 FLOP are left in the first step (causal pairs counted): 5.04 times fewer",
+        "1.86e+10 of 9.36e+10 FLOP are computed in the first step: 5.04 times fewer",
         "(on a CPU; engine.device=auto takes a card where PyTorch finds one)",
     ]
     assert "prefixes stand for 37,632 positions" in left_out(*EQUATIONS)
@@ -129,16 +129,17 @@ def test_a_plan_is_one_for_the_device_that_is_asked_for():
 def test_a_batch_that_was_not_read_is_counted_as_rows_of_which_no_two_begin_alike(masking, micro):
     plan = make_plan(compose([masking, f"train.micro_batch_size={micro or 'null'}", "train.batch_size=12"]))
     unlike = np.arange(12 * plan.seq_len, dtype=np.int32).reshape(12, -1)
-    assert first_work(plan) == work_of(spec_of(plan), unlike, unlike, device="cpu")
+    counted = plan_engine(plan.spec, (unlike, unlike))
+    assert engine_plan(plan) == counted
 
 
 def test_blocks_are_chosen_for_the_positions_that_a_mask_leaves():
     banded = ["sparsity=banded", "engine.device=cpu", "train.micro_batch_size=4"]
-    whole = first_work(make_plan(compose([*banded, "task_position=[3,127]"])))
-    cut = first_work(make_plan(compose([*banded, "task_position=[3,9]"])))
-    assert whole.mlp_tiles["fc1"]["forward"] is not None and cut.mlp_tiles["fc1"]["forward"] is None
-    all_computed = first_work(make_plan(compose([*banded, "task_position=[3,9]", "engine.skip_uncounted=false"])))
-    assert all_computed.mlp_tiles == whole.mlp_tiles
+    whole = engine_plan(make_plan(compose([*banded, "task_position=[3,127]"])))
+    cut = engine_plan(make_plan(compose([*banded, "task_position=[3,9]"])))
+    assert whole.tiles["fc1"]["forward"] is not None and cut.tiles["fc1"]["forward"] is None
+    all_computed = engine_plan(make_plan(compose([*banded, "task_position=[3,9]", "engine.skip_uncounted=false"])))
+    assert all_computed.tiles == whole.tiles
 
 
 @pytest.mark.parametrize("engine", [["engine=torch", "engine.device=cpu"], ["engine=cuda", "engine.device=host"]])
@@ -146,7 +147,7 @@ def test_the_record_has_the_blocks_that_the_engine_uses(engine):
     config = compose([*engine, "sparsity=banded", "fc1_band=32", "fc2_band=0", "train.batch_size=4"])
     parts = prepare_parts(config)
     assert model_facts(parts)["mlp_tiles"] is parts.engine.mlp_tiles
-    assert parts.engine.mlp_tiles == first_work(make_plan(config)).mlp_tiles
+    assert parts.engine.mlp_tiles == engine_plan(make_plan(config)).tiles
     if parts.engine.name == "torch":
         mlp = parts.engine._model.blocks[0].mlp
         assert mlp.fc1.cut.tile == parts.engine.mlp_tiles["fc1"]["forward"] and not isinstance(mlp.fc2, BandedLinear)
@@ -154,13 +155,12 @@ def test_the_record_has_the_blocks_that_the_engine_uses(engine):
 
 def test_micro_batches_share_prefixes_each_by_itself():
     plan = make_plan(compose([*EQUATIONS, "train.batch_size=64", "train.micro_batch_size=16"]))
-    work, whole = first_work(plan), first_work(replace(plan, micro_batch_size=None))
+    whole_batch = replace(plan, spec=replace(plan.spec, micro_batch_size=None))
+    work, whole = engine_plan(plan).work, engine_plan(whole_batch).work
     assert (work.passes, whole.passes, whole.trees) == (4, 1, 1)
     assert whole.counts.rows < work.counts.rows <= work.positions
     inputs, targets = plan.first_batch
-    parts = [
-        work_of(spec_of(plan), inputs[at : at + 16], targets[at : at + 16], device="cpu") for at in (0, 16, 32, 48)
-    ]
+    parts = [plan_engine(plan.spec, (inputs[at : at + 16], targets[at : at + 16])).work for at in (0, 16, 32, 48)]
     assert work.counts.rows == sum(part.counts.rows for part in parts) and work.trees == sum(p.trees for p in parts)
 
 
@@ -195,16 +195,15 @@ def test_a_plan_says_how_banded_products_are_done():
 def test_a_run_records_the_work_that_was_planned_for_it():
     rows = ["data=modular", "data.prime=11", "model=grokking", "model.n_embd=32", "masking=task_position"]
     config = compose([*rows, "train.batch_size=20", "sparsity=banded", "fc1_band=9", "engine.device=cpu"])
-    planned = first_work(make_plan(config))
-    recorded = model_facts(prepare_parts(config))
+    planned = engine_plan(make_plan(config))
+    recorded, work = model_facts(prepare_parts(config)), planned.work
     assert recorded["work"] == {
         "positions": 160,
-        "nodes": planned.counts.rows,
+        "nodes": work.counts.rows,
         "passes": 1,
         "trees": 1,
         "last_layer_rows": 20,
         "logit_rows": 20,
-        "flop_dense": planned.flop_dense,
-        "flop_done": planned.flop_done,
     }
-    assert recorded["mlp_tiles"] == planned.mlp_tiles
+    assert recorded["mlp_tiles"] == planned.tiles
+    assert recorded["flop_per_token_computed"] == work.flop_per_token < recorded["flop_per_token_dense"]

@@ -58,8 +58,8 @@ def test_a_transfer_is_announced_once_and_only_when_there_is_one():
 def test_the_header_says_what_a_band_and_a_mask_leave_out_and_why_a_product_is_dense():
     blocks, dense = (dict.fromkeys(("forward", "input", "weight"), size) for size in (64, None))
     shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "fc1_band": 32, "fc2_band": 500, "n_params_active": 700_000}
+    shape |= {"flop_per_token_dense": 900, "flop_per_token_computed": 300}
     work = {"positions": 2048, "nodes": 272, "last_layer_rows": 128, "passes": 1, "trees": 0}
-    work |= {"flop_dense": 900, "flop_done": 300}
     facts = {
         "model": shape | {"batch_size": 16, "seq_len": 128, "work": work, "mlp_tiles": {"fc1": blocks, "fc2": dense}},
         "data": {"name": "pydocs", "splits": {"train": {"tokens": 9}}, "vocab_size": 256},
@@ -76,7 +76,7 @@ def test_the_header_says_what_a_band_and_a_mask_leave_out_and_why_a_product_is_d
     ]
     facts["model"]["mlp_tiles"] = {"fc1": dense, "fc2": dense}
     assert lines(False)[3] == "bands    FC1 and FC2: dense products (engine.banded_products=false)"
-    facts["model"] |= {"fc1_band": 0, "fc2_band": 0, "work": work | {"flop_done": 900}}
+    facts["model"] |= {"fc1_band": 0, "fc2_band": 0, "flop_per_token_computed": 900}
     assert len(lines(True)) == 3
 
 

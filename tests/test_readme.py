@@ -252,7 +252,7 @@ def test_a_report_that_cannot_be_written_is_one_line_naming_the_file(text_run: P
 
 
 WORK = {"positions": 37_632, "nodes": 9_603, "shares_prefixes": True, "last_layer_rows": 4_704, "logit_rows": 4_704}
-WORK |= {"flop_dense": 92_300_000_000, "flop_done": 18_300_000_000}
+FLOP = {"flop_per_token_dense": 2_520_000, "flop_per_token_computed": 500_000}
 
 
 def method_of(directory: Path, model: dict, engine: dict | None = None) -> str:
@@ -263,19 +263,22 @@ def method_of(directory: Path, model: dict, engine: dict | None = None) -> str:
 
 
 def test_the_work_of_a_run_is_told_in_its_method(tmp_path: Path) -> None:
-    page = method_of(tmp_path / "shared", {"work": WORK})
+    page = method_of(tmp_path / "shared", FLOP | {"work": WORK})
     assert cells(page, "Work") == [
         "Work",
         "9,603 prefixes stand for 37,632 positions, 4,704 in the last layer; in the first update 5.04 times fewer FLOP "
         "than the plain batch (all positions, dense products)",
     ]
-    cut = {"work": WORK | {"shares_prefixes": False, "nodes": 23_520, "flop_done": 46_150_000_000}}
+    # As older records have it.
+    cut = {"work": WORK | {"shares_prefixes": False, "nodes": 23_520, "flop_dense": 92_300, "flop_done": 46_150}}
+    cut |= {"flop_per_token": 2_520_000}
     page = method_of(tmp_path / "cut", cut, {"share_prefixes": False})
     assert cells(page, "Work")[1].startswith(
         "23,520 of 37,632 positions, 4,704 in the last layer (engine.share_prefixes=false); in the first update 2.00 "
     )
-    every = {"nodes": 37_632, "last_layer_rows": 37_632, "flop_done": WORK["flop_dense"]}
-    page = method_of(tmp_path / "whole", {"work": WORK | every | {"passes": 8, "trees": 0}})
+    every = {"nodes": 37_632, "last_layer_rows": 37_632, "passes": 8, "trees": 0}
+    flop = FLOP | {"flop_per_token_computed": FLOP["flop_per_token_dense"]}
+    page = method_of(tmp_path / "whole", flop | {"work": WORK | every})
     assert cells(page, "Work")[1] == "all 37,632 positions; nothing left out of the plain batch"
 
 

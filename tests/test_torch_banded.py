@@ -230,7 +230,7 @@ def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Engines whose MLP works in tiles that do not divide its size."""
-    monkeypatch.setattr(torch_engine, "mlp_tiles", lambda *_: TILES)
+    monkeypatch.setattr(torch_engine, "choose_tiles", lambda *_: TILES)
 
 
 def test_nothing_is_as_large_as_a_whole_matrix(small_tiles):
@@ -266,7 +266,9 @@ def test_the_key_that_switches_tiles_off_changes_rounding_only(monkeypatch):
     found = {}
     for on in (True, False):
         monkeypatch.setattr(
-            torch_engine, "mlp_tiles", lambda config, rows, cost, enabled: {"fc1": 64, "fc2": 64} if enabled else WHOLE
+            torch_engine,
+            "choose_tiles",
+            lambda spec, device: {"fc1": 64, "fc2": 64} if spec.engine.banded_products else WHOLE,
         )
         e = engine(replace(TORCH, banded_products=on), shape)
         assert isinstance(e._model.blocks[0].mlp.fc1, BandedLinear if on else nn.Linear)

@@ -1,17 +1,26 @@
-"""What executes a model: the protocol, and the factory that imports an engine when it is chosen."""
+"""What executes a model: the protocol, and the functions that import an engine when it is chosen."""
 
-from gpt2lab.engine.base import Engine, EngineSpec, Evaluation, StepResult
-from gpt2lab.engine.create import check_spec, create_engine
+from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec, Evaluation, StepResult
+from gpt2lab.engine.create import check_spec, create_engine, find_devices, plan_engine
+from gpt2lab.engine.plan import Batch, EnginePlan, MemoryPlan, Work, bytes_in_words
 from gpt2lab.engine.weights import is_published, read_weights, read_weights_shape
 
 __all__ = [
+    "Batch",
+    "DeviceStatus",
     "Engine",
+    "EnginePlan",
     "EngineSpec",
     "Evaluation",
+    "MemoryPlan",
     "StepResult",
+    "Work",
+    "bytes_in_words",
     "check_spec",
     "create_engine",
+    "find_devices",
     "is_published",
+    "plan_engine",
     "read_weights",
     "read_weights_shape",
 ]

@@ -72,6 +72,15 @@ class Evaluation:
         return self.n_correct / self.n_counted
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """Whether an engine can use a device of this machine."""
+
+    name: str
+    available: bool
+    text: str  # what was found, or what is missing
+
+
 class Engine(Protocol):
     """The protocol. Arrays named `inputs`, `targets` and `tokens` are (B, T) int32."""
 

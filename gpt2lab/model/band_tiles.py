@@ -110,10 +110,9 @@ def mlp_tiles(config: GPTConfig, rows: int, cost: Cost | None, enabled: bool = T
     `rows` is how many rows of activations a pass is expected to have, `cost` None on a device whose costs are not
     known; `enabled` is `engine.banded_products`.
     """
-    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
     if cost is None or not enabled:
-        return dict.fromkeys(bands)
-    return {name: choose_tile(config.n_embd, band, rows, cost) for name, band in bands.items()}
+        return dict.fromkeys(config.bands)
+    return {name: choose_tile(config.n_embd, band, rows, cost) for name, band in config.bands.items()}
 
 
 def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:

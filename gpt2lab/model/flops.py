@@ -1,9 +1,18 @@
 """How much a model stores and computes: from its shape alone, and from counts of what is computed.
 
-A multiply-add counts as two floating point operations; the backward pass as twice the forward pass.
+A record holds two figures, both for one token of a training step, forward and backward:
+
+- `flop_per_token_dense`: 6N + 12LCT, as if every position and every weight were computed. N are all parameters except
+  position embeddings and the padding of the vocabulary. Model FLOP utilisation (MFU) is based on it.
+- `flop_per_token_computed`: the same count for what the first update computes, divided by all positions of its batch.
+  Bands, loss masks and shared prefixes lower it; where nothing is left out it equals the dense figure.
+
+A multiply-add counts as two floating point operations; the backward pass as twice the forward pass. 12LCT counts the
+pairs of a query and a key that the causal mask hides, so in both figures a pair of two positions counts twice.
 Source: Kaplan et al., 2020, section 2.1; PaLM (Chowdhery et al., 2022), appendix B.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpt2lab.model.bands import density
@@ -13,24 +22,17 @@ from gpt2lab.model.params import GPTConfig, count_parameters
 def count_active_parameters(config: GPTConfig) -> int:
     """Return the parameters that training can change: without padded vocabulary rows and without band zeros."""
     C, L = config.n_embd, config.n_layer
-    removed = (2 - density(C, config.fc1_band) - density(C, config.fc2_band)) * 4 * C * C * L
+    removed = sum(1 - density(C, band) for band in config.bands.values()) * 4 * C * C * L
     padding = (config.padded_vocab_size - config.vocab_size) * C
     return count_parameters(config) - round(removed) - padding
 
 
 def dense_flop_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Return 6N + 12LCT: the usual count for a training step per token, with N all parameters but positions."""
+    """Return 6N + 12LCT for sequences of T = `seq_len` positions."""
     position_embeddings = config.max_seq_len * config.n_embd
     padding = (config.padded_vocab_size - config.vocab_size) * config.n_embd
     N = count_parameters(config) - position_embeddings - padding
     return 6 * N + 12 * config.n_layer * config.n_embd * seq_len
-
-
-def kept_flop_per_token(config: GPTConfig, seq_len: int) -> int:
-    """Return the same count without the products that a band makes unnecessary (done or not)."""
-    C = config.n_embd
-    removed = (2 - density(C, config.fc1_band) - density(C, config.fc2_band)) * 4 * C * C * config.n_layer
-    return dense_flop_per_token(config, seq_len) - 6 * round(removed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,24 +80,25 @@ def rows_in_words(rows: int, last_rows: int, positions: int, *, trees: int, pass
     return words + (f", {last_rows:,} in the last layer" if last_rows < rows else "")
 
 
-def training_flop(
-    config: GPTConfig, counts: Counts, *, fc1_multiply_adds: int | None = None, fc2_multiply_adds: int | None = None
-) -> int:
-    """Return the operations of matrix products and attention in a training step with these counts.
+def computed_flop(config: GPTConfig, counts: Counts, mlp_multiply_adds: Mapping[str, int] | None = None) -> int:
+    """Return the operations of a training step with these counts; for `plain_counts` 6N + 12LCT of each token.
 
-    `fc1_multiply_adds` and `fc2_multiply_adds` are those of an MLP matrix for one row, in its three products together:
-    forward, gradient of the input, gradient of the weight. None: dense, 3 * 4C^2. Of the scores only causal pairs
-    count, so a plain batch has T(T+1)/2 of them per sequence and layer where 6N + 12LCT takes T^2; logits have V
-    columns. Left out as there: norms, biases, GELU, softmax, the update.
+    `mlp_multiply_adds`: those of each MLP matrix ("fc1", "fc2") for one row, in its three products together: forward,
+    gradient of the input, gradient of the weight. None: dense, 3 * 4C^2 each. Norms and biases count as in 6N.
     """
-    C = config.n_embd
-    dense = 3 * C * config.n_hidden
-    mlp = (dense if fc1_multiply_adds is None else fc1_multiply_adds) + (
-        dense if fc2_multiply_adds is None else fc2_multiply_adds
-    )
-    # Multiply-adds of forward and backward together: three times those of forward.
-    key_value, query_projection = 3 * 2 * C * C, 3 * 2 * C * C
-    per_pair = 3 * 2 * C  # a score and its part of the sum of values, over all heads
-    inner = counts.rows * (key_value + query_projection + mlp) + counts.pairs * per_pair
-    last = counts.rows * key_value + counts.last_rows * (query_projection + mlp) + counts.last_pairs * per_pair
-    return 2 * ((config.n_layer - 1) * inner + last + 3 * counts.logit_rows * C * config.vocab_size)
+    C, F = config.n_embd, config.n_hidden
+    if mlp_multiply_adds is None:
+        mlp_multiply_adds = dict.fromkeys(config.bands, 3 * C * F)
+    # Of one row in one layer: what makes keys and values (with the first norm), then the rest.
+    key_value = 6 * (2 * C * C + 4 * C)
+    rest = 6 * (2 * C * C + 9 * C) + 2 * sum(mlp_multiply_adds.values())
+    inner = counts.rows * (key_value + rest) + _attention_flop(C, counts.rows, counts.pairs)
+    last = counts.rows * key_value + counts.last_rows * rest
+    last += _attention_flop(C, counts.last_rows, counts.last_pairs)
+    output = counts.logit_rows * 6 * (C * config.vocab_size + 2 * C)  # with the last norm
+    return (config.n_layer - 1) * inner + last + output
+
+
+def _attention_flop(n_embd: int, queries: int, pairs: int) -> int:
+    """Return the operations of scores and sums of values; each query's pair with itself counts once, others twice."""
+    return 12 * n_embd * (2 * pairs - queries)

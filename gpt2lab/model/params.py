@@ -61,6 +61,11 @@ class GPTConfig:
         """F = 4C, hidden units of the MLP."""
         return 4 * self.n_embd
 
+    @property
+    def bands(self) -> dict[str, int]:
+        """Full width of the band on each MLP matrix, in hidden units; 0 = dense."""
+        return {"fc1": self.fc1_band, "fc2": self.fc2_band}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:

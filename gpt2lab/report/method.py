@@ -7,6 +7,7 @@ from gpt2lab.model import bands
 from gpt2lab.model.band_tiles import PRODUCTS, products_in_words
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.report import numbers
+from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import code, one_line
 from gpt2lab.report.summary import counts_every_position
@@ -178,7 +179,10 @@ def _work(inputs: Inputs) -> str | None:
     """Return what of the first update's batch was computed; None where that was not recorded."""
     work = inputs.fact("provenance.model.work") or {}
     # What the runs of a sweep do not have in common is absent.
-    if not {"positions", "nodes", "last_layer_rows", "flop_dense", "flop_done"} <= work.keys():
+    if not {"positions", "nodes", "last_layer_rows"} <= work.keys():
+        return None
+    dense, computed = flop_per_token(inputs, "dense"), flop_per_token(inputs, "computed")
+    if dense is None or computed is None:
         return None
     # Earlier records have "shares_prefixes" for the kinds of passes.
     passes = work.get("passes", 1)
@@ -186,9 +190,9 @@ def _work(inputs: Inputs) -> str | None:
     what = rows_in_words(work["nodes"], work["last_layer_rows"], work["positions"], trees=trees, passes=passes)
     keys = [key for key in ("skip_uncounted", "share_prefixes") if inputs.fact(f"config.engine.{key}") is False]
     off = f" ({', '.join(f'engine.{key}=false' for key in keys)})" if keys else ""
-    if work["flop_done"] == work["flop_dense"]:
+    if computed == dense:
         return f"{what}{off}; nothing left out of the plain batch"
-    ratio = numbers.rounded(work["flop_dense"] / work["flop_done"])
+    ratio = numbers.rounded(dense / computed)
     plain = "the plain batch (all positions, dense products)"
     return f"{what}{off}; in the first update {ratio} times fewer FLOP than {plain}"
 

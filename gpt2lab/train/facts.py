@@ -1,21 +1,22 @@
 """What a run records when it begins: config, source, and what its data, model and engine are."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt2lab.data import unigram_entropy
-from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, kept_flop_per_token
+from gpt2lab.engine import Work, plan_engine
+from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token
 from gpt2lab.model.params import count_parameters
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, write_source_archive
-from gpt2lab.schema import plain
+from gpt2lab.schema import Device, plain
 from gpt2lab.train.setup import Parts
-from gpt2lab.train.work import work_of
 
 
 def begin_record(
@@ -49,7 +50,7 @@ def data_facts(parts: Parts) -> dict[str, Any]:
 
 def model_facts(parts: Parts) -> dict[str, Any]:
     """Return shape, counts and the losses that bound it."""
-    model, source = parts.model, parts.source
+    model, source, work = parts.model, parts.source, _first_update(parts)
     return {
         "n_layer": model.n_layer,
         "n_head": model.n_head,
@@ -61,8 +62,8 @@ def model_facts(parts: Parts) -> dict[str, Any]:
         "fc2_band": model.fc2_band,
         "n_params": count_parameters(model),
         "n_params_active": count_active_parameters(model),
-        "flop_per_token": dense_flop_per_token(model, parts.seq_len),
-        "flop_per_token_kept": kept_flop_per_token(model, parts.seq_len),
+        "flop_per_token_dense": dense_flop_per_token(model, parts.seq_len),
+        "flop_per_token_computed": work.flop_per_token,
         "counted_positions": None if parts.counted is None else list(parts.counted),
         "seq_len": parts.seq_len,
         "batch_size": parts.batches.batch_size,
@@ -70,15 +71,6 @@ def model_facts(parts: Parts) -> dict[str, Any]:
         "best_val_loss": best_loss(source.best_loss, parts.counted),
         "random_guess_loss": math.log(model.vocab_size),
         "init_from_sha256": _init_hash(parts.config.model.init_from),
-        **_work_facts(parts),
-    }
-
-
-def _work_facts(parts: Parts) -> dict[str, Any]:
-    """Return what the first update computes, against the plain batch (all positions, dense products)."""
-    engine = parts.engine
-    work = work_of(parts.spec, *parts.batches.batch(0), device=engine.device, tiles=engine.mlp_tiles)
-    return {
         "work": {
             "positions": work.positions,
             "nodes": work.counts.rows,
@@ -86,11 +78,15 @@ def _work_facts(parts: Parts) -> dict[str, Any]:
             "trees": work.trees,
             "last_layer_rows": work.counts.last_rows,
             "logit_rows": work.counts.logit_rows,
-            "flop_dense": work.flop_dense,
-            "flop_done": work.flop_done,
         },
-        "mlp_tiles": work.mlp_tiles,
+        "mlp_tiles": parts.engine.mlp_tiles,
     }
+
+
+def _first_update(parts: Parts) -> Work:
+    """Return what the first update computes on the engine's device."""
+    engine = replace(parts.spec.engine, device=Device[parts.engine.device])
+    return plan_engine(replace(parts.spec, engine=engine), parts.batches.batch(0)).work
 
 
 def engine_facts(parts: Parts) -> dict[str, Any]:

@@ -141,11 +141,11 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int,
     ]
     lines += _products(facts, banded_products)
     work = model["work"]
-    if work["flop_done"] < work["flop_dense"]:
+    dense, computed = model["flop_per_token_dense"], model["flop_per_token_computed"]
+    if computed < dense:
         rows, last_rows = work["nodes"], work["last_layer_rows"]
         what = rows_in_words(rows, last_rows, work["positions"], trees=work["trees"], passes=work["passes"])
-        fewer = work["flop_dense"] / work["flop_done"]
-        lines.append(f"work     {what}; {fewer:.2f} times fewer FLOP than the plain batch")
+        lines.append(f"work     {what}; {dense / computed:.2f} times fewer FLOP than the plain batch")
     if first_step:
         lines.append(f"resume   from step {first_step}")
     for line in lines:

@@ -136,8 +136,7 @@ def starting_point(config: RunConfig, source: Source, weights: Path | None = Non
     if config.model.init_from is None and weights is None:
         params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
         return model, params
-    origin = str(weights or config.model.init_from)
-    params, found = read_weights(origin)
+    params, found = read_weights(str(weights or config.model.init_from))
     check_weights(config, found, model)
     params["wpe"] = params["wpe"][: model.max_seq_len].copy()
     model = replace(model, vocab_size=found.vocab_size, padded_vocab_size=found.padded_vocab_size)

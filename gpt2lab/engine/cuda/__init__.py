@@ -1,5 +1,4 @@
-"""The CUDA core: our own kernels and library products, on a card or, for proofs, on a processor."""
+"""The CUDA core: our own kernels and library products, on a card or, for proofs, on a processor.
 
-from gpt2lab.engine.cuda.engine import CudaEngine
-
-__all__ = ["CudaEngine"]
+No names here: `plan.py` is used without the rest.
+"""

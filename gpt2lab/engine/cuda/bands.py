@@ -32,10 +32,9 @@ def choose_mlp_tiles(spec: EngineSpec) -> MlpTiles:
     config, precision, rows = spec.model, spec.engine.precision, spec.rows
     if not spec.engine.banded_products or config.n_embd % aligned_to(precision.name):
         return DENSE
-    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
     return {
         name: Tiles(**{product: _choose(name, product, config.n_embd, band, rows, precision) for product in PRODUCTS})
-        for name, band in bands.items()
+        for name, band in config.bands.items()
     }
 
 

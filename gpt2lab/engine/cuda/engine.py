@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
+from gpt2lab.engine.cuda.check import check_precision
 from gpt2lab.engine.cuda.device import Array, Device, open_device
 from gpt2lab.engine.cuda.gemm import create_gemm
-from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda.memory import allocate, check_fit, plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.cuda.ops.adamw import schedule_of
@@ -18,7 +18,6 @@ from gpt2lab.engine.cuda.ops.positions import slots_of
 from gpt2lab.engine.cuda.passes import DevicePass, PassUploads, block_size
 from gpt2lab.engine.cuda.step import Step
 from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
-from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import Params, check_params, tensor_shapes
 from gpt2lab.schema import Precision
@@ -240,23 +239,3 @@ class CudaEngine:
         ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
         parts = np.split(flat, ends[:-1])
         return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def check_precision(device: Device, precision: Precision) -> None:
-    """Raise EngineError when the card is too old for the precision."""
-    capability = str(device.details.get("compute_capability", "")) or None
-    if capability and precision is not Precision.fp32 and int(capability.partition(".")[0]) < 8:
-        raise EngineError(
-            f"engine.precision={precision.name} needs compute capability 8.0 or above; {device.device_name} has "
-            f"{capability}: use fp32"
-        )
-
-
-def check_spec(spec: EngineSpec) -> None:
-    """Raise EngineError when device, precision, shape or memory are not to be had; nothing is allocated."""
-    device = open_device(spec.engine.device)
-    check_precision(device, spec.engine.precision)
-    numerics, workload = Numerics.of(device, spec.engine.precision), workload_of(spec)
-    workspace = WORKSPACE_BYTES if device.name == "cuda" else 0
-    plan = plan_memory(spec.model, numerics, workload, workspace_bytes=workspace)
-    check_fit(plan, spec.model, numerics, workload, free_bytes=device.free_bytes())

@@ -1,6 +1,5 @@
 """What the CUDA core keeps in device memory: one arena, planned by arithmetic before anything is allocated."""
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from gpt2lab.engine.cuda.ops.tensor_table import TABLE_COLUMNS
 from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
 from gpt2lab.engine.cuda.passes import block_size
 from gpt2lab.engine.passes import LONGEST_SHARED
+from gpt2lab.engine.plan import MemoryPlan, Slot, bytes_in_words
 from gpt2lab.errors import EngineError
 from gpt2lab.model.params import GPTConfig, count_parameters
 
@@ -44,42 +44,6 @@ class Workload:
     mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One array of the arena."""
-
-    group: str  # what it is for: parameters, activations ...
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    offset: int  # bytes from the arena's start
-
-    @property
-    def n_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """Every array with its place. `rows` and `counted_rows` are the largest pass it has room for."""
-
-    slots: dict[str, Slot]
-    rows: int  # B*T of one pass
-    counted_rows: int  # rows of logits in one pass
-    n_bytes: int
-
-    def group_bytes(self) -> dict[str, int]:
-        """Return {group: bytes}, in the arena's order."""
-        totals: dict[str, int] = {}
-        for slot in self.slots.values():
-            totals[slot.group] = totals.get(slot.group, 0) + slot.n_bytes
-        return totals
-
-    def recomputable_bytes(self) -> dict[str, int]:
-        """Return {array: bytes} that backward could compute again from its layer's input, kept for one layer only."""
-        layered = {name: slot for name, slot in self.slots.items() if slot.group == LAYERS and name != "residual3"}
-        return {name: slot.n_bytes * (slot.shape[0] - 1) // slot.shape[0] for name, slot in layered.items()}
-
-
 def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int = 0) -> MemoryPlan:
     """Lay out the arena for training `config` with passes of `workload`.
 
@@ -97,7 +61,19 @@ def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, wo
     if workspace_bytes:
         slots["workspace"] = Slot("library workspace", (workspace_bytes,), np.dtype(np.uint8), end)
         end += workspace_bytes
-    return MemoryPlan(slots, rows, counted_rows, end)
+    return MemoryPlan(slots, rows, counted_rows, end, _recomputation(slots))
+
+
+def _recomputation(slots: dict[str, Slot]) -> dict[str, int]:
+    """Return the bytes that are saved where backward computes arrays again, kept for one layer only."""
+    layered = {name: slot for name, slot in slots.items() if slot.group == LAYERS and name != "residual3"}
+    saved = {name: slot.n_bytes * (slot.shape[0] - 1) // slot.shape[0] for name, slot in layered.items()}
+    return {
+        "backward made ln1, ln2 and fch_gelu again: no matrix product": sum(
+            saved[name] for name in ("ln1", "ln2", "fch_gelu")
+        ),
+        "it made whole layers again: another forward pass per step": sum(saved.values()),
+    }
 
 
 def _arrays(
@@ -221,20 +197,12 @@ def check_fit(plan: MemoryPlan, config: GPTConfig, numerics: Numerics, workload:
     if plan.n_bytes <= free_bytes:
         return
     workspace_bytes = plan.slots["workspace"].n_bytes if "workspace" in plan.slots else 0
-    groups = ", ".join(f"{group} {size(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
+    groups = ", ".join(f"{group} {bytes_in_words(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
     fits = largest_micro_batch(config, numerics, workload, n_bytes=free_bytes, workspace_bytes=workspace_bytes)
     advice = (
         f"train.micro_batch_size={fits} is the largest that fits"
         if fits
         else "not even one sequence at a time fits: use a smaller model, or a shorter model.max_seq_len"
     )
-    needed, free = size(plan.n_bytes), size(free_bytes)
+    needed, free = bytes_in_words(plan.n_bytes), bytes_in_words(free_bytes)
     raise EngineError(f"engine=cuda needs {needed} and the device has {free} free; {advice} (planned: {groups})")
-
-
-def size(n_bytes: int) -> str:
-    """Return a number of bytes in words."""
-    for exponent, unit in ((20, "MiB"), (10, "KiB")):
-        if n_bytes >= 2**exponent:
-            return f"{n_bytes / 2**exponent:,.1f} {unit}"
-    return f"{n_bytes} B"

@@ -1,5 +1,6 @@
 """Choosing the device and precision PyTorch runs with. Nothing falls back in silence: what was chosen is recorded."""
 
+import os
 import platform
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gpt2lab.engine.base import DeviceStatus
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Device, Precision
 
@@ -29,6 +31,18 @@ def is_available(device: Device) -> bool:
     if device is Device.cuda:
         return torch.cuda.is_available()
     return device is Device.cpu or torch.backends.mps.is_available()
+
+
+def find_devices() -> list[DeviceStatus]:
+    """Return which device engine.device=auto takes, and whether PyTorch finds the others."""
+    chosen = choose_device(Device.auto)
+    text = f"torch on {chosen.type}: {device_name(chosen)}, {os.cpu_count()} cores"
+    statuses = [DeviceStatus("engine", True, text)]
+    for device in (Device.cuda, Device.mps):
+        available = is_available(device)
+        text = "found" if available else "not found: runs use the CPU"
+        statuses.append(DeviceStatus(f"torch on {device.name}", available, text))
+    return statuses
 
 
 def device_name(device: torch.device) -> str:

@@ -13,7 +13,8 @@ from gpt2lab.engine.passes import planner_of
 from gpt2lab.engine.torch.device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch.model import GPT
 from gpt2lab.engine.torch.passes import Rows, TorchPlanner, Tree
-from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, ProductTiles, mlp_tiles
+from gpt2lab.engine.torch.plan import choose_tiles
+from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles
 from gpt2lab.model.params import TENSORS, Params
 from gpt2lab.schema import Decay
 
@@ -39,7 +40,7 @@ class TorchEngine:
         self.step = 0
         self._result: StepResult | None = None
         self._spec = spec
-        tiles = mlp_tiles(spec.model, spec.rows, TORCH_COSTS.get(self.device), spec.engine.banded_products)
+        tiles = choose_tiles(spec, self.device)
         self.mlp_tiles: ProductTiles = {name: dict.fromkeys(PRODUCTS, tile) for name, tile in tiles.items()}
         self._model = GPT.from_params(spec.model, params, tiles=tiles).to(self._device)
         self._parameters = list(self._model.parameters())

@@ -2,26 +2,25 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from gpt2lab.report.comparison.arms import HARDWARE, Run, differing
 from gpt2lab.report.comparison.statistics import Estimate, estimate, noise_floor
 from gpt2lab.report.comparison.trajectories import first_reaching, outside_share, seconds_at
+from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.summary import median_speed
 
 METRIC = "val_loss"
 UNEVEN = 0.1  # spread of the speed of runs of equal config, as a share, from which times say more about the machine
 RULE = (
     "The target is the lowest validation loss that every finished run reached. A run is there at the first step at "
-    "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are {flop}. "
+    "which the line through its evaluations is; seconds are training time, evaluation not counted; FLOP are "
+    "training tokens times FLOP per token: dense (6N + 12LCT), or computed in the first update. "
     "Tokens/s is the median of the logged rows, the first tenth of them left out; {speeds}."
 )
 AGAINST_BASELINE = "time per token is the additional one against the baseline, not tested: "
-RECORDED = "steps times those of the first update: of the plain batch (all positions, dense products), and done"
-ESTIMATED = "tokens times FLOP per token, of all weights or of those that the bands keep, whether left out or not"
-_WORK = ("work.flop_dense", "work.flop_done")
-_PER_TOKEN = ("flop_per_token", "flop_per_token_kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +29,8 @@ class Cost:
 
     step: Estimate | None  # to the target
     seconds: Estimate | None  # None where times are not held against each other
-    flop: Estimate | None
-    flop_less: Estimate | None  # without what was left out; of older records, without what a band makes unnecessary
+    flop_dense: Estimate | None
+    flop_computed: Estimate | None  # without what was left out
     tokens_per_s: Estimate | None
     outside: Estimate | None  # share of the time from start to end that was not training steps
     overhead: float | None  # 0.08: 8 % more time per token than the baseline; None there and on other hardware
@@ -45,7 +44,6 @@ class Costs:
     reason: str | None  # why there is none
     untimed: str | None  # why some cells have no seconds beside those of the baseline
     rule: str
-    recorded: bool  # whether FLOP are of what runs computed; else estimates per token
     cells: tuple[Cost | None, ...]  # None: no finished run
 
 
@@ -59,7 +57,6 @@ def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
     untimed = _why_untimed(runs, uneven)
     if untimed is not None and all(alike):
         alike = [False] * len(cells)
-    recorded = all(_factor(run, key) is not None for run in runs for key in _WORK)
     speeds = "how far speeds of runs of equal config spread is not known, as no setting has two"
     if uneven is not None:
         speeds = f"speeds of runs of equal config spread by {uneven:.1%}"
@@ -67,10 +64,9 @@ def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
         target=target,
         reason=reason,
         untimed=untimed,
-        rule=RULE.format(flop=RECORDED if recorded else ESTIMATED, speeds=AGAINST_BASELINE * (len(cells) > 1) + speeds),
-        recorded=recorded,
+        rule=RULE.format(speeds=AGAINST_BASELINE * (len(cells) > 1) + speeds),
         cells=tuple(
-            _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index], recorded=recorded)
+            _cost(cell, () if index == baseline else cells[baseline], target, alike=alike[index])
             for index, cell in enumerate(cells)
         ),
     )
@@ -112,19 +108,16 @@ def _target(runs: Sequence[Run]) -> tuple[float | None, str | None]:
     return target, None
 
 
-def _cost(
-    cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool, recorded: bool
-) -> Cost | None:
+def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool) -> Cost | None:
     """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
     speed = _mean(cell, tokens_per_s)
-    whole, less = _WORK if recorded else _PER_TOKEN
     return Cost(
         step=_mean(cell, lambda run: _step(run, target)),
         seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
-        flop=_mean(cell, lambda run: _flop(run, target, whole)),
-        flop_less=_mean(cell, lambda run: _flop(run, target, less)),
+        flop_dense=_mean(cell, lambda run: _flop(run, target, "dense")),
+        flop_computed=_mean(cell, lambda run: _flop(run, target, "computed")),
         tokens_per_s=speed,
         outside=_mean(cell, lambda run: outside_share(run.inputs)),
         overhead=_overhead(baseline, speed) if alike else None,
@@ -159,12 +152,7 @@ def _seconds(run: Run, target: float | None) -> float | None:
     return None if step is None else seconds_at(run.inputs, step)
 
 
-def _flop(run: Run, target: float | None, count: str) -> float | None:
-    step, flop = _step(run, target), _factor(run, count)
-    tokens = 1 if count in _WORK else _factor(run, "tokens_per_step")
+def _flop(run: Run, target: float | None, kind: Literal["dense", "computed"]) -> float | None:
+    step, flop = _step(run, target), flop_per_token(run.inputs, kind)
+    tokens = run.inputs.fact("provenance.model.tokens_per_step")
     return None if step is None or flop is None or tokens is None else step * tokens * flop
-
-
-def _factor(run: Run, key: str) -> int | None:
-    value = run.inputs.fact(f"provenance.model.{key}")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -24,8 +24,8 @@ def cost_table(results: SweepResults) -> Table | None:
     to = costs.target is not None
     others = [cost for index, cost in enumerate(costs.cells) if index != results.baseline] or costs.cells
     timed = to and any(cost is not None and cost.seconds is not None for cost in others)
-    work = to and any(cost is not None and cost.flop is not None for cost in costs.cells)
-    less = work and any(cost is not None and _differ(cost.flop_less, cost.flop) for cost in costs.cells)
+    work = to and any(cost is not None and cost.flop_dense is not None for cost in costs.cells)
+    less = work and any(cost is not None and _differ(cost.flop_computed, cost.flop_dense) for cost in costs.cells)
     several = len(costs.cells) > 1
     blocks = [blocks_words(cell) for cell in results.cells]
     heads = (
@@ -33,8 +33,8 @@ def cost_table(results: SweepResults) -> Table | None:
         *(("Blocks, FC1 / FC2",) if any(blocks) else ()),
         *(("Steps",) if to else ()),
         *(("Training time (s)",) if timed else ()),
-        *(("TFLOP",) if work else ()),
-        *(("TFLOP done" if costs.recorded else "TFLOP without the bands' zeros",) if less else ()),
+        *(("TFLOP, dense",) if work else ()),
+        *(("TFLOP, computed",) if less else ()),
         "Tokens/s",
         *(("Time per token",) if several else ()),
         "Not training",
@@ -70,8 +70,8 @@ def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool, bool], i
     return (
         *((mean_std(cost.step, numbers.count, two_digits),) if to else ()),
         *((mean_std(cost.seconds, numbers.rounded, two_digits),) if timed else ()),
-        *((_tera(cost.flop),) if work else ()),
-        *((_tera(cost.flop_less),) if less else ()),
+        *((_tera(cost.flop_dense),) if work else ()),
+        *((_tera(cost.flop_computed),) if less else ()),
         mean_std(cost.tokens_per_s, numbers.count, two_digits),
         *((overhead,) if several else ()),
         numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),

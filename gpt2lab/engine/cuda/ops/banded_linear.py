@@ -170,22 +170,20 @@ def mlp_products(
     """
     tables = PointerTables(table)
     align = alignment(numerics.act_dtype.itemsize)
-    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
     return {
         name: gemm
         if tiles[name] == Tiles()
         else BandedProducts(gemm, tables, name, n_embd=config.n_embd, band=band, tiles=tiles[name], align=align)
-        for name, band in bands.items()
+        for name, band in config.bands.items()
     }
 
 
 def pointer_tables_size(config: GPTConfig, numerics: Numerics, tiles: MlpTiles) -> int:
     """Return how many int64 the products of all layers need; 0 where everything is dense."""
     align = alignment(numerics.act_dtype.itemsize)
-    bands = {"fc1": config.fc1_band, "fc2": config.fc2_band}
 
     def blocks() -> Iterator[int]:
-        for name, band in bands.items():
+        for name, band in config.bands.items():
             for product in PRODUCTS:
                 tile = getattr(tiles[name], product)
                 if tile is not None:

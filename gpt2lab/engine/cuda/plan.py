@@ -1,0 +1,48 @@
+"""What the CUDA core would do for a spec, by arithmetic: no device is opened."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
+from gpt2lab.engine.cuda.memory import plan_memory, workload_of
+from gpt2lab.engine.cuda.numerics import Numerics
+from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles, alignment, product_blocks
+from gpt2lab.engine.passes import count_work
+from gpt2lab.engine.plan import Batch, EnginePlan
+from gpt2lab.model.band_tiles import block_multiply_adds
+from gpt2lab.schema import Device
+
+
+def plan(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
+    """Return what the engine of `spec` multiplies, computes and allocates.
+
+    Raises EngineError for a shape that the kernels do not take.
+    """
+    numerics, workload = Numerics(spec.engine.precision, np.dtype(np.float32)), workload_of(spec)
+    device = Device.host if spec.engine.device is Device.host else Device.cuda
+    workspace_bytes = 0 if device is Device.host else WORKSPACE_BYTES
+    multiply_adds = _multiply_adds(spec, numerics, workload.mlp_tiles)
+    return EnginePlan(
+        device=device.name,
+        tiles={name: asdict(products) for name, products in workload.mlp_tiles.items()},
+        work=count_work(spec, batch, device=device.name, mlp_multiply_adds=multiply_adds),
+        memory=plan_memory(spec.model, numerics, workload, workspace_bytes=workspace_bytes),
+    )
+
+
+def _multiply_adds(spec: EngineSpec, numerics: Numerics, tiles: MlpTiles) -> dict[str, int]:
+    """Return the multiply-adds of each matrix for one row, in its three products together, windows included."""
+    C, align = spec.model.n_embd, alignment(numerics.act_dtype.itemsize)
+
+    def multiply_adds(name: str, product: str, tile: int | None) -> int:
+        if tile is None:
+            return 4 * C * C
+        band = spec.model.bands[name]
+        return block_multiply_adds(product_blocks(name, product, n_embd=C, band=band, tile=tile, align=align))
+
+    return {
+        name: sum(multiply_adds(name, product, tile) for product, tile in asdict(products).items())
+        for name, products in tiles.items()
+    }
