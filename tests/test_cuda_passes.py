@@ -249,10 +249,10 @@ def test_what_is_left_out_is_not_planned_for():
     model = config(max_seq_len=8, n_embd=12)
     spec = spec_for(model, (2,), switched(SWITCHES["skip, share"]), batch_size=40)
     run = CudaEngine(spec, init_params(model, seed=0), HostDevice())
-    assert run.plan.rows == 40 * 3
+    assert run.memory.rows == 40 * 3
     whole = CudaEngine(replace(spec, engine=switched(PLAIN)), init_params(model, seed=0), HostDevice())
-    assert whole.plan.rows == 40 * 8
-    assert run.plan.n_bytes < whole.plan.n_bytes
+    assert whole.memory.rows == 40 * 8
+    assert run.memory.n_bytes < whole.memory.n_bytes
 
 
 @st.composite

@@ -36,7 +36,7 @@ TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.max_seq_l
 def test_a_run_allocates_what_was_planned_for_it(overrides):
     config = compose([*TINY, *overrides, "engine.device=host"])
     planned = cuda_memory(make_plan(config))
-    assert prepare_parts(config).engine.plan == planned
+    assert prepare_parts(config).engine.memory == planned
     on_card = cuda_memory(make_plan(compose([*TINY, *overrides])))
     assert on_card.n_bytes == planned.n_bytes + WORKSPACE_BYTES
 

@@ -22,6 +22,12 @@ def topics(summary: dict[str, Any]) -> dict[str, str]:
     return {finding["topic"]: finding["verdict"] for finding in summary["findings"]}
 
 
+def test_a_summary_has_both_flop_figures(tmp_path: Path) -> None:
+    flop = {"flop_per_token_dense": 900, "flop_per_token_computed": 300}
+    summary = summarise(run_records.write_record(tmp_path, run_records.text_rows(), provenance={"model": flop}))
+    assert {key: summary[key] for key in flop} == flop
+
+
 def test_a_finished_run_gives_every_number_that_an_index_reads(text_run: Path) -> None:
     summary = summarise(text_run, "first light")
     last = run_records.text_rows()[-1]

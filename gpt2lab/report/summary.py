@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2lab.model import bands
 from gpt2lab.report import analysis
+from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.inputs import Curve, Inputs, read_inputs
 
 SPLITS = ("train", "val", "test")
@@ -66,6 +67,8 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "random_guess_loss": model.get("random_guess_loss"),
         "n_params": model.get("n_params"),
         "n_params_active": model.get("n_params_active"),
+        "flop_per_token_dense": flop_per_token(inputs, "dense"),
+        "flop_per_token_computed": flop_per_token(inputs, "computed"),
         **_density(inputs),
         "tokens_per_s": median_speed(inputs.curve("tokens_per_s")),
         "step_ms": median_speed(inputs.curve("step_ms")),

@@ -36,8 +36,7 @@ class Case:
 
     @property
     def banded(self) -> bool:
-        bands = (self.model.fc1_band, self.model.fc2_band)
-        return not all(is_dense(self.model.n_embd, band) for band in bands)
+        return not all(is_dense(self.model.n_embd, band) for band in self.model.bands.values())
 
     @property
     def leaves_out(self) -> bool:

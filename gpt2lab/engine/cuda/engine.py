@@ -48,10 +48,10 @@ class CudaEngine:
             self._workload = replace(self._workload, mlp_tiles=mlp_tiles)
         tiles = self._workload.mlp_tiles
         gemm = create_gemm(self._device, spec.engine.precision)
-        self.plan = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
+        self.memory = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
         free = self._device.free_bytes()
-        check_fit(self.plan, self._config, self._numerics, self._workload, free_bytes=free)
-        self._arena = allocate(self._device, self.plan)
+        check_fit(self.memory, self._config, self._numerics, self._workload, free_bytes=free)
+        self._arena = allocate(self._device, self.memory)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
         self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena, tiles)
@@ -116,7 +116,7 @@ class CudaEngine:
         self._raise_if_diverged()
         B, T = tokens.shape
         self._check_length(T)
-        found, at_once = [], min(self.plan.rows // T, max(1, self.plan.counted_rows // self._n_counted(T)))
+        found, at_once = [], min(self.memory.rows // T, max(1, self.memory.counted_rows // self._n_counted(T)))
         for first in range(0, B, at_once):
             of = self._uploads.upload_tokens(tokens[first : first + at_once])
             self._step.forward(of)
@@ -124,7 +124,7 @@ class CudaEngine:
             if last_only:
                 position = self._upload("position", np.array([T - 1]))
                 x = self._step.at_positions(self._arena["dnarrow"][: of.B], position, B=of.B, T=T)
-            size = self.plan.counted_rows  # rows of logits that there is room for
+            size = self.memory.counted_rows  # rows of logits that there is room for
             for begin in range(0, len(x), size):
                 part = self._device.download(self._step.logits_of(x[begin : begin + size]))
                 part = from_bfloat16(part) if self._spec.engine.precision is Precision.bf16 else part
@@ -213,7 +213,7 @@ class CudaEngine:
         planned = self._workload
         T = planned.seq_len if planned.trims_last else seq_len
         n, V, room = self._n_counted(T), self._config.padded_vocab_size, len(self._arena["passes"])
-        size, tree = min(self.plan.rows // T, self.plan.counted_rows // n), planned.shares and T <= LONGEST_SHARED
+        size, tree = min(self.memory.rows // T, self.memory.counted_rows // n), planned.shares and T <= LONGEST_SHARED
         while size > 1 and block_size(size, T, n, V, shares=tree) > room:
             size //= 2
         assert size, f"an evaluation of {seq_len} positions, planned as {planned}"
