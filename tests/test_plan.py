@@ -87,7 +87,7 @@ def left_out(*overrides: str) -> str:
 def test_a_plan_says_what_of_equations_need_not_be_computed():
     assert left_out(*EQUATIONS, "masking=task_position").splitlines() == [
         "9,603 prefixes stand for 37,632 positions",
-        "the last layer, but for keys and values, away from the 4,704 that count",
+        "the last layer, except keys and values, away from the 4,704 that count",
         "1.86e+10 of 9.36e+10 FLOP are computed in the first step: 5.04 times fewer",
         "(on a CPU; engine.device=auto takes a card where PyTorch finds one)",
     ]
@@ -98,7 +98,7 @@ def test_a_plan_says_what_of_equations_need_not_be_computed():
 def test_a_plan_of_text_says_which_positions_the_mask_cuts():
     assert left_out("task_position=[9,16]").splitlines()[:2] == [
         "positions behind the last counted one, 16: 272 of 2,048 stay",
-        "the last layer, but for keys and values, away from the 128 that count",
+        "the last layer, except keys and values, away from the 128 that count",
     ]
     assert left_out() == "nothing: every position counts, and the products are dense"
 

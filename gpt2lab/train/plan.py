@@ -138,7 +138,7 @@ def _left_out(plan: RunPlan, engine: EnginePlan) -> list[str]:
         assert spec.counted is not None
         lines.append(f"positions behind the last counted one, {spec.counted[-1]}: {rows:,} of {work.positions:,} stay")
     if last < rows:
-        lines.append(f"the last layer, but for keys and values, away from the {last:,} that count")
+        lines.append(f"the last layer, except keys and values, away from the {last:,} that count")
     if spec.counted is not None and not spec.engine.skip_uncounted:
         lines.append("engine.skip_uncounted=false: positions that no counted one needs are computed")
     if work.why_not_shared:
