@@ -43,7 +43,6 @@ def train_job(job: Job, console: Console) -> int:
 
 def run_grid(grid: Grid) -> int:
     """Run what is missing of a sweep, and archive it when all its jobs had their turn; return the exit code."""
-    from gpt2lab.report.comparison.compare import METRICS
     from gpt2lab.sweep import run_sweep
     from gpt2lab.train import RunChecks
 
@@ -56,7 +55,7 @@ def run_grid(grid: Grid) -> int:
         find_weights(config)
         return checks.check(config, elsewhere=grid.elsewhere)
 
-    result = run_sweep(grid, check=check, execute=train_job, metrics=tuple(METRICS), console=console)
+    result = run_sweep(grid, check=check, execute=train_job, console=console)
     path = result.sweep.path
     if not result.has_ended:
         console.print(f"continue python -m gpt2lab.run resume={path}  (as it is: gpt2lab snapshot {path} --force)")

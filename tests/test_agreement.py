@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gpt2lab.archive.agreement import Difference, compare_rows
+from gpt2lab.archive.agreement import ChangedValue, compare_rows
 from gpt2lab.errors import ArchiveError
 
 ROWS = [
@@ -32,7 +32,7 @@ def test_the_first_and_the_largest_difference_are_named():
         ROWS, [{**row, "tokens": 161} if row["step"] == 20 else row for row in changed(0, val_loss=4.4)]
     )
     assert str(agreement.differences[0]) == "step 0, val_loss: archived 5.5, now 4.4"
-    assert agreement.largest == Difference(step=0, column="val_loss", archived=5.5, reproduced=4.4)
+    assert agreement.largest == ChangedValue(step=0, column="val_loss", archived=5.5, reproduced=4.4)
     assert agreement.largest.relative == pytest.approx(0.2)
     assert len(agreement.differences) == 2
 
@@ -68,6 +68,12 @@ def test_what_only_an_early_end_measures_is_left_out_there_and_only_there():
 
 def test_a_column_that_this_version_does_not_know_is_compared_too():
     assert compare_rows(changed(10, new_loss=1.0), changed(10, new_loss=2.0)).differences[0].column == "new_loss"
+
+
+def test_a_metric_that_the_archived_run_never_measured_is_not_compared():
+    later = [{**row, "new_loss": 1.0} for row in ROWS]
+    assert compare_rows(ROWS, later).verdict(0.0) == "identical"
+    assert compare_rows(later, ROWS).verdict(1e300) == "different"
 
 
 def test_a_step_that_comes_twice_is_refused():

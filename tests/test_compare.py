@@ -206,7 +206,7 @@ def test_hardware_is_noted_for_a_loss_and_decides_for_a_time(archive):
     [
         ({"metric": "test_loss"}, "none of these 2 experiments measured it; measured were train_loss"),
         ({"metric": "lr"}, "is a setting or a count"),
-        ({"metric": "beauty"}, "not a column of metrics.csv; expected one of train_loss"),
+        ({"metric": "beauty"}, "is not a metric of this version; expected one of train_loss"),
         ({"vary": ["optim.beta1"]}, "--vary optim.beta1: no such thing differs"),
         ({"baseline": Path("00009-run")}, "--baseline 00009-run is not among"),
     ],

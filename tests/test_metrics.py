@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.metrics import (
-    COLUMN_NAMES,
-    COLUMNS,
-    TIMING_COLUMNS,
-    MetricsWriter,
-    drop_rows_after,
-    read_metrics,
-)
+from gpt2lab.record.columns import COLUMNS, Column
+from gpt2lab.record.metrics import MetricsWriter, drop_rows_after, read_metrics
+
+COLUMN_NAMES = tuple(entry.name for entry in COLUMNS)
 
 
 @pytest.fixture
@@ -32,9 +28,8 @@ def written(tmp_path: Path) -> Path:
 
 def test_the_columns_are_named_once_and_each_is_described():
     assert len(set(COLUMN_NAMES)) == len(COLUMNS)
-    assert all(column.description for column in COLUMNS)
+    assert all(entry.description and entry.label for entry in COLUMNS)
     assert COLUMN_NAMES[:2] == ("step", "tokens")
-    assert set(TIMING_COLUMNS) <= set(COLUMN_NAMES)
 
 
 def test_values_come_back_exactly(tmp_path):
@@ -130,8 +125,6 @@ def test_columns_that_an_older_version_did_not_write_read_as_not_measured(tmp_pa
     path = tmp_path / "metrics.csv"
     path.write_text("step,val_loss\n0,5.5\n")
     assert read_metrics(path) == [{**dict.fromkeys(COLUMN_NAMES), "step": 0, "val_loss": 5.5}]
-    with pytest.raises(ArchiveError, match="columns"):
-        MetricsWriter(path)
 
 
 def test_dropping_rows_keeps_the_bytes_of_the_others(written):
@@ -198,3 +191,70 @@ def test_a_step_that_does_not_ascend_or_that_no_run_reaches_is_damage(written, s
         ArchiveError, match=r"metrics\.csv, line 5: damaged, step (.*, expected one from 21 to|is .*, not a number)"
     ):
         read_metrics(written)
+
+
+def test_a_run_with_an_older_header_gets_the_columns_that_it_lacks_and_keeps_its_bytes(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val_loss,removed_metric\n0,5.50,7\n10,,8\n20,3.")
+    with MetricsWriter(path) as writer:
+        writer.append({"step": 20, "val_loss": 3.25, "train_loss": 2.5})
+    missing = [name for name in COLUMN_NAMES if name not in ("step", "val_loss")]
+    header, first, second, third = path.read_text().splitlines()
+    assert header.split(",") == ["step", "val_loss", "removed_metric", *missing]
+    assert (first, second) == ("0,5.50,7" + "," * len(missing), "10,,8" + "," * len(missing))
+    assert third.startswith("20,3.25,,,2.5,")
+    assert [row["removed_metric"] for row in read_metrics(path)] == [7.0, 8.0, None]
+
+
+def test_an_older_header_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val_loss\n0,5.5\n")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsWriter(path)
+    assert path.read_text() == "step,val_loss\n0,5.5\n"
+
+
+def test_columns_of_another_order_stay_in_it(tmp_path):
+    path = tmp_path / "metrics.csv"
+    names = [COLUMN_NAMES[0], *reversed(COLUMN_NAMES[1:])]
+    path.write_text(",".join(names) + "\n")
+    with MetricsWriter(path) as writer:
+        writer.append({"step": 0, "tokens": 3, "peak_mem_mib": 1.0})
+    assert path.read_text().splitlines() == [",".join(names), "0,1.0" + "," * (len(names) - 2) + "3"]
+
+
+def test_a_run_may_have_columns_of_its_own(tmp_path):
+    path = tmp_path / "metrics.csv"
+    own = [*COLUMNS[:2], Column(name="heads/pruned", label="Heads", description="", integer=True)]
+    with MetricsWriter(path, own) as writer:
+        writer.append({"step": 0, "tokens": 0, "heads/pruned": 3})
+        with pytest.raises(AssertionError, match="val_loss"):
+            writer.append({"step": 1, "val_loss": 0.5})
+    assert path.read_text() == "step,tokens,heads/pruned\n0,0,3\n"
+    (row,) = read_metrics(path)
+    assert (row["heads/pruned"], row["val_loss"]) == (3.0, None)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("step,val_loss,lr,val_loss", "line 1: 2 columns are named val_loss"),
+        ("step,val_loss,", "line 1: '' is no column name"),
+        ("step,val\x1b[31mloss", r"line 1: 'val\\x1b\[31mloss' is no column name"),
+        ("step,9lives", "line 1: '9lives' is no column name"),
+        ("step," + "x" * 101, "line 1: 'x{40}' is no column name"),
+    ],
+)
+def test_a_header_with_a_repeated_or_unreadable_name_is_refused(tmp_path, header, says):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{header}\n")
+    for read in (read_metrics, MetricsWriter, lambda path: drop_rows_after(path, 0)):
+        with pytest.raises(ArchiveError, match=says) as caught:
+            read(path)
+        assert caught.value.exit_code == 5
+    assert path.read_text() == f"{header}\n"

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_runs import ENGINES, QUIET, TINY, assert_same_state, numbers, run, status, stop_at
 
+from gpt2lab.record.metrics import read_metrics
 from gpt2lab.run import main
 
 
@@ -64,6 +65,24 @@ def test_a_killed_run_continues_from_its_last_checkpoint(workplace):
     assert entry["step"] % 20 == 0
     assert numbers(Path("killed")) == numbers(straight)
     assert_same_state(Path("killed"), straight)
+
+
+def test_a_run_with_an_older_header_continues_to_the_bit_and_loses_nothing(workplace):
+    overrides = [*QUIET, "data=modular", "data.prime=11", "schedule=constant", "train.eval_every=2"]
+    straight = run(*overrides, "train.max_steps=8")
+    halves = run(*overrides, "train.max_steps=4")
+    metrics = halves / "metrics.csv"
+    older = ("step", "val_loss", "train_loss", "removed_metric", "elapsed_s")
+    before = read_metrics(metrics)
+    lines = [[repr(row[name]) if row.get(name) is not None else "" for name in older] for row in before]
+    metrics.write_text("".join(f"{','.join(line)}\n" for line in [older, *lines]))
+    assert main([f"resume={halves}", "train.max_steps=8"]) == 0
+    assert_same_state(halves, straight)
+    expected, rows = numbers(straight), numbers(halves)
+    kept = ("step", "val_loss", "train_loss")
+    assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in expected]
+    assert [row["grad_norm"] for row in rows[:5]] == [None] * 5  # what the older header had no place for
+    assert [{**row, "removed_metric": None} for row in expected[5:]] == rows[5:]
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ def test_an_accuracy_is_never_rounded_to_one_and_its_interval_ends_there() -> No
 
 def test_the_interval_of_a_loss_begins_at_zero_and_the_caption_says_so() -> None:
     assert interval_of("val_loss", (-0.02, 1.02)).replace("\u00a0", " ") == "0 to 1.0200"
-    assert "only what lies above 0" in interval_words("val_loss", [None, (0.1, 0.2), (-0.02, 1.02)])
-    assert "only" not in interval_words("val_loss", [None, (0.1, 0.2)])
-    assert "only what lies between 0 and 1" in interval_words("val_accuracy", [(0.9, 1.1)])
-    assert "only" not in interval_words("lr", [(-0.1, 1.1)])
+    assert "truncated at 0" in interval_words("val_loss", [None, (0.1, 0.2), (-0.02, 1.02)])
+    assert "truncated" not in interval_words("val_loss", [None, (0.1, 0.2)])
+    assert "truncated at 0 and 1" in interval_words("val_accuracy", [(0.9, 1.1)])
+    assert "truncated" not in interval_words("lr", [(-0.1, 1.1)])
 
 
 def test_differences_have_the_sign_of_minus() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from gpt2lab.record.metrics import TIMING_COLUMNS, read_metrics
+from gpt2lab.record.columns import column
+from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.sweep import find_results
 from gpt2lab.run import main
 from gpt2lab.train.progress import Display
@@ -39,7 +40,7 @@ def run(*overrides: str, expect: int = 0) -> Path | None:
 def numbers(run_dir: Path) -> list[dict]:
     """Return the rows of a run without what differs from one execution to the next."""
     rows = read_metrics(run_dir / "metrics.csv")
-    return [{key: value for key, value in row.items() if key not in TIMING_COLUMNS} for row in rows]
+    return [{key: value for key, value in row.items() if not column(key).timing} for row in rows]
 
 
 def status(run_dir: Path) -> dict:

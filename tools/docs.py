@@ -22,7 +22,7 @@ from bench_rows import measured_rows
 
 from gpt2lab.cli.main import group as command_group
 from gpt2lab.compose import compose, known_keys
-from gpt2lab.record.metrics import COLUMNS
+from gpt2lab.record import columns
 from gpt2lab.schema import RunConfig, plain
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -118,7 +118,7 @@ def keys_table() -> str:
 
 
 def metrics_table() -> str:
-    return table(("column", "unit", "meaning"), ((f"`{c.name}`", c.unit, c.description) for c in COLUMNS))
+    return table(("column", "unit", "meaning"), ((f"`{c.name}`", c.unit, c.description) for c in columns.COLUMNS))
 
 
 def commands_table() -> str:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.metrics import COLUMN_NAMES, TIMING_COLUMNS, Row
+from gpt2lab.record.columns import column
+from gpt2lab.record.metrics import Row
 
 Value = float | int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class ChangedValue:
     """One value that came out otherwise. None = not measured."""
 
     step: int
@@ -37,12 +38,12 @@ class Agreement:
 
     n_rows: int  # rows that both have
     n_values: int  # values compared in them
-    differences: tuple[Difference, ...]  # by step, then in the order of the columns
+    differences: tuple[ChangedValue, ...]  # by step, then in the order of the columns
     missing: tuple[int, ...]  # steps of archived rows that the reproduction does not have
     extra: tuple[int, ...]  # steps of rows that only the reproduction has
 
     @property
-    def largest(self) -> Difference | None:
+    def largest(self) -> ChangedValue | None:
         """The largest relative difference, the first of equals; None where nothing differs."""
         return max(self.differences, key=lambda difference: difference.relative, default=None)
 
@@ -58,21 +59,23 @@ class Agreement:
 def compare_rows(archived: Sequence[Row], reproduced: Sequence[Row], *, stopped: int | None = None) -> Agreement:
     """Compare rows by step. Two values are equal when they are the same number, both nan, or both not measured.
 
+    Compared are the metrics that the archived run measured; a later version may measure more.
     `stopped` is the step at which the reproduction was ended early: what only the reproduction measured there
     belongs to the evaluation that ends a run, and is left out. Raises ArchiveError when a step comes twice.
     """
     before, now = _by_step(archived, "the archived metrics"), _by_step(reproduced, "the metrics made now")
+    measured = dict.fromkeys(name for row in archived for name, value in row.items() if value is not None)
+    names = [name for name in measured if not column(name).timing]
     differences = []
     n_values = 0
     for step in sorted(before.keys() & now.keys()):
-        names = dict.fromkeys((*COLUMN_NAMES, *before[step], *now[step]))
-        for column in [name for name in names if name not in TIMING_COLUMNS]:
-            first, second = before[step].get(column), now[step].get(column)
+        for name in names:
+            first, second = before[step].get(name), now[step].get(name)
             if first is None and (second is None or step == stopped):
                 continue
             n_values += 1
             if not _equal(first, second):
-                differences.append(Difference(step=step, column=column, archived=first, reproduced=second))
+                differences.append(ChangedValue(step=step, column=name, archived=first, reproduced=second))
     return Agreement(
         n_rows=len(before.keys() & now.keys()),
         n_values=n_values,

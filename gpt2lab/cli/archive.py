@@ -21,6 +21,7 @@ from gpt2lab.archive.rewrite import rewrite_report
 from gpt2lab.archive.where import select, sort
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
+from gpt2lab.record.columns import column
 from gpt2lab.record.disk import read_plain_file
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
@@ -151,17 +152,15 @@ def list_command(where: str | None, sort_key: str | None, as_json: bool, root: P
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
-    def number(key: str, form: str) -> str:
-        return form.format(summary[key]) if is_number(summary.get(key)) else "-"
+    def number(key: str, show: Callable[[float], str]) -> str:
+        return show(summary[key]) if is_number(summary.get(key)) else "-"
 
     return [
         str(summary.get("name") or "-"),
         str(status_words(summary) or "-"),
         str(summary.get("data") or "-"),
-        number("n_params_active", "{:,}"),
-        number("tokens", "{:,}"),
-        number("val_loss", "{:.4f}"),
-        number("val_accuracy", "{:.1%}"),
+        number("n_params_active", "{:,}".format),
+        *(number(name, column(name).text) for name in ("tokens", "val_loss", "val_accuracy")),
         str(summary.get("date") or "-")[:10],
     ]
 

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from gpt2lab.archive import expand, list_provenance, resolve, resolve_run
 from gpt2lab.cli.archive import root_option, says_what_is_damaged
+from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import read_run
-from gpt2lab.report.comparison.compare import METRICS, Comparison, Row
+from gpt2lab.report.comparison.compare import Comparison, Row
 from gpt2lab.report.comparison.compare import compare as compare_runs
 from gpt2lab.report.comparison.sweep_results import baseline_run
 from gpt2lab.report.comparison_page.words import p_value, within
@@ -24,7 +25,7 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 
 @click.command()
 @click.argument("experiments", nargs=-1)
-@click.option("--metric", help=f"One of {', '.join(METRICS)}; by default a lone sweep's own, else val_loss.")
+@click.option("--metric", help=f"One of {', '.join(result_names())}; by default a lone sweep's own, else val_loss.")
 @click.option(
     "--baseline", help="The run whose arm the others are held to; by default a lone sweep's own, else the first."
 )
@@ -98,15 +99,15 @@ def _table(found: Comparison) -> Table:
 
 
 def _cells(row: Row, metric: str) -> list[str]:
-    def interval(ends: tuple[float, float] | None, show: Callable[[float], str] = numbers.loss_or_cost) -> str:
+    def interval(ends: tuple[float, float] | None, show: Callable[[float], str] = numbers.decimal) -> str:
         return f"[{show(ends[0])}, {show(ends[1])}]" if ends else numbers.MISSING
 
-    show = numbers.of_metric(metric)
-    spread = numbers.MISSING if row.estimate.std is None else numbers.loss_or_cost(row.estimate.std)
+    show = numbers.formatter(metric)
+    spread = numbers.MISSING if row.estimate.std is None else numbers.decimal(row.estimate.std)
     difference = numbers.MISSING
     if row.difference is not None:
         sign = "+" if row.difference.mean > 0 else ""
-        difference = f"{sign}{numbers.loss_or_cost(row.difference.mean)} {interval(row.corrected_interval)}"
+        difference = f"{sign}{numbers.decimal(row.difference.mean)} {interval(row.corrected_interval)}"
     return [
         " ".join(_number(name) for name in row.experiments),
         row.label if len(row.label) <= MOST_LABEL else f"{row.label[:MOST_LABEL]}…",
@@ -130,7 +131,7 @@ def _floor(found: Comparison) -> str:
     if found.floor is None:
         return f"noise floor: unknown, no config was run with two seeds{p}"
     floor = found.floor
-    std = numbers.loss_or_cost(floor.std)
+    std = numbers.decimal(floor.std)
     return f"noise floor: {std}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from gpt2lab.archive import resolve_run
-from gpt2lab.archive.agreement import Difference
+from gpt2lab.archive.agreement import ChangedValue
 from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction, source_of
 from gpt2lab.archive.reproduce import reproduce as run_again
 from gpt2lab.cli.archive import root_option
@@ -114,7 +114,7 @@ def _json(path: Path, plan: Plan, result: Reproduction, tolerance: float) -> dic
     }
 
 
-def _json_difference(difference: Difference) -> dict[str, Any]:
+def _json_difference(difference: ChangedValue) -> dict[str, Any]:
     """JSON has no nan and no infinity: they are written as text."""
 
     def number(value: float | int | None) -> float | int | str | None:

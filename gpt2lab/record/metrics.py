@@ -6,91 +6,65 @@ floats are written with `repr`, so a value read back is the value that was measu
 
 import csv
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record import columns as entries
+from gpt2lab.record.columns import Column
 from gpt2lab.record.disk import disk_errors, read_plain_file, write_atomic
 
 MAX_BYTES = 256 << 20  # two million rows
 
 Row = dict[str, float | int | None]
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of metrics.csv."""
-
-    name: str
-    unit: str  # "" for a plain number
-    description: str
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("step", "updates", "optimizer updates done; row 0 is before training"),
-    Column("tokens", "tokens", "training tokens consumed so far"),
-    Column("train_loss", "nats/token", "mean loss over the counted tokens of this update's batch, before the update"),
-    Column("train_eval_loss", "nats/token", "loss on the training split, measured as val_loss is"),
-    Column("train_accuracy", "", "share of counted training tokens predicted right"),
-    Column("val_loss", "nats/token", "loss on the validation split"),
-    Column("val_accuracy", "", "share of counted validation tokens predicted right"),
-    Column("test_loss", "nats/token", "loss on the test split"),
-    Column("test_accuracy", "", "share of counted test tokens predicted right"),
-    Column("lr", "", "learning rate of the last update"),
-    Column("grad_norm", "", "global L2 norm of the last gradient, before clipping"),
-    Column("step_ms", "ms", "mean time of one update since the last row"),
-    Column("tokens_per_s", "tokens/s", "training throughput at that mean time of one update"),
-    Column("elapsed_s", "s", "training time so far, evaluation not counted"),
-    Column("peak_mem_mib", "MiB", "highest memory use so far, of the device or else of the process"),
-)
-COLUMN_NAMES = tuple(column.name for column in COLUMNS)
-
-# What differs between two runs of the same config on the same machine.
-TIMING_COLUMNS = ("step_ms", "tokens_per_s", "elapsed_s", "peak_mem_mib")
-
 _LAST_STEP = 2**53  # beyond it a float is no step of its own
 _LARGEST = 2**63 - 1  # of a count, as numpy and other readers take it
 _MAX_DIGITS = 19
-_INTEGERS = frozenset({"step", "tokens"})
-_HEADER = (",".join(COLUMN_NAMES) + "\n").encode()
-
-
-def _cell(name: str, value: float | int | None) -> str:
-    if value is None:
-        return ""
-    return repr(int(value)) if name in _INTEGERS else repr(float(value))
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,99}")
 
 
 class MetricsWriter:
     """Appends rows to metrics.csv; an existing file is continued after its last whole row.
 
-    Raises ArchiveError when the file cannot be written (disk full) or holds other columns.
+    A file that lacks some of `columns` (by default COLUMNS), as an older version wrote it, gets them behind its own,
+    blank in the rows that are there. Raises ArchiveError when the file cannot be written (disk full) or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[Column] | None = None) -> None:
         self.path = path
+        columns = entries.COLUMNS if columns is None else columns
+        names = [entry.name for entry in columns]
         with disk_errors("write", path):
             path.touch(exist_ok=True)
             whole = _whole_lines(path.read_bytes())
-            if whole and not whole.startswith(_HEADER):
-                raise ArchiveError(
-                    f"{path}: its columns are not those of this version ({','.join(COLUMN_NAMES)}); "
-                    "continue the run with the version that began it, or start a new one"
-                )
+            there = _header(path, whole) if whole else []
+            missing = [name for name in names if name not in there]
+            if whole and missing:
+                whole = _append_columns(whole, missing)
+                write_atomic(path, whole)
             os.truncate(path, len(whole))
             # Unbuffered: a row is handed to the system in the one call that wrote it.
             self._file = path.open("ab", buffering=0)
+        self._names = [*there, *missing]
+        self._integers = _integers(columns)
         if not whole:
-            self._write(_HEADER)
+            self._write((",".join(names) + "\n").encode())
 
     def append(self, row: Mapping[str, float | int | None]) -> None:
         """Add one row. Columns that are absent or None stay blank; `step` is required."""
-        unknown = row.keys() - set(COLUMN_NAMES)
+        unknown = row.keys() - set(self._names)
         assert not unknown, f"no such column of metrics.csv: {sorted(unknown)}"
         assert row.get("step") is not None, "a row of metrics.csv needs its step"
-        self._write((",".join([_cell(name, row.get(name)) for name in COLUMN_NAMES]) + "\n").encode())
+        self._write((",".join([self._cell(name, row.get(name)) for name in self._names]) + "\n").encode())
+
+    def _cell(self, name: str, value: float | int | None) -> str:
+        if value is None:
+            return ""
+        return repr(int(value)) if name in self._integers else repr(float(value))
 
     def _write(self, line: bytes) -> None:
         try:
@@ -122,11 +96,35 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _value(name: str, cell: str) -> float | int:
+def _integers(columns: Sequence[Column]) -> frozenset[str]:
+    return frozenset(entry.name for entry in columns if entry.integer)
+
+
+def _header(path: Path, whole: bytes) -> list[str]:
+    """Return the names in the first line. Raises ArchiveError for what is no name, or is there twice."""
+    names = whole.partition(b"\n")[0].decode("ascii", "replace").split(",")
+    if names[0] != "step":
+        raise ArchiveError(f"{path}, line 1: expected the column names, beginning with step; got {names[:3]}")
+    for name, count in Counter(names).items():
+        if not _NAME.fullmatch(name):
+            raise ArchiveError(f"{path}, line 1: {name[:40]!r} is no column name; expected letters, digits and _./-")
+        if count > 1:
+            raise ArchiveError(f"{path}, line 1: {count} columns are named {name}; expected one of each name")
+    return names
+
+
+def _append_columns(whole: bytes, names: Sequence[str]) -> bytes:
+    """Return the content with columns added at the end, blank in each row; the other bytes stay."""
+    header, *lines = whole.split(b"\n")[:-1]
+    blank = b"," * len(names) + b"\n"
+    return b"".join([header, b",", ",".join(names).encode(), b"\n", *(line + blank for line in lines)])
+
+
+def _value(cell: str, *, integer: bool) -> float | int:
     """Return the number in a cell. Raises ValueError, also for what Python alone takes for one, like 1_0."""
     if "_" in cell:
         raise ValueError(cell)
-    if name not in _INTEGERS:
+    if not integer:
         return float(cell)
     if not cell.isdigit() or len(cell) > _MAX_DIGITS or int(cell) > _LARGEST:
         raise ValueError(cell)
@@ -134,24 +132,22 @@ def _value(name: str, cell: str) -> float | int:
 
 
 def _parse(path: Path, whole: bytes) -> list[Row]:
+    if not whole:
+        return []
+    header, integers = _header(path, whole), _integers(entries.COLUMNS)
     try:
         lines = list(csv.reader(whole.decode("ascii").split("\n")[:-1], quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error):
         bad = next((n for n, line in enumerate(whole.split(b"\n"), 1) if not line.isascii()), 1)
         raise ArchiveError(f"{path}, line {bad}: damaged, it holds bytes that no row has") from None
-    if not lines:
-        return []
-    header = lines[0]
-    if header[:1] != ["step"] or len(set(header)) != len(header):
-        raise ArchiveError(f"{path}, line 1: expected the column names, beginning with step; got {header[:3]}")
     rows: list[Row] = []
     for number, cells in enumerate(lines[1:], 2):
         if len(cells) != len(header):
             raise ArchiveError(f"{path}, line {number}: damaged, {len(cells)} cells instead of {len(header)}")
-        row: Row = dict.fromkeys(COLUMN_NAMES)
+        row: Row = {entry.name: None for entry in entries.COLUMNS}
         for name, cell in zip(header, cells, strict=True):
             try:
-                row[name] = None if cell == "" else _value(name, cell)
+                row[name] = None if cell == "" else _value(cell, integer=name in integers)
             except ValueError:
                 raise ArchiveError(f"{path}, line {number}: damaged, {name} is {cell[:40]!r}, not a number") from None
         if row["step"] is None:
@@ -166,10 +162,10 @@ def _parse(path: Path, whole: bytes) -> list[Row]:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of metrics.csv, every column of COLUMNS in each, None where nothing was measured.
+    """Return the rows of metrics.csv, every column of COLUMNS and of the file in each, None where nothing was measured.
 
-    A torn last line is dropped; a file that an older version wrote lacks columns, which read as None.
-    Steps ascend, from 0 or later. Raises ArchiveError naming file and line for a damaged row, and for a missing file.
+    A torn last line is dropped. A column without an entry in COLUMNS is kept, as a plain number. Steps ascend, from 0
+    or later. Raises ArchiveError naming file and line for a damaged row, and for a missing file.
     """
     return _parse(path, _whole_lines(read_plain_file(path, MAX_BYTES)))
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import DELAY_FACTOR
 from gpt2lab.report.band_figure import draw_bands
@@ -28,6 +29,8 @@ from gpt2lab.report.canvas import (
 from gpt2lab.report.inputs import Curve, Inputs
 from gpt2lab.report.summary import counts_every_position
 
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+COLOURS = {"train": ORANGE, "val": BLUE, "test": GREEN}
 LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
 
 
@@ -44,6 +47,12 @@ def _references(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, floa
     return [(name, value) for name, value in lines if value is not None]
 
 
+def _splits(inputs: Inputs, measure: str, log: bool) -> list[tuple[str, Curve, str]]:
+    """Return (label, curve, colour) of each split that was evaluated where an axis shows it."""
+    found = [(split, inputs.curve(evaluated(split)[measure].name)) for split in SPLITS]
+    return [(f"{NAMES[split]} split", curve, COLOURS[split]) for split, curve in found if len(curve.since(int(log)))]
+
+
 def _draw_splits(axes: Axes, curves: list[tuple[str, Curve, str]], log: bool) -> None:
     for label, curve, colour in curves:
         shown = thin(curve.since(1) if log else curve)
@@ -55,12 +64,7 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
     """Write loss.svg: running training loss, and each split's evaluated loss, over steps."""
     log = _is_delayed(summary)
     running = inputs.curve("train_loss")
-    splits = [
-        ("training split", inputs.curve("train_eval_loss"), ORANGE),
-        ("validation split", inputs.curve("val_loss"), BLUE),
-        ("test split", inputs.curve("test_loss"), GREEN),
-    ]
-    splits = [split for split in splits if len(split[1].since(int(log)))]
+    splits = _splits(inputs, "loss", log)
     drawn = [curve.since(int(log)).values for curve in (running, *(curve for _, curve, _ in splits))]
     values = np.concatenate(drawn)
     if len({int(step) for curve in (running, *(curve for _, curve, _ in splits)) for step in curve.steps}) < 2:
@@ -99,12 +103,7 @@ def draw_accuracy(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Pict
     if counts_every_position(inputs) and not inputs.fact("provenance.data.row_len"):
         return None
     log = _is_delayed(summary)
-    splits = [
-        ("training split", inputs.curve("train_accuracy"), ORANGE),
-        ("validation split", inputs.curve("val_accuracy"), BLUE),
-        ("test split", inputs.curve("test_accuracy"), GREEN),
-    ]
-    splits = [split for split in splits if len(split[1].since(int(log)))]
+    splits = _splits(inputs, "accuracy", log)
     if not splits:
         return None
     threshold = summary["accuracy_threshold"]

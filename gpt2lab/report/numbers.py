@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from functools import wraps
 
+from gpt2lab.record.columns import Format, column, evaluated
+
 MISSING = "–"
 
 
@@ -53,17 +55,10 @@ def percent(value: float) -> str:
     return "100 %" if value == 1 else f"{min(100 * value, 99.99):.2f} %"
 
 
-def of_metric(metric: str) -> Callable[[float], str]:
-    """Return how values of a column of metrics.csv are written, with digits enough to compare."""
-    return share if metric.endswith("_accuracy") else loss_or_cost
-
-
-def loss_or_cost(value: float) -> str:
-    """A loss as `loss` has it; seconds and MiB of a hundred or more as whole numbers."""
+@_or_missing
+def decimal(value: float) -> str:
+    """As `loss`; a hundred or more as whole numbers."""
     return loss(value) if abs(value) < 100 else count(value)
-
-
-OF_MEASURE = {"loss": loss, "accuracy": share}
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -103,3 +98,22 @@ def duration(value: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+_BY_FORMAT: dict[Format, Callable[[float | None], str]] = {
+    "loss": decimal,
+    "share": share,
+    "count": count,
+    "decimal": decimal,
+    "scientific": rounded,
+}
+
+
+def formatter(metric: str) -> Callable[[float | None], str]:
+    """Return how a report writes values of a metric, with digits enough to compare."""
+    return _BY_FORMAT[column(metric).format]
+
+
+def measure_formatter(measure: str) -> Callable[[float | None], str]:
+    """Return how a report writes a value of an evaluation, of whichever split."""
+    return formatter(evaluated("val")[measure].name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import markdown, numbers
@@ -19,7 +20,7 @@ from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, matrix_rows, read_method
 from gpt2lab.report.origin import day, how_to, provenance_rows, shell_word
 from gpt2lab.report.results import SPLIT_NAMES, checkpoint_table, headline, measure_rows, speed_line
-from gpt2lab.report.summary import LOSS_COLUMNS, SPLITS, summarise_inputs
+from gpt2lab.report.summary import summarise_inputs
 from gpt2lab.report.templates import template
 
 MAX_SAMPLES = 3
@@ -58,7 +59,7 @@ def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures:
     # The page has its own heading of that name.
     notes = "\n\n".join(markdown.take_section(notes, "Notes"))
     columns, rows, caption = checkpoint_table(inputs, summary)
-    splits = [split for split in SPLITS if summary[LOSS_COLUMNS[split]] is not None]
+    splits = [split for split in SPLITS if summary[evaluated(split)["loss"].name] is not None]
     return {
         "title": summary["name"],
         "status": Markdown(" · ".join(_status_parts(summary))),

@@ -1,13 +1,16 @@
 """The Results section of a report: the numbers of the summary as lines and tables, each with its unit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from gpt2lab.record import columns
+from gpt2lab.record.columns import Column, evaluated
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import Markdown
-from gpt2lab.report.summary import LOSS_COLUMNS, bits_per_byte, counts_every_position, perplexity
+from gpt2lab.report.summary import bits_per_byte, counts_every_position, perplexity
 
 MAX_CHECKPOINTS = 12  # rows of the table of evaluations
 SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
@@ -31,14 +34,22 @@ def headline(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> list[tuple[str, list[str]]]:
     def before(split: str) -> str:
-        return numbers.loss(inputs.curve(LOSS_COLUMNS[split]).at(0))
+        return numbers.loss(inputs.curve(evaluated(split)["loss"].name).at(0))
 
-    def best(column: str, show: Any) -> str:
-        value, step = summary[f"best_{column}"], summary[f"best_{column}_step"]
-        return numbers.MISSING if value is None else f"{show(value)} (step {step:,})"
+    def last(entry: Column) -> str:
+        return numbers.formatter(entry.name)(summary[entry.name])
+
+    def best(entry: Column) -> str:
+        step = summary[f"best_{entry.name}_step"]
+        value = numbers.formatter(entry.name)(summary[f"best_{entry.name}"])
+        return value if step is None else f"{value} (step {step:,})"
+
+    def of_each(measure: str, show: Callable[[Column], str]) -> list[str]:
+        found = [evaluated(split).get(measure) for split in splits]
+        return [numbers.MISSING if entry is None else show(entry) for entry in found]
 
     def final(split: str) -> float | None:
-        loss: float | None = summary[LOSS_COLUMNS[split]]
+        loss: float | None = summary[evaluated(split)["loss"].name]
         return loss
 
     rows = [("Loss before training (nats/token)", [before(split) for split in splits])]
@@ -46,13 +57,13 @@ def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> 
         return rows
     every = counts_every_position(inputs)
     rows += [
-        ("Last loss (nats/token)", [numbers.loss(final(split)) for split in splits]),
-        ("Best loss (nats/token)", [best(LOSS_COLUMNS[split], numbers.loss) for split in splits]),
+        ("Last loss (nats/token)", of_each("loss", last)),
+        ("Best loss (nats/token)", of_each("loss", best)),
         ("Perplexity", [numbers.rounded(perplexity(final(split)) if every else None) for split in splits]),
         ("Bits per byte", [numbers.loss(bits_per_byte(inputs, split, final(split))) for split in splits]),
-        ("Last accuracy", [numbers.share(summary[f"{split}_accuracy"]) for split in splits]),
-        ("Best accuracy", [best(f"{split}_accuracy", numbers.share) for split in splits]),
     ]
+    for measure in [measure for measure in columns.measures() if measure != "loss"]:
+        rows += [(f"Last {measure}", of_each(measure, last)), (f"Best {measure}", of_each(measure, best))]
     return [(name, cells) for name, cells in rows if any(cell != numbers.MISSING for cell in cells)]
 
 
@@ -71,17 +82,9 @@ def speed_line(summary: dict[str, Any]) -> str | None:
 
 def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> tuple[list[str], list[list[Any]], str]:
     """Return (column heads, rows, caption) of the evaluations: all, or thinned evenly around those that matter."""
-    columns = [
-        ("Training loss", "train_eval_loss", numbers.loss),
-        ("Validation loss", "val_loss", numbers.loss),
-        ("Test loss", "test_loss", numbers.loss),
-        ("Training accuracy", "train_accuracy", numbers.share),
-        ("Validation accuracy", "val_accuracy", numbers.share),
-        ("Test accuracy", "test_accuracy", numbers.share),
-    ]
-    measured = [(head, inputs.curve(name), show) for head, name, show in columns]
-    measured = [column for column in measured if len(column[1])]
-    steps = sorted({int(step) for _, curve, _ in measured for step in curve.steps})
+    entries = [entry for measure in columns.measures() for entry in columns.COLUMNS if entry.measure == measure]
+    measured = [(entry, curve) for entry in entries if len(curve := inputs.curve(entry.name))]
+    steps = sorted({int(step) for _, curve in measured for step in curve.steps})
     if len(steps) < 2:
         return [], [], ""
     telling = {
@@ -96,9 +99,9 @@ def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> tuple[list[str]
     rows: list[list[Any]] = []
     for step in kept:
         row: list[Any] = [f"{step:,}", numbers.count(tokens[step])]
-        for head, curve, show in measured:
-            cell = show(curve.at(step))
-            bold = head == "Validation loss" and step == summary["best_val_loss_step"]
+        for entry, curve in measured:
+            cell = numbers.formatter(entry.name)(curve.at(step))
+            bold = entry.name == "val_loss" and step == summary["best_val_loss_step"]
             row.append(Markdown(f"**{cell}**") if bold else cell)
         rows.append(row)
     shown = "all" if len(kept) == len(steps) else f"{len(kept)} of"
@@ -106,7 +109,7 @@ def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> tuple[list[str]
         f"Evaluations during training ({shown} {len(steps):,}): losses in nats per counted token, the best validation "
         "loss in bold."
     )
-    return ["Step", "Tokens", *(head for head, _, _ in measured)], rows, caption
+    return ["Step", "Tokens", *(entry.label for entry, _ in measured)], rows, caption
 
 
 def _thin_evenly(steps: list[int], telling: set[int]) -> list[int]:

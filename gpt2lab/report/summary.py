@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.model import bands
+from gpt2lab.record import columns
+from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import analysis
 from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.inputs import Curve, Inputs, read_inputs
 
-SPLITS = ("train", "val", "test")
-# The column that stands for a split. The running training loss is over other batches than an evaluation.
-LOSS_COLUMNS = {"train": "train_eval_loss", "val": "val_loss", "test": "test_loss"}
 WARM_UP_SHARE = 0.1  # rows at the start that a median speed leaves out: compilation, caches, allocation
 
 
@@ -48,11 +47,11 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "train_loss": _final(inputs.curve("train_loss")),
     }
     for split in SPLITS:
-        loss, accuracy = inputs.curve(LOSS_COLUMNS[split]), inputs.curve(f"{split}_accuracy")
-        summary[LOSS_COLUMNS[split]] = _last_measured(inputs, LOSS_COLUMNS[split])
-        summary[f"{split}_accuracy"] = _last_measured(inputs, f"{split}_accuracy")
-        summary[f"best_{LOSS_COLUMNS[split]}"], summary[f"best_{LOSS_COLUMNS[split]}_step"] = _best(loss)
-        summary[f"best_{split}_accuracy"], summary[f"best_{split}_accuracy_step"] = _best(accuracy, largest=True)
+        entries = evaluated(split).values()
+        summary |= {entry.name: _last_measured(inputs, entry.name) for entry in entries}
+        for entry in entries:
+            value, step = _best(inputs.curve(entry.name), largest=bool(entry.higher_is_better))
+            summary |= {f"best_{entry.name}": value, f"best_{entry.name}_step": step}
     summary |= {
         "loss_step": val.last[0] if len(val) else None,
         "perplexity": perplexity(val_loss),
@@ -115,7 +114,8 @@ def find(inputs: Inputs, summary: dict[str, Any]) -> list[analysis.Finding | Non
     val, train_loss = inputs.curve("val_loss"), inputs.curve("train_loss")
     train_accuracy, val_accuracy = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
     answers = not counts_every_position(inputs) or analysis.reached(train_accuracy) is not None
-    not_finite = inputs.not_finite("train_loss", "train_eval_loss", "val_loss", "test_loss", "grad_norm")
+    losses = [entry.name for entry in columns.COLUMNS if entry.format == "loss"]
+    not_finite = inputs.not_finite(*losses, "grad_norm")
     return [
         analysis.progress(train_loss, not_finite, summary["steps"]),
         analysis.generalisation(train_accuracy, val_accuracy) if answers else None,

@@ -1,7 +1,7 @@
 """A sweep from its grid to its last job: plan it, run its jobs, print their status."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpt2lab.compose import Grid, launch
 from gpt2lab.errors import ConfigError
+from gpt2lab.record.columns import result_names
 from gpt2lab.record.lock import held
 from gpt2lab.record.rundir import RunDir, now_utc
 from gpt2lab.record.source_archive import find_source_root, source_hash
@@ -37,20 +38,18 @@ def run_sweep(
     *,
     check: Callable[[RunConfig], dict[str, str]],
     execute: Execute,
-    metrics: Sequence[str],
     console: Console,
 ) -> Result:
     """Run the missing jobs of the sweep that `grid` describes; existing results stay unchanged.
 
     `check` returns {file: sha256} of the data of a run, or raises the error that would stop it; `execute` trains
-    one; `metrics` can be compared. Raises ConfigError, DataError, EngineError or ArchiveError before the first job
+    one. Raises ConfigError, DataError, EngineError or ArchiveError before the first job
     starts; a job that fails later says so in its own directory only.
     """
     config = grid.jobs[0].config
-    if config.sweep.metric not in metrics:
-        raise ConfigError(
-            f"sweep.metric={config.sweep.metric}: no result of a run; expected one of {', '.join(metrics)}"
-        )
+    if config.sweep.metric not in result_names():
+        expected = ", ".join(result_names())
+        raise ConfigError(f"sweep.metric={config.sweep.metric}: no result of a run; expected one of {expected}")
     source = source_hash(find_source_root())
     jobs, repeats = list_jobs(grid, check)
     with _planned(grid, config, jobs, source) as agenda:

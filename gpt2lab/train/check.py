@@ -5,9 +5,10 @@ from pathlib import Path
 from gpt2lab.data import Source, read_source
 from gpt2lab.engine import is_published, read_weights_shape
 from gpt2lab.errors import ConfigError
+from gpt2lab.record import columns
 from gpt2lab.record.disk import file_sha256
-from gpt2lab.record.metrics import COLUMNS
 from gpt2lab.schema import RunConfig, parse_stop_when, plain
+from gpt2lab.train.evaluate import evaluated_splits
 from gpt2lab.train.setup import check_weights, model_shape, specify
 
 
@@ -41,14 +42,11 @@ def check_stop_when(config: RunConfig) -> None:
     if config.train.stop_when is None:
         return
     metric = parse_stop_when(config.train.stop_when)[0]
-    unmeasured = {column.name for column in COLUMNS if column.name.startswith("test_")}
-    if not config.train.eval_train:
-        unmeasured |= {"train_eval_loss", "train_accuracy"}
-    if not config.train.eval_every:
-        unmeasured |= {"val_loss", "val_accuracy", "train_eval_loss", "train_accuracy"}
-    names = [column.name for column in COLUMNS if column.name not in unmeasured]
+    splits = ("", *(evaluated_splits(config.train) if config.train.eval_every else ()))
+    names = [entry.name for entry in columns.COLUMNS if entry.split in splits]
     if metric not in names:
-        why = "is not measured while this run trains" if metric in unmeasured else "is no metric"
+        known = any(entry.name == metric for entry in columns.COLUMNS)
+        why = "is not measured while this run trains" if known else "is no metric"
         raise ConfigError(
             f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"
         )

@@ -7,7 +7,13 @@ import numpy as np
 from gpt2lab.data import eval_batches
 from gpt2lab.engine import Evaluation
 from gpt2lab.errors import DataError
+from gpt2lab.schema import TrainConfig
 from gpt2lab.train.setup import Parts
+
+
+def evaluated_splits(train: TrainConfig, *, final: bool = False) -> tuple[str, ...]:
+    """Return the splits that an evaluation is over; the `final` one, which ends a run, adds the test split."""
+    return ("val", *(("train",) if train.eval_train else ()), *(("test",) if final else ()))
 
 
 def evaluate(parts: Parts, split: str) -> Evaluation:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpt2lab.errors import DivergedError
+from gpt2lab.record.columns import column, evaluated
+from gpt2lab.record.metrics import Row
 from gpt2lab.schema import parse_stop_when
-from gpt2lab.train.evaluate import check_tokens, evaluate
+from gpt2lab.train.evaluate import check_tokens, evaluate, evaluated_splits
 from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts
 
-Row = dict[str, float | int | None]
 WARMUP_UPDATES = 2  # of each process, left out of timings: the first ones allocate and compile
 COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
@@ -139,30 +140,26 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
 def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> Row:
     """Return the evaluation columns. `final` adds the test split and what `known` lacks."""
     row: Row = {}
-    splits = [("val", "val_loss", "val_accuracy")]
-    if parts.config.train.eval_train:
-        splits.append(("train", "train_eval_loss", "train_accuracy"))
-    if final:
-        splits.append(("test", "test_loss", "test_accuracy"))
-    for split, loss, accuracy in splits:
-        if split in parts.source.splits and (known is None or known.get(loss) is None):
+    for split in evaluated_splits(parts.config.train, final=final):
+        measures = evaluated(split)
+        if split in parts.source.splits and (known is None or known.get(measures["loss"].name) is None):
             result = evaluate(parts, split)
-            row |= {loss: result.loss, accuracy: result.accuracy}
+            row |= {entry.name: getattr(result, measure) for measure, entry in measures.items()}
     return row
 
 
 def _check_finite(row: Row) -> None:
     """Raise DivergedError when an evaluation is not a number any more: the last update broke the model."""
-    for name in ("val_loss", "train_eval_loss", "test_loss"):
-        value = row.get(name)
-        if value is not None and not math.isfinite(value) and row["step"] == 0:
+    for name, value in row.items():
+        if value is None or math.isfinite(value) or column(name).measure != "loss":
+            continue
+        if row["step"] == 0:
             raise DivergedError(f"step 0: {name} {value} before any update: the starting weights are not finite")
-        if value is not None and not math.isfinite(value):
-            raise DivergedError(
-                f"step {row['step']}: {name} {value}, learning rate {row.get('lr')}, gradient norm "
-                f"{row.get('grad_norm')}: the model has diverged; the last checkpoint before it is kept. "
-                "Lower optim.learning_rate, or set optim.grad_clip"
-            )
+        raise DivergedError(
+            f"step {row['step']}: {name} {value}, learning rate {row.get('lr')}, gradient norm "
+            f"{row.get('grad_norm')}: the model has diverged; the last checkpoint before it is kept. "
+            "Lower optim.learning_rate, or set optim.grad_clip"
+        )
 
 
 def _reached(stop_when: str | None, row: Row) -> str | None:

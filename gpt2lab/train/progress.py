@@ -22,9 +22,10 @@ from rich.progress import (
 from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.flops import rows_in_words
+from gpt2lab.record import columns
+from gpt2lab.record.metrics import Row
 from gpt2lab.train.loop import Ending
 
-Row = Mapping[str, float | int | None]
 LOG_INTERVAL_S = 10.0  # between plain lines that report no evaluation
 
 
@@ -67,7 +68,7 @@ class Display:
         """Show a row of metrics: always when it holds an evaluation, else on the bar or every ten seconds."""
         facts = format_row(row)
         if self._progress:
-            self._progress.update(self._task, facts=format_row(row, names=("train_loss", "tokens_per_s")))
+            self._progress.update(self._task, facts=format_row(row, "train_loss", "tokens_per_s"))
         now = time.monotonic()
         if row.get("val_loss") is not None or (not self._progress and now - self._last_line_s > LOG_INTERVAL_S):
             self._last_line_s = now
@@ -103,29 +104,11 @@ class Transfer:
         self._progress.update(self._tasks[what], completed=done_bytes, total=total_bytes)
 
 
-FORMATS = {
-    "train_loss": ("train", "{:.4f}"),
-    "train_eval_loss": ("train (eval)", "{:.4f}"),
-    "train_accuracy": ("acc", "{:.1%}"),
-    "val_loss": ("val", "{:.4f}"),
-    "val_accuracy": ("acc", "{:.1%}"),
-    "test_loss": ("test", "{:.4f}"),
-    "test_accuracy": ("acc", "{:.1%}"),
-    "lr": ("lr", "{:.2e}"),
-    "grad_norm": ("|g|", "{:.2f}"),
-    "tokens_per_s": ("tok/s", "{:,.0f}"),
-}
-
-
-def format_row(row: Row, *, names: tuple[str, ...] = tuple(FORMATS)) -> str:
-    """Return the measured values of a row as one short text."""
-    parts = []
-    for name in names:
-        value = row.get(name)
-        if value is not None:
-            label, form = FORMATS[name]
-            parts.append(f"{label} {form.format(value)}")
-    return "  ".join(parts)
+def format_row(row: Row, *names: str) -> str:
+    """Return the measured values of a row as one short text; `names` limits it to these metrics."""
+    shown = [entry for entry in columns.COLUMNS if entry.short and entry.name in (names or row)]
+    values = [(entry, row.get(entry.name)) for entry in shown]
+    return "  ".join(f"{entry.short} {entry.text(value)}" for entry, value in values if value is not None)
 
 
 def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int, banded_products: bool) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from gpt2lab.data import check_source
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
-from gpt2lab.record.metrics import MetricsWriter
+from gpt2lab.record.metrics import MetricsWriter, Row
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.tracker import Tracker, start_tracker
@@ -18,7 +18,7 @@ from gpt2lab.schema import RunConfig, plain
 from gpt2lab.train.check import check_stop_when
 from gpt2lab.train.facts import begin_record, data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
-from gpt2lab.train.loop import Ending, Hooks, Row, run_loop
+from gpt2lab.train.loop import Ending, Hooks, run_loop
 from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
 from gpt2lab.train.resume import check_same_config, restore, resume_record
 from gpt2lab.train.sample import write_samples

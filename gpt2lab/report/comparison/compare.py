@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.errors import ArchiveError, ConfigError
-from gpt2lab.record.metrics import COLUMN_NAMES
+from gpt2lab.record.columns import column, result_names
 from gpt2lab.record.sweep import short_keys, typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import (
@@ -44,15 +44,6 @@ from gpt2lab.report.comparison.statistics import (
     judge,
     paired_difference,
 )
-
-# True where higher is better. The other columns are settings or counts, not results.
-METRICS = {
-    **{f"{split}_loss": False for split in ("train", "train_eval", "val", "test")},
-    **{f"{split}_accuracy": True for split in ("train", "val", "test")},
-    "elapsed_s": False,
-    "peak_mem_mib": False,
-}
-ON_HARDWARE = ("elapsed_s", "peak_mem_mib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +138,7 @@ def compare_runs(
     _check_measured(runs, metric)
     arms = group(runs, vary)
     first = next(arm for arm in arms if baseline is None or baseline in {run.name for run in arm.runs})
-    facts = (*FACTS, HARDWARE) if metric in ON_HARDWARE else FACTS
+    facts = (*FACTS, HARDWARE) if column(metric).timing else FACTS
     apart = {arm.names: why_apart(first.first, arm.first, set(vary), facts) for arm in arms}
     together = [first, *(arm for arm in arms if arm is not first and not apart[arm.names])]
     left_out = {run.name: reason for arm in arms for run in arm.runs if (reason := unusable(run, metric))}
@@ -163,7 +154,7 @@ def compare_runs(
     rows = _rows(usable, vary, metric, step, floor)
     return Comparison(
         metric=metric,
-        higher_is_better=METRICS[metric],
+        higher_is_better=bool(column(metric).higher_is_better),
         step=step,
         rows=rows,
         apart=tuple((names, tuple(reasons)) for names, reasons in apart.items() if reasons),
@@ -179,16 +170,17 @@ def _check(names: Sequence[str], metric: str, baseline: str | None) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{name} is named twice: name each experiment once")
-    if metric not in METRICS:
-        what = "is a setting or a count, not a result" if metric in COLUMN_NAMES else "is not a column of metrics.csv"
-        raise ConfigError(f"--metric {metric} {what}; expected one of {', '.join(METRICS)}")
+    if metric not in result_names():
+        known = bool(column(metric).description)
+        what = "is a setting or a count, not a result" if known else "is not a metric of this version"
+        raise ConfigError(f"--metric {metric} {what}; expected one of {', '.join(result_names())}")
     if baseline is not None and baseline not in names:
         raise ConfigError(f"--baseline {baseline} is not among the experiments named: {', '.join(names)}")
 
 
 def _check_measured(runs: Sequence[Run], metric: str) -> None:
     if not any(row.get(metric) is not None for run in runs for row in run.inputs.rows):
-        measured = [m for m in METRICS if any(row.get(m) is not None for run in runs for row in run.inputs.rows)]
+        measured = [m for m in result_names() if any(row.get(m) is not None for run in runs for row in run.inputs.rows)]
         raise ConfigError(
             f"--metric {metric}: none of these {len(runs)} experiments measured it; "
             f"measured were {', '.join(measured) or 'no metrics at all'}"
@@ -254,7 +246,7 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
 
 def other_tokens(baseline: Run, run: Run, metric: str) -> list[str]:
     """Return what makes the means of two runs those of other tokens; [] for time and memory, which are of none."""
-    return [] if metric in ON_HARDWARE else differing(baseline, run, TOKENS)
+    return [] if column(metric).timing else differing(baseline, run, TOKENS)
 
 
 def _judge(
@@ -262,7 +254,9 @@ def _judge(
 ) -> Judgement:
     if details := other_tokens(baseline.first, arm.first, metric):
         return Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
-    return judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=METRICS[metric])
+    return judge(
+        difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=bool(column(metric).higher_is_better)
+    )
 
 
 def _p(difference: Difference | None) -> float:
@@ -325,7 +319,7 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
 def _sentence(comparison: Comparison, row: Row) -> str:
     assert row.judgement is not None
     base = comparison.rows[0]
-    show = numbers.of_metric(comparison.metric)
+    show = numbers.formatter(comparison.metric)
     means = f"{show(row.estimate.mean)} against {show(base.estimate.mean)}"
     pairs = row.difference.n if row.difference else 0
     if not row.comparable:

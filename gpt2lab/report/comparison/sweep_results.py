@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.columns import column, result_names
 from gpt2lab.record.sweep import WORDS, Sweep, describe, read_sweep
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
-from gpt2lab.report.comparison.compare import METRICS, Comparison, Row, compare_runs, unusable
+from gpt2lab.report.comparison.compare import Comparison, Row, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
 from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
@@ -68,7 +69,7 @@ class SweepResults:
     @property
     def higher_is_better(self) -> bool:
         """Which way the metric is better."""
-        return METRICS.get(self.metric, False)
+        return bool(column(self.metric).higher_is_better)
 
     @property
     def rows(self) -> tuple[Row | None, ...]:
@@ -178,8 +179,8 @@ def _of_same_tokens(cells: Sequence[Cell], baseline: int) -> list[tuple[Run, ...
 def _why_not(cells: Sequence[Cell], baseline: int, metric: str) -> str | None:
     """Return why the cells cannot be compared, or None."""
     runs = [run for cell in cells for run in cell.finished]
-    if metric not in METRICS:
-        return f"{show(metric)} is not a result; expected one of {', '.join(METRICS)}"
+    if metric not in result_names():
+        return f"{show(metric)} is not a result; expected one of {', '.join(result_names())}"
     if not runs:
         return "no job finished with a record, so there is nothing to compare"
     if all(unusable(run, metric) for run in runs):

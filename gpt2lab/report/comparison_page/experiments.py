@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.columns import column
 from gpt2lab.record.disk import disk_errors, write_atomic
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
@@ -21,8 +22,6 @@ from gpt2lab.report.comparison_page.words import (
     interval_of,
     lowered,
     mean_std_of,
-    metric_name,
-    metric_unit,
     plural,
     spread,
 )
@@ -62,7 +61,7 @@ def _refuse(directory: Path, page: Path) -> None:
 
 
 def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
-    name = metric_name(found.metric)
+    name = column(found.metric).label
     notes = [*found.notes, *(f"left out: {run}: {why}" for run, why in found.left_out)]
     notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in found.apart]
     runs = sum(len(row.experiments) for row in found.rows)
@@ -87,7 +86,7 @@ def _table(found: Comparison) -> Table:
         "Verdict",
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
-        f"{metric_name(found.metric)}, mean ± std",
+        f"{column(found.metric).label}, mean ± std",
         "95 % interval",
         "Difference (interval)",
         "p",
@@ -129,9 +128,9 @@ def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture
             series(lambda run: run.inputs.curve(found.metric)),
             folder,
             file="curves.svg",
-            what=metric_name(found.metric),
-            unit=metric_unit(found.metric),
-            show=numbers.of_metric(found.metric),
+            what=column(found.metric).label,
+            unit=column(found.metric).unit,
+            show=numbers.formatter(found.metric),
         ),
         draw_gap(series(gap_curve), folder),
     ]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
@@ -19,7 +20,7 @@ from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
 from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.words import metric_name, metric_unit, spread
+from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve
 
 FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
@@ -78,7 +79,7 @@ def draw_differences(
     return draw_forest(
         rows,
         folder,
-        metric=metric_name(found.metric),
+        metric=column(found.metric).label,
         baseline=baseline,
         floor=None if found.floor is None else found.floor.std,
         higher_is_better=found.higher_is_better,
@@ -107,23 +108,23 @@ def _factor(results: SweepResults, folder: Path) -> Picture | None:
         settings,
         folder,
         factor=factors[0],
-        metric=metric_name(results.metric),
-        unit=metric_unit(results.metric),
+        metric=column(results.metric).label,
+        unit=column(results.metric).unit,
         untimed=results.costs.untimed,
     )
 
 
 def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Picture | None:
-    column = results.metric if results.metric.endswith(("_loss", "_accuracy")) else "val_loss"
+    metric = "val_loss" if column(results.metric).timing else results.metric
     names = {"reachable_val_loss": "best reachable", "random_guess_loss": "uniform guess"}
-    lines = [(name, summary.get(key)) for key, name in names.items()] if column == "val_loss" else []
+    lines = [(name, summary.get(key)) for key, name in names.items()] if metric == "val_loss" else []
     return draw_curves(
-        _series(results, lambda run: run.inputs.curve(column)),
+        _series(results, lambda run: run.inputs.curve(metric)),
         folder,
         file="curves.svg",
-        what=metric_name(column),
-        unit=metric_unit(column),
-        show=numbers.of_metric(column),
+        what=column(metric).label,
+        unit=column(metric).unit,
+        show=numbers.formatter(metric),
         references=[(name, value) for name, value in lines if value is not None],
     )
 
@@ -218,7 +219,7 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
         return draw_heatmap(grid, folder, file="steps.svg", what=what, darker="later; grey: not reached by step N")
     if results.comparison is None:
         return None
-    what = f"{metric_name(results.metric)} at step {results.comparison.step:,}, mean ± std over seeds"
+    what = f"{column(results.metric).label} at step {results.comparison.step:,}, mean ± std over seeds"
     return draw_heatmap(grid, folder, file="grid.svg", what=what, darker="higher")
 
 
@@ -241,7 +242,7 @@ def _metric_cell(results: SweepResults, index: int) -> Cell:
         return Cell(value=None, text=None, absent=absent)
     std = row.estimate.std
     note = "" if std is None else f"± {spread(std)}"
-    return Cell(value=row.estimate.mean, text=numbers.of_metric(results.metric)(row.estimate.mean), note=note)
+    return Cell(value=row.estimate.mean, text=numbers.formatter(results.metric)(row.estimate.mean), note=note)
 
 
 def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:

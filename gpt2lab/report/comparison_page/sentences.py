@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
 from gpt2lab.report.comparison.compare import Row
@@ -16,7 +17,6 @@ from gpt2lab.report.comparison_page.words import (
     listed,
     mean_std,
     mean_std_of,
-    metric_name,
     plural,
     sentence,
     signed,
@@ -62,11 +62,11 @@ def differences(results: SweepResults) -> Finding | None:
     arms = _arms(results)
     if not arms or base is None:
         return _alone(results)
-    name, label = metric_name(results.metric), results.cells[results.baseline].label
+    name, label = column(results.metric).label, results.cells[results.baseline].label
     heading = count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
     told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
     more = f"; the table has {len(arms) - MOST_ARMS} more" if len(arms) > MOST_ARMS else ""
-    baseline = f"{label} ({numbers.of_metric(results.metric)(base.estimate.mean)})"
+    baseline = f"{label} ({numbers.formatter(results.metric)(base.estimate.mean)})"
     text = (
         f"{name} at step {results.comparison.step:,}, differences to {baseline}, paired by seed: "
         f"{'; '.join(told)}{more}. Rule: better or worse when the corrected interval leaves out 0 and "
@@ -83,7 +83,7 @@ def _alone(results: SweepResults) -> Finding:
         if row is not None
     ]
     verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
-    text = f"{metric_name(results.metric)}, {'; '.join(told)}. There is nothing to hold it to."
+    text = f"{column(results.metric).label}, {'; '.join(told)}. There is nothing to hold it to."
     return Finding("comparison", verdict, text)
 
 
@@ -103,8 +103,8 @@ def best_arm(results: SweepResults) -> Finding | None:
         return None
     best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
     extreme = "Highest" if results.higher_is_better else "Lowest"
-    name = metric_name(results.metric).lower()
-    if not _ordered(best[1].estimate, other[1].estimate, numbers.of_metric(results.metric)):
+    name = column(results.metric).label.lower()
+    if not _ordered(best[1].estimate, other[1].estimate, numbers.formatter(results.metric)):
         return None
     if best[2] == results.baseline:
         said = "That is the baseline"

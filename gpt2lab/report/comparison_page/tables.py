@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import differing_keys
@@ -20,8 +21,6 @@ from gpt2lab.report.comparison_page.words import (
     interval_words,
     mean_std,
     mean_std_of,
-    metric_name,
-    metric_unit,
     p_value,
     signed,
     signed_interval,
@@ -76,7 +75,7 @@ def main_table(results: SweepResults) -> Table | None:
         *(("Verdict",) if several else ()),
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
-        f"{metric_name(results.metric)}, mean ± std",
+        f"{column(results.metric).label}, mean ± std",
         "95 % interval",
         *(("Difference (interval)", "p") if several else ()),
     )
@@ -88,8 +87,8 @@ def main_table(results: SweepResults) -> Table | None:
 
 def main_caption(found: Comparison, baseline: str | None) -> str:
     """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
-    unit = metric_unit(found.metric)
-    text = f"{metric_name(found.metric)}{f' in {unit}' if unit else ''} at step {found.step:,}; "
+    unit = column(found.metric).unit
+    text = f"{column(found.metric).label}{f' in {unit}' if unit else ''} at step {found.step:,}; "
     text += f"{interval_words(found.metric, (row.estimate.interval for row in found.rows))}."
     if baseline is None:
         return text
@@ -170,7 +169,7 @@ def matched_table(results: SweepResults) -> Table | None:
     )
     heads = (*arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
     difference = " (difference to the baseline, by seed)" if len(results.cells) > 1 else ""
-    below = f"Validation loss{difference} where {metric_name(matched.train_metric).lower()} is first as low as the "
+    below = f"Validation loss{difference} where {column(matched.train_metric).label.lower()} is first as low as the "
     below += f"head says. {matched.rule}"
     return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below)
 

@@ -3,38 +3,17 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
-METRIC_NAMES = {
-    "val_loss": "Validation loss",
-    "train_loss": "Training loss, running",
-    "train_eval_loss": "Training loss",
-    "test_loss": "Test loss",
-    "val_accuracy": "Validation accuracy",
-    "train_accuracy": "Training accuracy",
-    "test_accuracy": "Test accuracy",
-    "elapsed_s": "Training time",
-    "peak_mem_mib": "Peak memory",
-}
 CORRECTED = (
     "intervals of arms that are not distinguishable hold together with 95 % (Bonferroni), those of the others are at "
     "the level at which Holm's procedure rejects, each for itself"
 )
-UNITS = {"elapsed_s": "s", "peak_mem_mib": "MiB"}
-
-
-def metric_name(metric: str) -> str:
-    """Return the name of a column of metrics.csv for a reader."""
-    return METRIC_NAMES.get(metric, metric)
-
-
-def metric_unit(metric: str) -> str:
-    """Return the unit of a column, "" for an accuracy."""
-    return "nats per counted token" if metric.endswith("_loss") else UNITS.get(metric, "")
 
 
 def state_words(words: Iterable[Word]) -> dict[str, int]:
@@ -66,7 +45,7 @@ def signed(value: float) -> str:
     sign = "−" if value < 0 else "+"
     if value == 0 or 0.001 <= abs(value) < 100:
         return f"{sign}{abs(value):.4f}"
-    return f"{sign}{numbers.loss_or_cost(abs(value))}"
+    return f"{sign}{numbers.decimal(abs(value))}"
 
 
 def signed_percent(value: float) -> str:
@@ -100,31 +79,30 @@ def mean_std(estimate: Estimate | None, show: Callable[[float], str], of: Callab
 
 def mean_std_of(metric: str, estimate: Estimate | None) -> Markdown:
     """Return mean and deviation of `metric`; of an accuracy nothing below the decimals that it is shown with."""
-    if not metric.endswith("_accuracy"):
-        return mean_std(estimate, numbers.of_metric(metric))
-    return mean_std(estimate, numbers.of_metric(metric), lambda std: "< 0.0001" if 0 < std < 1e-4 else f"{std:.4f}")
+    if column(metric).format != "share":
+        return mean_std(estimate, numbers.formatter(metric))
+    return mean_std(estimate, numbers.formatter(metric), lambda std: "< 0.0001" if 0 < std < 1e-4 else f"{std:.4f}")
 
 
 def within(ends: Interval | None, metric: str) -> Interval | None:
     """Return the part of the interval of a mean of `metric` that a mean can lie in: no loss is below 0."""
     if ends is None:
         return None
-    lowest = 0.0 if metric.endswith(("_loss", "_accuracy")) else -math.inf
-    highest = 1.0 if metric.endswith("_accuracy") else math.inf
+    lowest, highest = column(metric).limits
     return max(ends[0], lowest), min(ends[1], highest)
 
 
 def interval_of(metric: str, ends: Interval | None) -> Markdown:
     """Return `1.8012 to 1.8210`, the interval of a mean of `metric`."""
-    ends, show = within(ends, metric), numbers.of_metric(metric)
+    ends, show = within(ends, metric), numbers.formatter(metric)
     return Markdown(f"{show(ends[0])}{NO_BREAK}to {show(ends[1])}" if ends else numbers.MISSING)
 
 
 def interval_words(metric: str, intervals: Iterable[Interval | None]) -> str:
     """Say what the intervals of means of `metric` are, and whether they are shown whole."""
     cut = any(within(ends, metric) != ends for ends in intervals)
-    possible = "between 0 and 1" if metric.endswith("_accuracy") else "above 0"
-    return "intervals are 95 %, by Student's t" + (f", of which only what lies {possible} is shown" if cut else "")
+    limits = " and ".join(f"{limit:g}" for limit in column(metric).limits if math.isfinite(limit))
+    return "intervals are 95 %, by Student's t" + (f", truncated at {limits}" if cut else "")
 
 
 def unbroken(text: str) -> Markdown:

@@ -20,7 +20,7 @@ def draw_matrix(
     matrix: np.ndarray, *, models: Sequence[str], tasks: Sequence[str], measure: str, is_chain: bool, folder: Path
 ) -> Picture:
     """Write MEASURE.svg of a matrix (P, K), float64; darker is better, a frame marks each phase's own task."""
-    values, show = np.asarray(matrix, dtype=np.float64), numbers.OF_MEASURE[measure]
+    values, show = np.asarray(matrix, dtype=np.float64), numbers.measure_formatter(measure)
     P, K = values.shape
     with style():
         figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * P), layout="constrained")

@@ -69,12 +69,12 @@ def matrix_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[l
     """Return the column heads and rows of the matrix of a measure; the model before the first phase comes first."""
     columns = ["After phase" if record["chain"] else "Model", *(task["name"] for task in record["tasks"])]
     rows = [
-        [name, *map(numbers.OF_MEASURE[measure], values)]
+        [name, *map(numbers.measure_formatter(measure), values)]
         for name, values in zip(phases_of(record), record["matrices"][measure], strict=True)
     ]
     before = [row[measure] for row in record["measurements"] if row["model"] == record["before"]]
     if before:
-        rows.insert(0, [f"{record['before']} (before)", *map(numbers.OF_MEASURE[measure], before)])
+        rows.insert(0, [f"{record['before']} (before)", *map(numbers.measure_formatter(measure), before)])
     return columns, rows
 
 
@@ -91,7 +91,7 @@ def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[li
             return numbers.rounded(value)
         if value is not None and value < 0:
             return f"−{numbers.loss(-value)}"
-        return (numbers.OF_MEASURE[measure] if key in ("diagonal", "final") else numbers.loss)(value)
+        return (numbers.measure_formatter(measure) if key in ("diagonal", "final") else numbers.loss)(value)
 
     rows = [[task["name"], *(cell(k, chain[k][j]) for k in kept)] for j, task in enumerate(record["tasks"])]
     rows.append(["average", *(cell(k, chain["averages"][k]) for k in kept)])

@@ -116,7 +116,7 @@ def _chain_findings(
         measure = _measure_of(task)
         findings.append(_forgetting(j, task["name"], names, measure, chains[measure], matrices[measure]))
     measure = _measure_of(tasks[0])
-    averages, show = chains[measure].averages(), numbers.OF_MEASURE[measure]
+    averages, show = chains[measure].averages(), numbers.measure_formatter(measure)
     parts = [f"{measure} at the end {show(averages['final'])}{_UNIT[measure]}"]
     parts += [f"{title} {_signed(averages[key], show)}" for key, title in _AVERAGED if not np.isnan(averages[key])]
     text = f"Over {len(tasks)} tasks: {', '.join(parts)}. Forgetting above 0 is a loss, transfer above 0 a gain."
@@ -125,7 +125,7 @@ def _chain_findings(
 
 def _forgetting(j: int, task: str, names: list[str], measure: str, chain: Chain, matrix: np.ndarray) -> dict[str, str]:
     """Return what became of task j: its value right after its phase, at the end, and the best one on the way."""
-    show, unit = numbers.OF_MEASURE[measure], _UNIT[measure]
+    show, unit = numbers.measure_formatter(measure), _UNIT[measure]
     earlier = matrix[:-1, j]
     best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
     lost, left = float(chain.forgetting[j]), ""
