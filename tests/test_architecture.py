@@ -4,6 +4,7 @@ import ast
 import fnmatch
 import graphlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,21 @@ def too_long(root: Path, files: list[str]) -> list[str]:
     return [f"{name}: {lines} lines, at most {LONGEST_FILE}" for name, lines in lengths.items() if lines > LONGEST_FILE]
 
 
+def repeated_names(package: Path) -> list[str]:
+    """Return the public classes and type aliases that two files of a package define."""
+    places: dict[str, list[str]] = {}
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.ClassDef):
+                names = [node.name]
+            for name in names:
+                if re.match("[A-Z][A-Za-z0-9]*[a-z]", name):
+                    places.setdefault(name, []).append(file.relative_to(package).as_posix())
+    return [f"{name}: {', '.join(files)}" for name, files in places.items() if len(files) > 1]
+
+
 def test_every_part_of_the_package_has_a_line_in_the_table() -> None:
     package = PROJECT / "gpt2lab"
     parts = {f.relative_to(package).parts[0].removesuffix(".py") for f in package.rglob("*.py")} - {"__init__"}
@@ -182,6 +198,16 @@ def test_nothing_outside_of_the_engine_knows_its_modules() -> None:
 
 def test_libraries_are_imported_only_where_the_table_says() -> None:
     assert wrong_libraries(PROJECT / "gpt2lab") == []
+
+
+def test_every_class_and_type_has_a_name_of_its_own() -> None:
+    assert repeated_names(PROJECT / "gpt2lab") == []
+
+
+def test_a_name_with_two_meanings_is_found(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("class Cell:\n    pass\n\nROW = 1\n")
+    (tmp_path / "two.py").write_text("Cell = dict[str, int]\nROW = 2\n")
+    assert repeated_names(tmp_path) == ["Cell: one.py, two.py"]
 
 
 def test_every_python_file_is_short_enough_to_read(tracked_files: list[str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2lab.model.band_tiles import (
     TORCH_COSTS,
-    Cost,
+    ProductCost,
     block_multiply_adds,
     channel_blocks,
     choose_tile,
@@ -19,7 +19,7 @@ from gpt2lab.model.band_tiles import (
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.params import GPTConfig
 
-FREE = Cost(call_s=0.0, multiply_add_s=1e-11, value_s=0.0)
+FREE = ProductCost(call_s=0.0, multiply_add_s=1e-11, value_s=0.0)
 
 
 @given(n_embd=st.integers(1, 40), band=st.integers(1, 200), size=st.integers(1, 70))
@@ -75,7 +75,7 @@ def test_a_tile_is_chosen_only_where_it_is_cheaper_than_dense():
     assert choose_tile(768, 256, 1024, FREE) == 64
     assert choose_tile(768, 0, 1024, FREE) is None
     assert choose_tile(128, 1024, 1024, FREE) is None  # keeps everything
-    assert choose_tile(768, 256, 1024, Cost(call_s=1.0, multiply_add_s=1e-11, value_s=0.0)) is None
+    assert choose_tile(768, 256, 1024, ProductCost(call_s=1.0, multiply_add_s=1e-11, value_s=0.0)) is None
 
 
 def test_the_tiles_chosen_are_those_of_the_measured_record_and_nearly_the_best_in_it():

@@ -20,7 +20,7 @@ from gpt2lab.engine import EngineSpec
 from gpt2lab.engine.torch.engine import TorchEngine
 from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import Device, EngineConfig, OptimConfig
+from gpt2lab.schema import DeviceChoice, EngineConfig, OptimConfig
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
@@ -57,7 +57,7 @@ def test_the_plain_model_trains_as_the_engine_does(plain_gpt, tool, counted, mas
     if padded:  # never predicted
         params["wte"][11:], params["lnfw"][0], params["lnfb"][0] = 0, 0, 1
         params["wte"][11:, 0] = -200
-    kind = EngineConfig(device=Device.cpu)
+    kind = EngineConfig(device=DeviceChoice.cpu)
     spec = EngineSpec(model=MODEL, optim=OPTIM, engine=kind, counted=counted, batch_size=5, seq_len=6)
     engine = TorchEngine(spec, params)
     peer = plain_gpt.PlainStep(MODEL, params, OPTIM, counted, masked_weights=masked_weights, padded=padded)

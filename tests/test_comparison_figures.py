@@ -1,4 +1,4 @@
-"""Figures of a comparison: what a band shows, when panels part, and that no label changes a picture."""
+"""Figures of a comparison: what the range over seeds shows, when panels part, and that no label changes a picture."""
 
 import math
 import re
@@ -15,8 +15,8 @@ from gpt2lab.report.comparison_page.curves_figure import MOST_PANELS, draw_curve
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
 from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
-from gpt2lab.report.comparison_page.series import Series, band, draw_series, spans_decades
+from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, HeatmapGrid, draw_heatmap
+from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, spans_decades
 from gpt2lab.report.inputs import Curve
 
 HOSTILE = "$x^2$ \x1b[31m <script>&amp; " + "long " * 40
@@ -41,8 +41,8 @@ def drawn(monkeypatch) -> list[Figure]:
     return figures
 
 
-def test_a_band_is_mean_and_range_at_the_steps_that_all_seeds_have() -> None:
-    found = band([curve(1.0, 2.0, 3.0), curve(3.0, 6.0), curve(2.0, 1.0, 9.0, 9.0)])
+def test_a_line_is_the_mean_and_range_at_the_steps_that_all_seeds_have() -> None:
+    found = drawn_range([curve(1.0, 2.0, 3.0), curve(3.0, 6.0), curve(2.0, 1.0, 9.0, 9.0)])
     assert found.steps.tolist() == [0, 100]
     assert found.mean.tolist() == [2.0, 3.0]
     assert found.low.tolist() == [1.0, 1.0] and found.high.tolist() == [3.0, 6.0]
@@ -55,7 +55,7 @@ def test_a_seed_that_went_on_is_drawn_alone_and_not_averaged() -> None:
     assert lines == [([0, 100], [2.0, 3.0]), ([100, 200], [4.0, 8.0])]
 
 
-def test_one_seed_has_no_band_and_the_caption_says_so(tmp_path: Path, drawn) -> None:
+def test_one_seed_has_no_range_and_the_caption_says_so(tmp_path: Path, drawn) -> None:
     picture = draw_curves([series("a", 1, seeds=1)], tmp_path, file="c.svg", what="Loss", unit="nats")
     assert picture and "One seed per line" in picture.caption
     assert not drawn[0].axes[0].collections
@@ -115,10 +115,12 @@ def test_the_forest_has_intervals_the_noise_floor_and_the_verdict_in_words(tmp_p
 
 def test_the_heatmap_prints_every_value_and_hatches_what_is_missing(tmp_path: Path, drawn) -> None:
     cells = (
-        (Cell(value=900, text="900", note="3 of 3"), Cell(value=None, text="> 2,000")),
-        (Cell(value=1500, text="1,500"), Cell(value=None, text=None, absent="no finished run")),
+        (HeatmapCell(value=900, text="900", note="3 of 3"), HeatmapCell(value=None, text="> 2,000")),
+        (HeatmapCell(value=1500, text="1,500"), HeatmapCell(value=None, text=None, absent="no finished run")),
     )
-    grid = Grid(row_factor="decay", column_factor="fraction", rows=("0", "1"), columns=("0.3", "0.5"), cells=cells)
+    grid = HeatmapGrid(
+        row_factor="decay", column_factor="fraction", rows=("0", "1"), columns=("0.3", "0.5"), cells=cells
+    )
     picture = draw_heatmap(grid, tmp_path, file="h.svg", what="Steps", darker="later")
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["900", "3 of 3", "> 2,000", "1,500", "no finished run"]
@@ -130,8 +132,8 @@ def test_the_heatmap_prints_every_value_and_hatches_what_is_missing(tmp_path: Pa
 
 def test_a_grid_too_large_to_read_is_not_drawn(tmp_path: Path) -> None:
     rows = tuple(map(str, range(13)))
-    cells = tuple((Cell(value=1.0, text="1"),) for _ in rows)
-    grid = Grid(row_factor="a", column_factor="b", rows=rows, columns=("0",), cells=cells)
+    cells = tuple((HeatmapCell(value=1.0, text="1"),) for _ in rows)
+    grid = HeatmapGrid(row_factor="a", column_factor="b", rows=rows, columns=("0",), cells=cells)
     assert draw_heatmap(grid, tmp_path, file="h.svg", what="Loss", darker="higher") is None
 
 
@@ -151,8 +153,8 @@ def test_known_values_are_drawn_into_every_panel_and_named_in_the_caption(tmp_pa
 def test_labels_of_any_origin_draw_the_same_bytes_twice(tmp_path: Path) -> None:
     arms = [series(HOSTILE, 1), series("$", 2)]
     splits = [SplitSeries(label=HOSTILE, train=arms[0], val=arms[1])]
-    cells = ((Cell(value=1.0, text="1"), Cell(value=None, text=None)),)
-    grid = Grid(row_factor=HOSTILE, column_factor="$a$", rows=(HOSTILE,), columns=("$", HOSTILE), cells=cells)
+    cells = ((HeatmapCell(value=1.0, text="1"), HeatmapCell(value=None, text=None)),)
+    grid = HeatmapGrid(row_factor=HOSTILE, column_factor="$a$", rows=(HOSTILE,), columns=("$", HOSTILE), cells=cells)
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         draw_curves(arms, folder, file="c.svg", what="Loss", unit="nats")

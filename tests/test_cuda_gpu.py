@@ -15,7 +15,7 @@ from gpt2lab.engine.cuda.device.card import CudaDevice
 from gpt2lab.engine.cuda.device.offline import compile_error
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder, read_sources
 from gpt2lab.errors import EngineError, InternalError
-from gpt2lab.schema import Device
+from gpt2lab.schema import DeviceChoice
 
 pytest.importorskip("cuda.pathfinder", reason="cuda-pathfinder is not installed (extra dev)")
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_card_is_described(card: Card) -> None:
-    device = open_device(Device.auto)
+    device = open_device(DeviceChoice.auto)
     assert (device.name, device.device_name, device.free_bytes()) == ("cuda", "NVIDIA Test", 107)
     assert device.details == {
         "compute_capability": "9.0",
@@ -184,17 +184,17 @@ def refuse_devices() -> int:
 def test_what_was_found_instead_of_a_card_is_said(card: Card, changed: dict[str, object], message: str) -> None:
     vars(card.cupy.cuda.runtime).update(changed)
     with pytest.raises(EngineError, match=f"{message}.*{INSTEAD}"):
-        open_device(Device.cuda)
+        open_device(DeviceChoice.cuda)
 
 
 def test_without_cupy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(EngineError, match=rf"not installed: pip install 'gpt2lab\[cuda13\]'.*{INSTEAD}"):
-        open_device(Device.auto)
+        open_device(DeviceChoice.auto)
 
 
 def test_the_cuda_engine_runs_on_no_other_device() -> None:
-    for choice in (Device.cpu, Device.mps):
+    for choice in (DeviceChoice.cpu, DeviceChoice.mps):
         with pytest.raises(EngineError, match=f"device=cuda or host, not on {choice.name}; engine=torch does"):
             open_device(choice)
 
@@ -213,7 +213,7 @@ def test_cupy_itself_on_a_machine_without_a_card_gives_one_line(real_cupy: Any) 
     with pytest.raises(
         EngineError, match=f"CuPy {real_cupy.__version__} for CUDA .* is installed, .*{INSTEAD}"
     ) as error:
-        open_device(Device.cuda)
+        open_device(DeviceChoice.cuda)
     assert "\n" not in str(error.value)
 
 

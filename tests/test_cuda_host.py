@@ -15,7 +15,7 @@ from gpt2lab.engine.cuda.device import open_device
 from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
 from gpt2lab.engine.cuda.numerics import from_bfloat16, to_bfloat16
 from gpt2lab.errors import EngineError, InternalError
-from gpt2lab.schema import Device
+from gpt2lab.schema import DeviceChoice
 
 NORM = (
     KERNEL
@@ -289,7 +289,7 @@ def test_a_compiled_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 
 
 def test_the_host_device_is_opened_by_name_and_replays_by_running() -> None:
-    host = open_device(Device.host)
+    host = open_device(DeviceChoice.host)
     assert host.name == "host"
     assert host.device_name
     assert "g++" in str(host.details["compiler"])

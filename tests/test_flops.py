@@ -16,7 +16,7 @@ from gpt2lab.engine.passes import PassPlanner, count_passes
 from gpt2lab.model.bands import band_mask
 from gpt2lab.model.flops import Counts, computed_flop, dense_flop_per_token, plain_counts
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig, Precision
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, OptimConfig, Precision
 
 TINY = GPTConfig(n_layer=3, n_head=1, n_embd=2, max_seq_len=4, vocab_size=5)
 EQUATIONS = GPTConfig(n_layer=2, n_head=4, n_embd=128, max_seq_len=8, vocab_size=105)
@@ -117,7 +117,7 @@ def test_blocks_of_the_cuda_core_count_as_large_as_they_are_aligned(precision):
 
 def test_a_plan_is_for_the_device_that_the_spec_names():
     model = replace(EQUATIONS, fc1_band=9)
-    spec = spec_of(model, None, device=Device.mps)
+    spec = spec_of(model, None, device=DeviceChoice.mps)
     assert plan_engine(spec_of(model, None)).device == "cpu"
     on_mps = plan_engine(spec, equations())
     assert on_mps.device == "mps" and not on_mps.work.trees and set(on_mps.tiles["fc1"].values()) == {None}

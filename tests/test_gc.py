@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.archive.gc import DELETED, Finding, delete, find_garbage
+from gpt2lab.archive.gc import DELETED, JudgedFolder, delete, find_garbage
 from gpt2lab.archive.staging import PREFIX, staging_folder
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
@@ -29,7 +29,7 @@ def archived(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def found() -> dict[str, Finding]:
+def found() -> dict[str, JudgedFolder]:
     return {finding.path.name: finding for finding in find_garbage(Path("experiments"), Path("runs"))}
 
 
@@ -134,7 +134,7 @@ def test_an_unfinished_run_goes_only_when_it_is_archived_in_that_state(archived,
     with RunDir.reopen(run) as again:
         again.write_status("running", step=9)
         assert found()["b"].why == "a process is at work in runs/b"
-        findings = [Finding(path=run, kind="run", can_go=True, why="", bytes=0)]
+        findings = [JudgedFolder(path=run, kind="run", can_go=True, why="", bytes=0)]
         [kept] = delete(Path("experiments"), Path("runs"), findings)
         assert not kept.can_go and "is running in it" in kept.why
     assert not found()["b"].can_go  # it was continued since

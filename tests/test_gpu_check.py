@@ -169,7 +169,7 @@ def test_what_does_not_fit_fails_or_has_no_time_left_is_said_in_its_row(gpu_chec
     cases[3] = replace(cases[3], seconds=1000.0)
     errors = [EngineError("engine=cuda needs 5 MiB and the device has 1 MiB free"), EngineError("no"), ValueError("so")]
     monkeypatch.setattr(steps, "_time_case", lambda *_, **__: (_ for _ in ()).throw(errors.pop(0)))
-    rows = list(steps.time_cases(cases, gpu_check.Device.host, Budget(100.0), rehearsal=True))
+    rows = list(steps.time_cases(cases, gpu_check.DeviceChoice.host, Budget(100.0), rehearsal=True))
     assert [row["status"].split(":")[0] for row in rows] == ["does not fit", "failed", "failed", "left out"]
 
 

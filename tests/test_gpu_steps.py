@@ -21,7 +21,7 @@ def timed(case, gpu_check) -> dict:
     from gpu.clock import Budget
     from gpu.steps import time_cases
 
-    [row] = time_cases([case], gpu_check.Device.host, Budget(100.0), rehearsal=True)
+    [row] = time_cases([case], gpu_check.DeviceChoice.host, Budget(100.0), rehearsal=True)
     return row
 
 

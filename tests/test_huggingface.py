@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import Rows
+from gpt2lab.engine.torch.passes import DeviceRows
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.model.huggingface import from_huggingface, to_huggingface
 from gpt2lab.model.init import init_params
@@ -36,7 +36,7 @@ def test_a_transformers_model_gives_equal_logits_here(hf_model):
     tokens = torch.randint(0, 50, (2, 24))
     with torch.no_grad():
         expected = hf_model(tokens).logits
-        found = GPT.from_params(config, params)(Rows(tokens))
+        found = GPT.from_params(config, params)(DeviceRows(tokens))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
@@ -44,7 +44,7 @@ def test_an_exported_model_gives_equal_logits_there():
     params = init_params(CONFIG, seed=5)
     tokens = torch.randint(0, 50, (2, 24))
     with torch.no_grad():
-        expected = GPT.from_params(CONFIG, params)(Rows(tokens))
+        expected = GPT.from_params(CONFIG, params)(DeviceRows(tokens))
         found = to_transformers(CONFIG, params)(tokens).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_a_saved_folder_loads_as_pretrained(hf_model, tmp_path):
     model = GPT.from_pretrained(str(tmp_path))
     tokens = torch.randint(0, 50, (1, 7))
     with torch.no_grad():
-        torch.testing.assert_close(model(Rows(tokens)), hf_model(tokens).logits, rtol=0, atol=2e-5)
+        torch.testing.assert_close(model(DeviceRows(tokens)), hf_model(tokens).logits, rtol=0, atol=2e-5)
 
 
 def test_missing_misshapen_and_unknown_tensors_are_refused_by_name():

@@ -3,7 +3,7 @@ import pytest
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import (
     DataConfig,
-    Device,
+    DeviceChoice,
     EngineConfig,
     EngineName,
     ModelConfig,
@@ -115,12 +115,18 @@ def test_a_config_becomes_plain_values():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": EngineName.cuda, "device": Device.cpu}, r"engine\.device=cpu: engine=cuda runs on cuda, or on host"),
-        ({"name": EngineName.cuda, "device": Device.mps}, r"engine\.device=mps: .*engine=torch has cpu and mps"),
-        ({"name": EngineName.torch, "device": Device.host}, r"engine\.device=host .* add engine=cuda"),
-        ({"device": Device.host}, r"engine\.device=host .* add engine=cuda"),
+        (
+            {"name": EngineName.cuda, "device": DeviceChoice.cpu},
+            r"engine\.device=cpu: engine=cuda runs on cuda, or on host",
+        ),
+        ({"name": EngineName.cuda, "device": DeviceChoice.mps}, r"engine\.device=mps: .*engine=torch has cpu and mps"),
+        ({"name": EngineName.torch, "device": DeviceChoice.host}, r"engine\.device=host .* add engine=cuda"),
+        ({"device": DeviceChoice.host}, r"engine\.device=host .* add engine=cuda"),
         ({"name": EngineName.torch, "graph": True}, r"engine\.graph=true: engine=torch has no CUDA graphs"),
-        ({"name": EngineName.cuda, "device": Device.host, "graph": True}, r"engine\.device=host has no CUDA graphs"),
+        (
+            {"name": EngineName.cuda, "device": DeviceChoice.host, "graph": True},
+            r"engine\.device=host has no CUDA graphs",
+        ),
     ],
 )
 def test_what_an_engine_does_not_have_is_refused_by_name(settings, words):

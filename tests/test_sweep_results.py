@@ -160,13 +160,9 @@ def test_matched_losses_costs_and_gaps_stand_beside_the_cells(banded: Path) -> N
     assert len(results.matched.points) == len(results.costs.cells) == len(results.gaps) == len(results.cells) == 4
     assert len(results.matched.targets) == 5 and results.costs.target is not None
     gap = results.gaps[0]
-    assert gap is not None and gap.n == 3 and gap.steps[-1] == 1000
+    assert gap.n == 3 and gap.steps[-1] == 1000
     # By the formula 0.15 * (1 - exp(-1000 / 300)), and 0.005 of noise in each loss.
     assert gap.mean[-1] == pytest.approx(0.15 * (1 - math.exp(-1000 / 300)), abs=0.03)
-    band = results.bands("val_loss")[0]
-    assert band is not None and results.rows[0] is not None
-    assert band.mean[-1] == pytest.approx(results.rows[0].estimate.mean)
-    assert results.bands("test_loss") == (None,) * 4
 
 
 def test_runs_that_stop_when_they_are_there_are_compared_before_the_first_stopped(grokked: Path) -> None:
@@ -195,7 +191,7 @@ def test_a_sweep_none_of_whose_jobs_finished_says_so(grokked: Path) -> None:
     results = read_sweep_results(grokked)
     assert results.comparison is None and results.rows == (None,) * 6
     assert results.no_comparison == "no job finished with a record, so there is nothing to compare"
-    assert results.matched.reason == results.costs.reason == "no run finished" and results.gaps == (None,) * 6
+    assert results.matched.reason == results.costs.reason == "no run finished" and not any(map(len, results.gaps))
     assert results.reason == "0 of 18 jobs finished; 17 diverged, 1 not started"
 
 
@@ -273,7 +269,7 @@ def test_a_cell_of_other_tokens_has_a_mean_and_no_verdict(banded: Path, part: st
     assert alike is not None and alike.judgement is not None and alike.judgement.verdict == "worse"
     assert results.comparison is not None and results.comparison.comparisons == 2
     assert results.comparison.floor is not None and results.comparison.floor.runs == 9  # not the three of other tokens
-    assert results.costs.cells[1] is None and results.matched.points[1] == (None,) * 5 and results.gaps[1] is None
+    assert results.costs.cells[1] is None and results.matched.points[1] == (None,) * 5 and not len(results.gaps[1])
     assert any("not compared, other tokens" in note for note in results.notes)
 
 

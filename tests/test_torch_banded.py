@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.engine.torch.banded import BandedLinear, clear_outside_band
 from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import Rows
+from gpt2lab.engine.torch.passes import DeviceRows
 from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
 from gpt2lab.model.bands import band_mask, banded_tensors
 
@@ -191,7 +191,7 @@ def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
     # Smaller weights where a sum has more of them, so that activations are as large at every width; and an eps far
     # above gradients that are rounding alone (of key biases).
     params, eps, rate = random_params(shape, std=0.2 * (12 / n_embd) ** 0.5), 1e-4, 1e-2
-    rows = Rows(*(torch.from_numpy(array).long() for array in tokens_for(shape)))
+    rows = DeviceRows(*(torch.from_numpy(array).long() for array in tokens_for(shape)))
     cut = dict(zip(WHOLE, tiles, strict=True))
     models = [GPT.from_params(shape, params, dtype=torch.float64, tiles=tiles) for tiles in (cut, WHOLE)]
     optimizers = [torch.optim.AdamW(m.parameters(), lr=rate, eps=eps, weight_decay=0.1) for m in models]

@@ -4,12 +4,12 @@ import torch
 from tiny_models import config, engine, random_params
 
 from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import Rows
+from gpt2lab.engine.torch.passes import DeviceRows
 from gpt2lab.errors import EngineError
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import tensor_shapes
-from gpt2lab.schema import Device, EngineConfig, Precision
+from gpt2lab.schema import DeviceChoice, EngineConfig, Precision
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_gradients_equal_finite_differences_in_float64(bands, tiles, counted):
     rng = np.random.default_rng(3)
     tokens, targets = (torch.from_numpy(rng.integers(0, 13, (3, 10))) for _ in range(2))
     positions = list(counted or range(10))
-    rows = Rows(tokens, targets[:, positions], None if counted is None else torch.tensor(positions))
+    rows = DeviceRows(tokens, targets[:, positions], None if counted is None else torch.tensor(positions))
 
     def loss() -> torch.Tensor:
         return model.loss_sum(rows) / (3 * len(positions))
@@ -64,7 +64,10 @@ def test_the_output_layer_is_tied_to_the_token_embedding():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 @pytest.mark.parametrize(
     ("choice", "words"),
-    [({"device": Device.cuda}, "engine.device=cuda.*found cpu"), ({"precision": Precision.tf32}, "tf32 needs a CUDA")],
+    [
+        ({"device": DeviceChoice.cuda}, "engine.device=cuda.*found cpu"),
+        ({"precision": Precision.tf32}, "tf32 needs a CUDA"),
+    ],
 )
 def test_what_this_machine_lacks_is_refused_by_name(choice, words):
     with pytest.raises(EngineError, match=words):

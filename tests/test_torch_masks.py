@@ -12,7 +12,7 @@ from torch.nn import functional
 from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.engine.torch.engine import TorchEngine
-from gpt2lab.engine.torch.passes import Rows, TorchPlanner, Tree
+from gpt2lab.engine.torch.passes import DeviceRows, TorchPlanner, Tree
 from gpt2lab.schema import OptimConfig, Precision
 
 T, C = 6, 12
@@ -82,7 +82,7 @@ def test_losses_of_passes_are_added_up_as_precisely_as_they_are_computed(micro, 
         made = engine(switches, counted, micro_batch_size=micro)
         tokens, wanted = (torch.from_numpy(array).long() for array in (inputs, targets))
         with torch.no_grad():
-            logits = made._model(Rows(tokens))[:, list(counted)]
+            logits = made._model(DeviceRows(tokens))[:, list(counted)]
         mean = functional.cross_entropy(logits.flatten(0, 1), wanted[:, list(counted)].flatten()).item()
         assert made.loss_and_gradients(inputs, targets)[0] == pytest.approx(mean, rel=allowed, abs=0)
         assert made.evaluate(inputs, targets).loss == pytest.approx(mean, rel=allowed, abs=0)
@@ -145,7 +145,7 @@ def test_a_batch_that_shares_nothing_takes_rows():
     inputs[:, 0] = np.arange(14)
     planner = PassPlanner((3,), skip_uncounted=True, share_prefixes=True)
     (rows,) = TorchPlanner(planner, n_head=2, device=torch.device("cpu")).passes(inputs, targets, 14)
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, DeviceRows)
     assert rows.tokens.shape == (14, 4)
     spared, plain = (gradients(engine(s, (3,)), (inputs, targets)) for s in (SWITCHES["skip and share"], PLAIN))
     assert spared[0] == pytest.approx(plain[0], rel=1e-14)

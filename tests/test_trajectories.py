@@ -1,4 +1,4 @@
-"""Curves side by side: smoothing, crossings, common steps, bands, seconds. Every expectation is computed by hand."""
+"""Curves side by side: smoothing, crossings, common steps, ranges, seconds. Every expectation is computed by hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from scipy.signal import medfilt
 
 from gpt2lab.report.comparison import trajectories
 from gpt2lab.report.comparison.trajectories import (
-    band,
     common_steps,
     first_reaching,
     gap,
     running_minimum,
+    seed_range,
     smoothed,
     value_at,
 )
@@ -89,24 +89,28 @@ def test_the_gap_is_taken_where_both_were_measured() -> None:
     assert found.steps.tolist() == [0, 20] and found.values.tolist() == [0.5, 1.0]
 
 
-def test_curves_without_a_common_step_have_neither_gap_nor_band() -> None:
+def test_curves_without_a_common_step_have_neither_gap_nor_range() -> None:
     one, other = curve((0, 1.0)), curve((5, 1.0))
     assert len(gap(one, other)) == 0 and len(common_steps([])) == 0
-    assert band([one, other]) is None and band([]) is None
+    assert len(seed_range([one, other])) == len(seed_range([])) == 0
 
 
-def test_a_band_holds_mean_spread_and_range_at_the_common_steps() -> None:
-    found = band([curve((0, 1.0), (10, 2.0), (20, 9.0)), curve((0, 3.0), (10, 6.0)), curve((0, 5.0), (10, 4.0))])
-    assert found is not None
+def test_a_range_holds_mean_spread_and_range_at_the_common_steps() -> None:
+    found = seed_range([curve((0, 1.0), (10, 2.0), (20, 9.0)), curve((0, 3.0), (10, 6.0)), curve((0, 5.0), (10, 4.0))])
     assert found.n == 3 and found.steps.tolist() == [0, 10]
     assert found.mean.tolist() == [3, 4] and found.std.tolist() == [2, 2]
     assert found.low.tolist() == [1, 2] and found.high.tolist() == [5, 6]
 
 
-def test_the_band_of_one_run_has_no_width() -> None:
-    found = band([falling(3, 2)])
-    assert found is not None and found.n == 1
+def test_the_range_of_one_run_has_no_width() -> None:
+    found = seed_range([falling(3, 2)])
+    assert found.n == 1
     assert found.std.tolist() == [0, 0] and found.low.tolist() == found.high.tolist() == [3, 2]
+
+
+def test_a_range_is_thinned_evenly_and_keeps_both_ends() -> None:
+    found = seed_range([falling(*range(9)), falling(*range(9))], 3)
+    assert found.mean.tolist() == [0, 4, 8]
 
 
 def test_seconds_are_interpolated_from_the_start_of_training(tmp_path: Path) -> None:

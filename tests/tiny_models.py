@@ -6,10 +6,10 @@ from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, OptimConfig
 
-TORCH = EngineConfig(name=EngineName.torch, device=Device.cpu)
-CUDA_ON_HOST = EngineConfig(name=EngineName.cuda, device=Device.host)
+TORCH = EngineConfig(name=EngineName.torch, device=DeviceChoice.cpu)
+CUDA_ON_HOST = EngineConfig(name=EngineName.cuda, device=DeviceChoice.host)
 
 
 def config(**changes) -> GPTConfig:

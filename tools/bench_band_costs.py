@@ -14,7 +14,15 @@ import torch
 from torch import nn
 
 from gpt2lab.engine.torch.banded import BandedLinear
-from gpt2lab.model.band_tiles import TILES, TORCH_COSTS, Block, Cost, blocks_seconds, choose_tile, hidden_blocks
+from gpt2lab.model.band_tiles import (
+    TILES,
+    TORCH_COSTS,
+    BandBlock,
+    ProductCost,
+    blocks_seconds,
+    choose_tile,
+    hidden_blocks,
+)
 
 CASES = [  # C, band, rows
     *((128, band, rows) for band in (64, 128, 256, 384, 512) for rows in (256, 2048)),
@@ -23,7 +31,7 @@ CASES = [  # C, band, rows
     (1024, 256, 512),
 ]
 ROUNDS = 25
-EACH = [Cost(call_s=float(i == 0), multiply_add_s=float(i == 1), value_s=float(i == 2)) for i in range(3)]
+EACH = [ProductCost(call_s=float(i == 0), multiply_add_s=float(i == 1), value_s=float(i == 2)) for i in range(3)]
 PRODUCTS = 6  # forward, input gradient and weight gradient of two layers
 
 
@@ -62,12 +70,12 @@ def measure(n_embd: int, band: int, rows: int) -> dict[int, float]:
 
 def counts(n_embd: int, band: int, rows: int, tile: int) -> list[float]:
     """Return calls, multiply-adds and values moved of one product: what it costs where one of them costs 1 s each."""
-    whole = [Block(slice(0, 4 * n_embd), slice(0, n_embd))]
+    whole = [BandBlock(slice(0, 4 * n_embd), slice(0, n_embd))]
     blocks = hidden_blocks(n_embd, band, tile, clipped=True) if tile else whole
     return [blocks_seconds(blocks, rows, cost) for cost in EACH]
 
 
-def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> Cost:
+def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> ProductCost:
     """Return the constants whose predictions have the least squared relative error."""
     rows = [
         [count / seconds for count in counts(*case, tile)]
@@ -75,7 +83,7 @@ def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> Cost:
         for tile, seconds in times.items()
     ]
     call_s, multiply_add_s, value_s = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0].tolist()
-    return Cost(call_s=call_s, multiply_add_s=multiply_add_s, value_s=value_s)
+    return ProductCost(call_s=call_s, multiply_add_s=multiply_add_s, value_s=value_s)
 
 
 def chosen(case: tuple[int, int, int], times: dict[int, float]) -> dict[str, Any]:

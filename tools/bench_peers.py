@@ -12,7 +12,7 @@ from gpt2lab.engine import Engine, EngineSpec, create_engine
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import Device, EngineConfig, EngineName, OptimConfig
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, OptimConfig
 
 MINI = GPTConfig(n_layer=4, n_head=4, n_embd=128, max_seq_len=128, vocab_size=256)
 MASKINGS = {"masked gradients": False, "masked weights": True}  # of a band
@@ -30,7 +30,7 @@ def random_batch(model: GPTConfig, B: int, T: int) -> Batch:
 def our_engine(model: GPTConfig, batch: Batch, counted: tuple[int, ...] | None = None, **keys: bool) -> Engine:
     """Return the PyTorch engine with parameters of seed 0 and the keys `engine.*` given, on the processor."""
     B, T = batch[0].shape
-    engine = EngineConfig(name=EngineName.torch, device=Device.cpu, **keys)
+    engine = EngineConfig(name=EngineName.torch, device=DeviceChoice.cpu, **keys)
     spec = EngineSpec(model=model, optim=OPTIM, engine=engine, counted=counted, batch_size=B, seq_len=T)
     return create_engine(spec, init_params(model, seed=0))
 

@@ -32,10 +32,9 @@ from gpu.proof import op_proofs, prove_ops  # noqa: E402
 from gpu.step_proof import prove_steps  # noqa: E402
 from gpu.steps import time_cases  # noqa: E402
 
-from gpt2lab.engine.cuda.device import Device as OpenDevice  # noqa: E402
-from gpt2lab.engine.cuda.device import open_device  # noqa: E402
+from gpt2lab.engine.cuda.device import Device, open_device  # noqa: E402
 from gpt2lab.errors import EngineError  # noqa: E402
-from gpt2lab.schema import Device, Precision  # noqa: E402
+from gpt2lab.schema import DeviceChoice, Precision  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     started = time.perf_counter()
     try:
-        device = open_device(Device[options.device])
+        device = open_device(DeviceChoice[options.device])
         require_torch(options)
         record = report.new_record(device, rehearsal=options.rehearse, commit=options.commit, chosen=chosen(options))
     except EngineError as error:
@@ -84,7 +83,7 @@ class Run:
         self.record["seconds"] = self.budget.spent
         return report.write(self.record, self.options.out)
 
-    def prove(self, device: OpenDevice) -> None:
+    def prove(self, device: Device) -> None:
         """Run the proofs of every op, and of the whole step."""
         if self.options.skip_proof:
             return
@@ -98,7 +97,7 @@ class Run:
         self.failed = any(each["failed"] for each in found)
         print("\n" + report.proof_table(found))
 
-    def measure_ceilings(self, device: OpenDevice) -> None:
+    def measure_ceilings(self, device: Device) -> None:
         """Measure copies, and products at the step's shapes."""
         small = self.options.rehearse
         gemm: list[dict[str, Any]] = []
@@ -110,7 +109,7 @@ class Run:
                 gemm.extend(measure_products(device, precision, self._model, rows, square=square))
             print("\n" + report.ceilings_table(self.record["ceilings"]))
 
-    def measure_kernels(self, device: OpenDevice) -> None:
+    def measure_kernels(self, device: Device) -> None:
         """Measure the kernels one by one, against the copy ceiling."""
         self.record["kernels"] = kernels = list[dict[str, Any]]()
         with self._goes_on("kernels"):
@@ -118,7 +117,7 @@ class Run:
                 kernels.extend(measure_kernels(device, precision, self._model, B=self._B, T=self._T))
             print("\n" + report.kernels_table(kernels, self.record["ceilings"]))
 
-    def measure_bands(self, device: OpenDevice) -> None:
+    def measure_bands(self, device: Device) -> None:
         """Compare the products of banded MLPs with dense ones, and time them with every tile."""
         self.record["bands"] = found = list[dict[str, Any]]()
         rows, n_embd, bands = (16, 32, (24,)) if self.options.rehearse else (65536, 768, (256, 512, 1024))
@@ -144,7 +143,11 @@ class Run:
         print(f"\n{len(self.cases)} cases, {self.budget.left:.0f} s left")
         self.record["steps"] = rows = []
         timed = time_cases(
-            self.cases, Device[options.device], self.budget, skip_torch=options.skip_torch, rehearsal=options.rehearse
+            self.cases,
+            DeviceChoice[options.device],
+            self.budget,
+            skip_torch=options.skip_torch,
+            rehearsal=options.rehearse,
         )
         for row in timed:
             rows.append(row)

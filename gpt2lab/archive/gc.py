@@ -30,7 +30,7 @@ _RENAMED_KEYS = ("name", "hypothesis")  # of config.yaml, when a snapshot names 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class JudgedFolder:
     """One folder: whether it can go, and why or why not."""
 
     path: Path
@@ -55,7 +55,7 @@ class _Archive:
         return self.faults[path]
 
 
-def find_garbage(root: Path, runs: Path) -> list[Finding]:
+def find_garbage(root: Path, runs: Path) -> list[JudgedFolder]:
     """Return every run, sweep and leftover below `runs` and every staging folder of `root`, each with its verdict.
 
     Changes nothing. Raises ArchiveError when `runs` lies in the archive, or the disk cannot be read.
@@ -69,40 +69,40 @@ def find_garbage(root: Path, runs: Path) -> list[Finding]:
     return found + [_judge_staging(path) for path in staging]
 
 
-def delete(root: Path, runs: Path, findings: list[Finding]) -> Iterator[Finding]:
+def delete(root: Path, runs: Path, folders: list[JudgedFolder]) -> Iterator[JudgedFolder]:
     """Delete what `find_garbage` said can go, each judged again while it is locked; yield what became of it.
 
     Raises ArchiveError when the disk refuses.
     """
     _refuse_archive(root, runs)
     archive = _read_archive(root)
-    for finding in findings:
-        if not finding.can_go:
+    for folder in folders:
+        if not folder.can_go:
             continue
-        if finding.kind == "staging":
-            with held_orphan(finding.path) as orphan:
+        if folder.kind == "staging":
+            with held_orphan(folder.path) as orphan:
                 if orphan:
-                    _remove(finding.path)
-            yield _judge_staging(finding.path) if not orphan else finding
-        elif finding.kind == "deleted":
-            _remove(finding.path)
-            yield finding
+                    _remove(folder.path)
+            yield _judge_staging(folder.path) if not orphan else folder
+        elif folder.kind == "deleted":
+            _remove(folder.path)
+            yield folder
         else:
-            yield _delete_run(finding, archive)
+            yield _delete_run(folder, archive)
 
 
-def _delete_run(finding: Finding, archive: _Archive) -> Finding:
+def _delete_run(folder: JudgedFolder, archive: _Archive) -> JudgedFolder:
     with contextlib.ExitStack() as locks:
         try:
-            for run_dir in _held_dirs(finding.path):
+            for run_dir in _held_dirs(folder.path):
                 locks.callback(os.close, acquire(run_dir))
-            again = _judge(finding.path, archive, locked=True)
+            again = _judge(folder.path, archive, locked=True)
         except ArchiveError as error:
-            return Finding(path=finding.path, kind=finding.kind, can_go=False, why=str(error), bytes=0)
+            return JudgedFolder(path=folder.path, kind=folder.kind, can_go=False, why=str(error), bytes=0)
         if again.can_go:
-            hidden = finding.path.with_name(f"{DELETED}{uuid.uuid4().hex}")
-            with disk_errors("delete", finding.path):
-                finding.path.rename(hidden)
+            hidden = folder.path.with_name(f"{DELETED}{uuid.uuid4().hex}")
+            with disk_errors("delete", folder.path):
+                folder.path.rename(hidden)
             _remove(hidden)
         return again
 
@@ -138,21 +138,21 @@ def _walk(directory: Path, root: Path) -> Iterator[Path]:
         subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
 
 
-def _judge_staging(path: Path) -> Finding:
+def _judge_staging(path: Path) -> JudgedFolder:
     with held_orphan(path) as orphan:
         why = "its process died before it was an experiment" if orphan else "a process may be at work in it"
-        return Finding(path=path, kind="staging", can_go=orphan, why=why, bytes=_freed(path))
+        return JudgedFolder(path=path, kind="staging", can_go=orphan, why=why, bytes=_freed(path))
 
 
-def _judge(path: Path, archive: _Archive, *, locked: bool = False) -> Finding:
+def _judge(path: Path, archive: _Archive, *, locked: bool = False) -> JudgedFolder:
     if path.name.startswith(DELETED):
-        return Finding(path=path, kind="deleted", can_go=True, why="gc was stopped in it", bytes=_freed(path))
+        return JudgedFolder(path=path, kind="deleted", can_go=True, why="gc was stopped in it", bytes=_freed(path))
     kind = "sweep" if (path / PLAN).is_file() else "run"
     try:
         can_go, why = _verdict(path, archive, locked)
     except ArchiveError as error:
         can_go, why = False, str(error)
-    return Finding(path=path, kind=kind, can_go=can_go, why=why, bytes=_freed(path))
+    return JudgedFolder(path=path, kind=kind, can_go=can_go, why=why, bytes=_freed(path))
 
 
 def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:

@@ -45,7 +45,7 @@ class ReproduceError(Gpt2labError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ReproductionPlan:
     """How an experiment will be run again."""
 
     experiment: Path  # or the directory of one run of a sweep, in its experiment
@@ -71,7 +71,7 @@ def source_of(experiment: Path) -> Path:
     return (sweep_of(experiment) or experiment) / _SOURCE
 
 
-def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None) -> Plan:
+def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None) -> ReproductionPlan:
     """Check the files that are needed against the manifest, and say how the run is made again. Executes nothing.
 
     `steps` ends it after that many updates, with the learning rates of the whole run. Raises ArchiveError for a file
@@ -95,7 +95,7 @@ def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None)
         stop = last_step - last_step % every if isinstance(every, int) and every > 0 else last_step
         why_stop = f"the archived run ended there: {status.get('reason')}"
     threads = _section(provenance, "engine").get("threads")
-    return Plan(
+    return ReproductionPlan(
         experiment=experiment,
         overrides=tuple(_overrides(record, root, config, provenance, stop)),
         threads=threads if isinstance(threads, int) and threads > 0 else None,
@@ -105,7 +105,7 @@ def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None)
     )
 
 
-def reproduce(plan: Plan, *, keep: Path | None = None) -> Reproduction:
+def reproduce(plan: ReproductionPlan, *, keep: Path | None = None) -> Reproduction:
     """Execute the archived source as `plan` says, and compare its metrics with the archived ones.
 
     The run is written into `keep`, which must not exist or be empty, or else into a temporary directory that is
@@ -182,7 +182,7 @@ def _overrides(
         yield f"engine.device={device}"
 
 
-def _execute(plan: Plan, source: Path, run_dir: Path, output: Path) -> str:
+def _execute(plan: ReproductionPlan, source: Path, run_dir: Path, output: Path) -> str:
     """Run the archived entry point to its end; return the message of a run that diverged, else ""."""
     environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
@@ -227,7 +227,7 @@ def _child(command: list[str], environment: dict[str, str], output: Any) -> Iter
             child.wait()
 
 
-def _compare(plan: Plan, record: RunDir, run: RunDir, ending: str) -> Reproduction:
+def _compare(plan: ReproductionPlan, record: RunDir, run: RunDir, ending: str) -> Reproduction:
     archived, now = read_metrics(record.metrics), read_metrics(run.metrics)
     stopped = None
     if plan.stop is not None:

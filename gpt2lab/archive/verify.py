@@ -35,7 +35,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verification:
     """What the check of one experiment found; sound without faults."""
 
     path: Path
@@ -50,7 +50,7 @@ def verify(
     weights: bool = False,
     check_config: Callable[[Path], None] | None = None,
     write_report: Callable[[Path, str], None] | None = None,
-) -> Verdict:
+) -> Verification:
     """Return what differs in the experiment `directory` from its manifest, config and report.
 
     `check_config(path)` raises a Gpt2labError when a config.yaml does not compose any more; `write_report(directory,
@@ -59,11 +59,11 @@ def verify(
     """
     faults = list(_check_tree(directory))
     if faults:
-        return Verdict(path=directory, faults=tuple(faults))
+        return Verification(path=directory, faults=tuple(faults))
     try:
         manifest = read_manifest(directory)
     except ArchiveError as error:
-        return Verdict(path=directory, faults=(Fault(file=MANIFEST, kind="refused", why=str(error)),))
+        return Verification(path=directory, faults=(Fault(file=MANIFEST, kind="refused", why=str(error)),))
     with disk_errors("read", directory):
         faults, absent, notes_edited = _check_files(directory, manifest, weights)
     if check_config is not None:
@@ -78,7 +78,7 @@ def verify(
         faulty = {fault.file for fault in faults} | ({"README.md"} if notes_edited else set())
         stale = _check_report(directory, manifest, write_report)
         faults += [fault for fault in stale if fault.file not in faulty]
-    return Verdict(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited)
+    return Verification(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited)
 
 
 def walk_files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -15,7 +15,7 @@ from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import read_run
-from gpt2lab.report.comparison.compare import Comparison, Row
+from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.compare import compare as compare_runs
 from gpt2lab.report.comparison.sweep_results import baseline_run
 from gpt2lab.report.comparison_page.words import p_value, within
@@ -98,7 +98,7 @@ def _table(found: Comparison) -> Table:
     return table
 
 
-def _cells(row: Row, metric: str) -> list[str]:
+def _cells(row: ArmResult, metric: str) -> list[str]:
     def interval(ends: tuple[float, float] | None, show: Callable[[float], str] = numbers.decimal) -> str:
         return f"[{show(ends[0])}, {show(ends[1])}]" if ends else numbers.MISSING
 

@@ -13,7 +13,7 @@ from gpt2lab.cli.find_model import FoundModel, find_model
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.rundir import now_utc
-from gpt2lab.schema import Device, EngineConfig, EngineName, Precision
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision
 
 if TYPE_CHECKING:
     from gpt2lab.compose import Requested
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Sequences per batch.")
 @click.option("--before", metavar="MODEL", help="The model before the first phase: adds forward transfer.")
 @click.option("--engine", type=click.Choice([e.name for e in EngineName]), help="By default that of the model's run.")
-@click.option("--device", type=click.Choice([d.name for d in Device]), help="With --engine; by default auto.")
+@click.option("--device", type=click.Choice([d.name for d in DeviceChoice]), help="With --engine; by default auto.")
 @click.option("--precision", type=click.Choice([p.name for p in Precision]), help="By default fp32 with --engine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write evaluation.json and a page to this folder.")
@@ -115,7 +115,7 @@ def _engine(name: str | None, device: str | None, precision: str | None) -> Engi
     if name is None and device is None and precision is None:
         return None
     return EngineConfig(
-        name=EngineName[name or "auto"], device=Device[device or "auto"], precision=Precision[precision or "fp32"]
+        name=EngineName[name or "auto"], device=DeviceChoice[device or "auto"], precision=Precision[precision or "fp32"]
     )
 
 

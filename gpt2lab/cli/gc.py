@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive.gc import Finding, delete, find_garbage
+from gpt2lab.archive.gc import JudgedFolder, delete, find_garbage
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.terminal import printable
 
@@ -23,30 +23,30 @@ def gc(runs: Path, really: bool, as_json: bool, root: Path) -> None:
 
     Runs and sweeps whose every file an experiment holds, by hash; runs that wrote nothing; what killed snapshots left.
     """
-    findings = find_garbage(root, runs)
-    kept = [finding for finding in findings if not finding.can_go]
-    for finding in kept:
-        _say(finding, "keep", as_json)
+    folders = find_garbage(root, runs)
+    kept = [folder for folder in folders if not folder.can_go]
+    for folder in kept:
+        _say(folder, "keep", as_json)
     freed = 0
-    chosen = delete(root, runs, findings) if really else [finding for finding in findings if finding.can_go]
-    for finding in chosen:
-        freed += finding.bytes * finding.can_go
-        _say(finding, ("deleted" if really else "can go") if finding.can_go else "keep", as_json)
+    chosen = delete(root, runs, folders) if really else [folder for folder in folders if folder.can_go]
+    for folder in chosen:
+        freed += folder.bytes * folder.can_go
+        _say(folder, ("deleted" if really else "can go") if folder.can_go else "keep", as_json)
     if not as_json:
-        count = len(findings) - len(kept)
-        folders = "1 folder" if count == 1 else f"{count} folders"
+        count = len(folders) - len(kept)
+        words = "1 folder" if count == 1 else f"{count} folders"
         hint = "" if really or not count else "; gpt2lab gc --delete deletes them"
-        total = f"{folders} of {len(findings)}, {freed:,} bytes{hint}"
-        click.echo(total if findings else f"{runs} and {root} hold no run and nothing that a snapshot left")
+        total = f"{words} of {len(folders)}, {freed:,} bytes{hint}"
+        click.echo(total if folders else f"{runs} and {root} hold no run and nothing that a snapshot left")
 
 
-def _say(finding: Finding, what: str, as_json: bool) -> None:
+def _say(folder: JudgedFolder, what: str, as_json: bool) -> None:
     if as_json:
-        entry: dict[str, Any] = {"path": str(finding.path), "kind": finding.kind, "verdict": what}
-        click.echo(json.dumps({**entry, "why": finding.why, "bytes": finding.bytes}))
+        entry: dict[str, Any] = {"path": str(folder.path), "kind": folder.kind, "verdict": what}
+        click.echo(json.dumps({**entry, "why": folder.why, "bytes": folder.bytes}))
     else:
-        why = printable(" ".join(finding.why.split()))
-        click.echo(f"{what:<7}  {finding.path}  ({finding.bytes:,} bytes): {why}")
+        why = printable(" ".join(folder.why.split()))
+        click.echo(f"{what:<7}  {folder.path}  ({folder.bytes:,} bytes): {why}")
 
 
 COMMANDS = (gc,)

@@ -9,10 +9,10 @@ import click
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import find_model
 from gpt2lab.errors import ConfigError, Gpt2labError
-from gpt2lab.schema import Device, EngineConfig, EngineName, Precision, TokenizerName
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision, TokenizerName
 
 engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
-device_option = click.option("--device", type=click.Choice([d.name for d in Device]), default="auto")
+device_option = click.option("--device", type=click.Choice([d.name for d in DeviceChoice]), default="auto")
 precision_option = click.option(
     "--precision", type=click.Choice([p.name for p in Precision]), default="fp32", show_default=True
 )
@@ -70,7 +70,7 @@ def sample(
     found = find_model(checkpoint, root)
     if found.config is not None and tokenizer is not None:
         raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
-    settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
+    settings = EngineConfig(name=EngineName[engine], device=DeviceChoice[device], precision=Precision[precision])
     model, shape = open_model(found.checkpoint, settings)
     texts = continue_text(
         model,
@@ -107,7 +107,7 @@ def parity(model: Path, debug_state: Path, engine: str, device: str, precision: 
 
     from gpt2lab.train.parity import compare_with_llmc
 
-    settings = EngineConfig(name=EngineName[engine], device=Device[device], precision=Precision[precision])
+    settings = EngineConfig(name=EngineName[engine], device=DeviceChoice[device], precision=Precision[precision])
     rows = compare_with_llmc(model, debug_state, settings)
     if as_json:
         for row in rows:

@@ -14,7 +14,7 @@ import click
 
 from gpt2lab.archive import resolve_run
 from gpt2lab.archive.agreement import ChangedValue
-from gpt2lab.archive.reproduce import Plan, ReproduceError, Reproduction, plan_reproduction, source_of
+from gpt2lab.archive.reproduce import ReproduceError, Reproduction, ReproductionPlan, plan_reproduction, source_of
 from gpt2lab.archive.reproduce import reproduce as run_again
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.terminal import printable
@@ -64,7 +64,7 @@ def reproduce(
         raise ReproduceError(f"{path}: its numbers were not reproduced", _DIFFERENT)
 
 
-def _describe(plan: Plan) -> Iterator[str]:
+def _describe(plan: ReproductionPlan) -> Iterator[str]:
     threads = f"OMP_NUM_THREADS={plan.threads}, as recorded" if plan.threads else "threads are not recorded"
     yield f"running  python -m gpt2lab.run {shlex.join(plan.overrides)}  ({threads})"
     whole = f"all {plan.last_step} steps"
@@ -94,7 +94,7 @@ def _result(result: Reproduction, tolerance: float) -> Iterator[str]:
             yield "changed  nothing that the record names: python, packages, device, threads and data are the same"
 
 
-def _json(path: Path, plan: Plan, result: Reproduction, tolerance: float) -> dict[str, Any]:
+def _json(path: Path, plan: ReproductionPlan, result: Reproduction, tolerance: float) -> dict[str, Any]:
     agreement = result.agreement
     return {
         "experiment": str(path),

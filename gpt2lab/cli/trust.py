@@ -9,7 +9,7 @@ import click
 
 from gpt2lab.archive import check_root, find_experiments, resolve_experiment, write_index
 from gpt2lab.archive.transfer import export_experiment, import_experiment
-from gpt2lab.archive.verify import Fault, Verdict
+from gpt2lab.archive.verify import Fault, Verification
 from gpt2lab.archive.verify import verify as verify_experiment
 from gpt2lab.cli.archive import root_option
 from gpt2lab.errors import ArchiveError
@@ -42,7 +42,7 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
             verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
         except ArchiveError as error:  # one that cannot be read does not hide the others
             fault = Fault(file=str(path), kind="unreadable", why=str(error))
-            verdict = Verdict(path=path, faults=(fault,), absent=(), notes_edited=False)
+            verdict = Verification(path=path, faults=(fault,), absent=(), notes_edited=False)
         differing += bool(verdict.faults)
         click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
     if differing:
@@ -105,7 +105,7 @@ def _refuse_expressions(path: Path, config: dict[str, Any]) -> None:
     raise ArchiveError(f"{path}: more than {_MAX_CONFIG_VALUES:,} values; no config has so many")
 
 
-def _line(verdict: Verdict) -> str:
+def _line(verdict: Verification) -> str:
     absent = [f"{name} absent" for name in verdict.absent]
     notes = absent if len(absent) <= _SHOWN_ABSENT else [f"{len(absent)} files of weights absent"]
     notes += ["notes.md edited since its report"] if verdict.notes_edited else []
@@ -123,7 +123,7 @@ def _words(fault: Fault) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def _as_json(verdict: Verdict) -> dict[str, Any]:
+def _as_json(verdict: Verification) -> dict[str, Any]:
     return {
         "experiment": verdict.path.name,
         "ok": not verdict.faults,

@@ -5,7 +5,7 @@ and CuPy is not installed everywhere.
 from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec
 from gpt2lab.engine.plan import Batch, EnginePlan
 from gpt2lab.model.params import Params
-from gpt2lab.schema import Device, EngineName
+from gpt2lab.schema import DeviceChoice, EngineName
 
 
 def plan_engine(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
@@ -28,7 +28,7 @@ def check_spec(spec: EngineSpec) -> None:
         from gpt2lab.engine.cuda.check import check_spec as check_cuda_spec
 
         check_cuda_spec(spec)
-    elif spec.engine.device is not Device.auto:
+    elif spec.engine.device is not DeviceChoice.auto:
         from gpt2lab.engine.torch.device import choose_device
 
         choose_device(spec.engine.device)

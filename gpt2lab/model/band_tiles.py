@@ -21,7 +21,7 @@ MARGIN = 0.95  # tiles are used where they are expected to take less than this s
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class BandBlock:
     """A part of the matrix: the hidden units and the channels of one product."""
 
     hidden: slice
@@ -29,7 +29,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class ProductCost:
     """What products cost on a device: seconds = calls * call_s + multiply-adds * multiply_add_s + moved * value_s."""
 
     call_s: float  # to start one product
@@ -44,12 +44,12 @@ class Cost:
 # an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; in fp32 products take
 # longer, so tiles may pay where these costs say dense. Other devices (mps) were never tried: their products are dense.
 TORCH_COSTS = {
-    "cpu": Cost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
-    "cuda": Cost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
+    "cpu": ProductCost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
+    "cuda": ProductCost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
 }
 
 
-def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[Block]:
+def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[BandBlock]:
     """Return blocks of `size` hidden units (the last may be smaller) with their windows of channels.
 
     Together they hold every kept weight; the hidden units of different blocks are different ones. `clipped` windows
@@ -60,10 +60,10 @@ def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -
     needed = [
         (max(-(-(tile.start - half_band) // 4), 0), min((tile.stop - 1 + half_band) // 4 + 1, n_embd)) for tile in tiles
     ]
-    return [Block(tile, window) for tile, window in zip(tiles, _windows(needed, n_embd, clipped), strict=True)]
+    return [BandBlock(tile, window) for tile, window in zip(tiles, _windows(needed, n_embd, clipped), strict=True)]
 
 
-def channel_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[Block]:
+def channel_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[BandBlock]:
     """Return blocks of `size` channels (the last may be smaller) with their windows of hidden units.
 
     Together they hold every kept weight; the channels of different blocks are different ones. `clipped` windows
@@ -72,7 +72,7 @@ def channel_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) 
     F, half_band = 4 * n_embd, band // 2
     tiles = [slice(c, min(c + size, n_embd)) for c in range(0, n_embd, size)]
     needed = [(max(4 * tile.start - half_band, 0), min(4 * (tile.stop - 1) + half_band + 1, F)) for tile in tiles]
-    return [Block(window, tile) for tile, window in zip(tiles, _windows(needed, F, clipped), strict=True)]
+    return [BandBlock(window, tile) for tile, window in zip(tiles, _windows(needed, F, clipped), strict=True)]
 
 
 def _windows(spans: list[tuple[int, int]], end: int, clipped: bool) -> list[slice]:
@@ -83,12 +83,12 @@ def _windows(spans: list[tuple[int, int]], end: int, clipped: bool) -> list[slic
     return [slice(start, start + width) for start in (min(first, end - width) for first, _ in spans)]
 
 
-def block_multiply_adds(blocks: list[Block]) -> int:
+def block_multiply_adds(blocks: list[BandBlock]) -> int:
     """Return the multiply-adds of the blocks for one row of activations."""
     return sum((b.hidden.stop - b.hidden.start) * (b.channels.stop - b.channels.start) for b in blocks)
 
 
-def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
+def choose_tile(n_embd: int, band: int, rows: int, cost: ProductCost) -> int | None:
     """Return how many hidden units a tile should have for products of `rows` rows, None where tiles do not pay."""
     if band > 4 * n_embd or is_dense(n_embd, band):  # stored row by row it would be larger than the matrix
         return None
@@ -104,7 +104,7 @@ def choose_tile(n_embd: int, band: int, rows: int, cost: Cost) -> int | None:
     return chosen
 
 
-def mlp_tiles(config: GPTConfig, rows: int, cost: Cost | None, enabled: bool = True) -> dict[str, int | None]:
+def mlp_tiles(config: GPTConfig, rows: int, cost: ProductCost | None, enabled: bool = True) -> dict[str, int | None]:
     """Return the hidden units per tile of each MLP matrix ("fc1", "fc2"); None where its products are dense.
 
     `rows` is how many rows of activations a pass is expected to have, `cost` None on a device whose costs are not
@@ -115,7 +115,7 @@ def mlp_tiles(config: GPTConfig, rows: int, cost: Cost | None, enabled: bool = T
     return {name: choose_tile(config.n_embd, band, rows, cost) for name, band in config.bands.items()}
 
 
-def blocks_seconds(blocks: list[Block], rows: int, cost: Cost) -> float:
+def blocks_seconds(blocks: list[BandBlock], rows: int, cost: ProductCost) -> float:
     """Return what the products of `blocks` are expected to take for `rows` rows."""
     values = sum(b.hidden.stop - b.hidden.start + b.channels.stop - b.channels.start for b in blocks)
     return len(blocks) * cost.call_s + rows * (

@@ -3,7 +3,7 @@
 from gpt2lab.schema.choices import (
     ArchiveMode,
     Decay,
-    Device,
+    DeviceChoice,
     EngineName,
     FormalTask,
     Operation,
@@ -36,7 +36,7 @@ __all__ = [
     "ArchiveMode",
     "DataConfig",
     "Decay",
-    "Device",
+    "DeviceChoice",
     "EngineConfig",
     "EngineName",
     "FormalTask",

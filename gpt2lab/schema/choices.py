@@ -47,7 +47,7 @@ class EngineName(Enum):
     cuda = "cuda"
 
 
-class Device(Enum):
+class DeviceChoice(Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"

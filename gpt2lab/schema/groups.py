@@ -10,7 +10,7 @@ from gpt2lab.errors import ConfigError
 from gpt2lab.schema.choices import (
     ArchiveMode,
     Decay,
-    Device,
+    DeviceChoice,
     EngineName,
     FormalTask,
     Operation,
@@ -183,7 +183,7 @@ class EngineConfig:
     """What executes the model."""
 
     name: EngineName = EngineName.auto  # torch, cuda (our own kernels), or auto: torch
-    device: Device = Device.auto  # cuda, mps, cpu, or auto: the first available; engine=cuda has cuda and host (a CPU)
+    device: DeviceChoice = DeviceChoice.auto  # cuda, mps, cpu, or auto: the first available; engine=cuda: cuda or host
     precision: Precision = Precision.fp32  # fp32, tf32 (CUDA), bf16 (products in bfloat16, weights in float32)
     deterministic: bool = True  # same seed, same bits on the same device; engine=cuda always is
     graph: bool | None = None  # engine=cuda: replay each update as one CUDA graph; null: on a card
@@ -194,21 +194,21 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         core = self.name is EngineName.cuda
-        if core and self.device in (Device.cpu, Device.mps):
+        if core and self.device in (DeviceChoice.cpu, DeviceChoice.mps):
             raise ConfigError(
                 f"engine.device={self.device.name}: engine=cuda runs on cuda, or on host (the kernels, run by a "
                 "processor); engine=torch has cpu and mps"
             )
-        if not core and self.device is Device.host:
+        if not core and self.device is DeviceChoice.host:
             raise ConfigError(
                 "engine.device=host runs the CUDA kernels on a processor: add engine=cuda, or leave it out"
             )
-        if self.checked and self.device is not Device.host:
+        if self.checked and self.device is not DeviceChoice.host:
             raise ConfigError(
                 f"engine.checked=true: engine.device={self.device.name} cannot watch the kernels' memory accesses; "
                 "engine=cuda engine.device=host does"
             )
-        if self.graph and (not core or self.device is Device.host):
+        if self.graph and (not core or self.device is DeviceChoice.host):
             where = "engine.device=host" if core else f"engine={self.name.name}"
             raise ConfigError(f"engine.graph=true: {where} has no CUDA graphs; only engine=cuda on a card does")
 

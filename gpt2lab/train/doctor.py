@@ -12,7 +12,7 @@ from gpt2lab.record.tracker import has_key
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SystemCheck:
     """One line of the examination; `ok` is False for what is missing but not needed for the default run."""
 
     name: str
@@ -20,23 +20,23 @@ class Finding:
     text: str
 
 
-def examine() -> list[Finding]:
+def examine() -> list[SystemCheck]:
     """Look at Python, devices, tokenizers, W&B and disk; nothing is downloaded."""
-    findings = [Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
-    findings += [Finding(device.name, device.available, device.text) for device in find_devices()]
-    findings.append(_gpt2_tokenizer())
+    checks = [SystemCheck("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    checks += [SystemCheck(device.name, device.available, device.text) for device in find_devices()]
+    checks.append(_gpt2_tokenizer())
     has_hf = importlib.util.find_spec("transformers") is not None
-    findings.append(Finding("transformers", has_hf, "found" if has_hf else "not found: pip install 'gpt2lab[hf]'"))
+    checks.append(SystemCheck("transformers", has_hf, "found" if has_hf else "not found: pip install 'gpt2lab[hf]'"))
     key = has_key()
-    findings.append(Finding("W&B key", key, "found" if key else "none: runs are tracked offline (wandb login)"))
+    checks.append(SystemCheck("W&B key", key, "found" if key else "none: runs are tracked offline (wandb login)"))
     git = shutil.which("git")
-    findings.append(Finding("git", bool(git), git or "not found: provenance will have no commit"))
+    checks.append(SystemCheck("git", bool(git), git or "not found: provenance will have no commit"))
     free = shutil.disk_usage(".").free / 2**30
-    findings.append(Finding("disk", free > 5, f"{free:.1f} GiB free here; data goes to {data_dir()}"))
-    return findings
+    checks.append(SystemCheck("disk", free > 5, f"{free:.1f} GiB free here; data goes to {data_dir()}"))
+    return checks
 
 
-def _gpt2_tokenizer() -> Finding:
+def _gpt2_tokenizer() -> SystemCheck:
     missing = [name for name in GPT2_FILES if find_gpt2_file(name) is None]
     text = f"{' and '.join(missing)} not found: downloaded at first use, or pip install 'gpt2lab[offline]'"
-    return Finding("gpt2 tokenizer", not missing, text if missing else "found")
+    return SystemCheck("gpt2 tokenizer", not missing, text if missing else "found")

@@ -40,7 +40,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Cell:
+class ModelOnTask:
     """One model on one task, checked and ready."""
 
     model: Candidate
@@ -86,7 +86,7 @@ def plan_evaluation(
     split: str,
     batch_size: int,
     report_progress: Progress | None = None,
-) -> list[list[Cell]]:
+) -> list[list[ModelOnTask]]:
     """Return the cells of each candidate, tasks[i][j] being task j as candidate i reads it; evaluates nothing.
 
     Raises ConfigError, DataError or EngineError that names the model and the task which do not fit.
@@ -107,7 +107,7 @@ def plan_evaluation(
     return rows
 
 
-def evaluate_cells(rows: Sequence[Sequence[Cell]], *, split: str, count: int | None) -> Iterator[Measured]:
+def evaluate_cells(rows: Sequence[Sequence[ModelOnTask]], *, split: str, count: int | None) -> Iterator[Measured]:
     """Yield the result of each cell, over `count` batches of a split (None: all of it); one model is held at a time."""
     for row in rows:
         params = apply_bands(read_weights(row[0].model.checkpoint)[0], row[0].model.shape)
@@ -127,7 +127,7 @@ def _plan_cell(
     split: str,
     batch_size: int,
     report_progress: Progress | None,
-) -> Cell:
+) -> ModelOnTask:
     shape = candidate.shape
     _check_tokenizer(candidate, describe_source(task.data, vocab_size=shape.vocab_size).tokenizer)
     key = repr((plain(task.data), shape.vocab_size))
@@ -146,7 +146,7 @@ def _plan_cell(
         seq_len=seq_len,
     )
     check_spec(spec)
-    cell = Cell(model=candidate, task=task.name, source=source, spec=spec)
+    cell = ModelOnTask(model=candidate, task=task.name, source=source, spec=spec)
     _batches(cell, split, count=1)  # raises for a split that holds not even one example
     return cell
 
@@ -179,7 +179,7 @@ def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     return one.decode(symbols) == other.decode(symbols)
 
 
-def _check_alike(first: Cell, cell: Cell) -> None:
+def _check_alike(first: ModelOnTask, cell: ModelOnTask) -> None:
     """Raise ConfigError when two models would not see the same tokens of a task, cut and counted in the same way."""
     for what, key, values in (
         ("positions a sequence", "train.seq_len", (first.spec.seq_len, cell.spec.seq_len)),
@@ -199,7 +199,7 @@ def _span(counted: tuple[int, ...] | None) -> str:
     return "all" if counted is None else f"{counted[0]} to {counted[-1]}"
 
 
-def _batches(cell: Cell, split: str, count: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(cell: ModelOnTask, split: str, count: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     assert cell.spec.seq_len is not None
     return eval_batches(
         cell.source.splits[split],
@@ -211,7 +211,7 @@ def _batches(cell: Cell, split: str, count: int | None) -> Iterator[tuple[np.nda
     )
 
 
-def _evaluate_cell(cell: Cell, engine: Engine, split: str, count: int | None) -> Measured:
+def _evaluate_cell(cell: ModelOnTask, engine: Engine, split: str, count: int | None) -> Measured:
     source, total = cell.source, Evaluation()
     n_bytes = 0
     has_bytes = source.tokenizer.name in TokenizerName.__members__ and cell.spec.counted is None

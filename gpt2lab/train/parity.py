@@ -14,7 +14,7 @@ UNIT_ROUNDOFF = {Precision.fp32: 2.0**-24, Precision.tf32: 2.0**-11, Precision.b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ParityRow:
     """One row of the parity table. Errors are relative to the largest magnitude of the reference."""
 
     name: str
@@ -28,7 +28,7 @@ class Comparison:
         return self.relative_error <= self.tolerance  # False for nan
 
 
-def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) -> list[Comparison]:
+def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) -> list[ParityRow]:
     """Return the comparisons: logits, loss, then each gradient in file order. Raises DataError, EngineError.
 
     Tolerance, for each layer crossed: unit roundoff of float32 times the square root of the longest sum that feeds a
@@ -56,10 +56,10 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     return rows
 
 
-def _compare(name: str, found: np.ndarray, reference: np.ndarray, tolerance: float) -> Comparison:
+def _compare(name: str, found: np.ndarray, reference: np.ndarray, tolerance: float) -> ParityRow:
     max_abs = float(np.abs(reference).max())
     max_error = float(np.abs(np.asarray(found, dtype=np.float64) - reference).max())
-    return Comparison(
+    return ParityRow(
         name=name,
         max_abs=max_abs,
         max_error=max_error,

@@ -12,7 +12,7 @@ from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, rows_in_words
 from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
 from gpt2lab.schema import (
-    Device,
+    DeviceChoice,
     EngineName,
     OptimConfig,
     RunConfig,
@@ -83,7 +83,7 @@ def cuda_memory(plan: RunPlan) -> MemoryPlan | None:
         return None
     engine = plan.spec.engine
     if engine.name is not EngineName.cuda:
-        engine = replace(engine, name=EngineName.cuda, device=Device.cuda)
+        engine = replace(engine, name=EngineName.cuda, device=DeviceChoice.cuda)
     return plan_engine(replace(plan.spec, engine=engine)).memory
 
 
@@ -149,7 +149,7 @@ def _left_out(plan: RunPlan, engine: EnginePlan) -> list[str]:
         lines.append(f"{work.flop:.3g} of {dense:.3g} FLOP are computed in the first step: {times}")
     lines = lines or ["nothing: every position counts, and the products are dense"]
     depends = work.trees > 0 or any(spec.model.bands.values())
-    if depends and spec.engine.name is not EngineName.cuda and spec.engine.device is Device.auto:
+    if depends and spec.engine.name is not EngineName.cuda and spec.engine.device is DeviceChoice.auto:
         lines.append("(on a CPU; engine.device=auto takes a card where PyTorch finds one)")
     return lines
 

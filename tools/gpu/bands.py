@@ -25,7 +25,7 @@ from gpt2lab.engine.cuda.ops.banded_linear import (
     product_blocks,
 )
 from gpt2lab.errors import EngineError
-from gpt2lab.model.band_tiles import PRODUCTS, Block, block_multiply_adds
+from gpt2lab.model.band_tiles import PRODUCTS, BandBlock, block_multiply_adds
 from gpt2lab.model.bands import band_mask, is_dense
 from gpt2lab.schema import Precision
 from gpu.clock import time_calls
@@ -112,7 +112,7 @@ class _Bench:
         operands, options = self.operands(product), self.options(product)
         return lambda: self.gemm.matmul(*operands, **options)
 
-    def blocks(self, product: str, tile: int) -> list[Block]:
+    def blocks(self, product: str, tile: int) -> list[BandBlock]:
         """Return the blocks of a product."""
         align = alignment(self.numerics.act_dtype.itemsize)
         return product_blocks(self.name, product, n_embd=self.n_embd, band=self.band, tile=tile, align=align)

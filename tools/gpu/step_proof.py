@@ -13,11 +13,10 @@ from gpt2lab.engine import EngineSpec
 from gpt2lab.engine.cuda.device import Device
 from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import Rows
+from gpt2lab.engine.torch.passes import DeviceRows
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig, Params
-from gpt2lab.schema import Device as DeviceChoice
-from gpt2lab.schema import EngineConfig, EngineName, OptimConfig, Precision
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, OptimConfig, Precision
 from gpu.proof import summary
 
 # Rows that take the kernels of attention for long rows and for short ones; heads of 20; V = 97, Vp = 128.
@@ -102,7 +101,7 @@ class _Step:
             torch.from_numpy(array.astype(np.int64)).to(self.reference_device) for array in (inputs, targets)
         )
         counted = None if self.counted is None else torch.tensor(self.counted, device=self.reference_device)
-        rows = Rows(tokens, expected if counted is None else expected[:, counted], counted)
+        rows = DeviceRows(tokens, expected if counted is None else expected[:, counted], counted)
         with torch.no_grad():
             logits = model(rows)
         loss = model.loss_sum(rows) / rows.n_counted

@@ -19,8 +19,7 @@ from gpt2lab.errors import EngineError
 from gpt2lab.model.flops import dense_flop_per_token
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import Params
-from gpt2lab.schema import Device as DeviceChoice
-from gpt2lab.schema import EngineConfig, EngineName
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName
 from gpu.cases import Case, batches_of
 from gpu.clock import Budget, spread
 from gpu.memory import release

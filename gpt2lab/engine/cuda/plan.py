@@ -12,7 +12,7 @@ from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles, alignment, product_b
 from gpt2lab.engine.passes import count_work
 from gpt2lab.engine.plan import Batch, EnginePlan
 from gpt2lab.model.band_tiles import block_multiply_adds
-from gpt2lab.schema import Device
+from gpt2lab.schema import DeviceChoice
 
 
 def plan(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
@@ -21,8 +21,8 @@ def plan(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
     Raises EngineError for a shape that the kernels do not take.
     """
     numerics, workload = Numerics(spec.engine.precision, np.dtype(np.float32)), workload_of(spec)
-    device = Device.host if spec.engine.device is Device.host else Device.cuda
-    workspace_bytes = 0 if device is Device.host else WORKSPACE_BYTES
+    device = DeviceChoice.host if spec.engine.device is DeviceChoice.host else DeviceChoice.cuda
+    workspace_bytes = 0 if device is DeviceChoice.host else WORKSPACE_BYTES
     multiply_adds = _multiply_adds(spec, numerics, workload.mlp_tiles)
     return EnginePlan(
         device=device.name,

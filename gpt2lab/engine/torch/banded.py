@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from gpt2lab.model.band_tiles import Block, channel_blocks, hidden_blocks
+from gpt2lab.model.band_tiles import BandBlock, channel_blocks, hidden_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Cut:
 
     half_band: int
     tile: int  # hidden units of a product
-    hidden: list[Block]  # tiles of hidden units, windows of channels
-    channels: list[Block]  # tiles of channels, windows of hidden units
+    hidden: list[BandBlock]  # tiles of hidden units, windows of channels
+    channels: list[BandBlock]  # tiles of channels, windows of hidden units
 
-    def part(self, buffer: Tensor, block: Block) -> Tensor:
+    def part(self, buffer: Tensor, block: BandBlock) -> Tensor:
         """Return the (channels, hidden) matrix of `block` within a buffer of padded rows, as a view."""
         c, h, stride = block.channels, block.hidden, 2 * self.half_band + self.tile
         offset = c.start * stride + h.start + self.half_band

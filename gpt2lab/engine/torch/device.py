@@ -10,13 +10,13 @@ import torch
 
 from gpt2lab.engine.base import DeviceStatus
 from gpt2lab.errors import EngineError
-from gpt2lab.schema import Device, Precision
+from gpt2lab.schema import DeviceChoice, Precision
 
 
-def choose_device(wanted: Device) -> torch.device:
+def choose_device(wanted: DeviceChoice) -> torch.device:
     """Return the device: the wanted one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
-    found = [device for device in (Device.cuda, Device.mps, Device.cpu) if is_available(device)]
-    if wanted is Device.auto:
+    found = [device for device in (DeviceChoice.cuda, DeviceChoice.mps, DeviceChoice.cpu) if is_available(device)]
+    if wanted is DeviceChoice.auto:
         return torch.device(found[0].name)
     if wanted not in found:
         names = ", ".join(device.name for device in found)
@@ -26,19 +26,19 @@ def choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted.name)
 
 
-def is_available(device: Device) -> bool:
+def is_available(device: DeviceChoice) -> bool:
     """Return whether PyTorch can use the device on this machine."""
-    if device is Device.cuda:
+    if device is DeviceChoice.cuda:
         return torch.cuda.is_available()
-    return device is Device.cpu or torch.backends.mps.is_available()
+    return device is DeviceChoice.cpu or torch.backends.mps.is_available()
 
 
 def find_devices() -> list[DeviceStatus]:
     """Return which device engine.device=auto takes, and whether PyTorch finds the others."""
-    chosen = choose_device(Device.auto)
+    chosen = choose_device(DeviceChoice.auto)
     text = f"torch on {chosen.type}: {device_name(chosen)}, {os.cpu_count()} cores"
     statuses = [DeviceStatus("engine", True, text)]
-    for device in (Device.cuda, Device.mps):
+    for device in (DeviceChoice.cuda, DeviceChoice.mps):
         available = is_available(device)
         text = "found" if available else "not found: runs use the CPU"
         statuses.append(DeviceStatus(f"torch on {device.name}", available, text))

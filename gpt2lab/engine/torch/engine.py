@@ -12,7 +12,7 @@ from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, 
 from gpt2lab.engine.passes import planner_of
 from gpt2lab.engine.torch.device import choose_device, device_details, device_name, set_deterministic, set_precision
 from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import Rows, TorchPlanner, Tree
+from gpt2lab.engine.torch.passes import DeviceRows, TorchPlanner, Tree
 from gpt2lab.engine.torch.plan import choose_tiles
 from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles
 from gpt2lab.model.params import TENSORS, Params
@@ -80,7 +80,7 @@ class TorchEngine:
     @torch.no_grad()
     def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
         positions = torch.tensor([tokens.shape[1] - 1], device=self._device) if last_only else None
-        rows = Rows(torch.from_numpy(tokens.astype(np.int64)).to(self._device), counted=positions)
+        rows = DeviceRows(torch.from_numpy(tokens.astype(np.int64)).to(self._device), counted=positions)
         with self._autocast:
             logits = self._model(rows)
         return logits.float().cpu().numpy()
@@ -134,7 +134,7 @@ class TorchEngine:
         self._model.clear_gradients_outside_bands()
         return total
 
-    def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> Iterator[Rows | Tree]:
+    def _passes(self, inputs: np.ndarray, targets: np.ndarray) -> Iterator[DeviceRows | Tree]:
         return self._planner.passes(inputs, targets, self._spec.micro_batch_size or len(inputs))
 
     def _n_counted(self, targets: np.ndarray) -> int:

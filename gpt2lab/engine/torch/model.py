@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gpt2lab.engine.torch.banded import BandedLinear, clear_outside_band
 from gpt2lab.engine.torch.embedding import TiedEmbedding
-from gpt2lab.engine.torch.passes import Rows, Tree
+from gpt2lab.engine.torch.passes import DeviceRows, Tree
 from gpt2lab.model.bands import is_dense
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
 
@@ -48,7 +48,7 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, rows: Rows | Tree, *, trimmed: bool = False) -> Tensor:
+    def forward(self, x: Tensor, rows: DeviceRows | Tree, *, trimmed: bool = False) -> Tensor:
         """Return x's shape, or with `trimmed` only what is counted."""
         C = x.shape[-1]
         if trimmed:
@@ -83,7 +83,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config, tiles)
 
-    def forward(self, x: Tensor, rows: Rows | Tree, *, trimmed: bool = False) -> Tensor:
+    def forward(self, x: Tensor, rows: DeviceRows | Tree, *, trimmed: bool = False) -> Tensor:
         """Return x's shape, or with `trimmed` only what is counted."""
         y = self.attn(self.ln_1(x), rows, trimmed=trimmed)
         x = (rows.at_counted(x) if trimmed else x) + y
@@ -104,22 +104,22 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, tiles) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
-    def forward(self, rows: Rows | Tree) -> Tensor:
+    def forward(self, rows: DeviceRows | Tree) -> Tensor:
         """Return the logits at what is counted: (B, n, V) of rows, (m, V) of a tree."""
         return self.wte.logits(self._before_output(rows))
 
-    def loss_sum(self, rows: Rows | Tree) -> Tensor:
+    def loss_sum(self, rows: DeviceRows | Tree) -> Tensor:
         """Return the summed loss of what is counted, in nats, a scalar to go back from."""
         assert rows.targets is not None
         return self.wte.loss_sum(self._before_output(rows).flatten(0, -2), rows.targets)
 
     @torch.no_grad()
-    def evaluate(self, rows: Rows | Tree) -> tuple[Tensor, int]:
+    def evaluate(self, rows: DeviceRows | Tree) -> tuple[Tensor, int]:
         """Return the same, and how many targets are the likeliest prediction."""
         assert rows.targets is not None
         return self.wte.evaluate(self._before_output(rows).flatten(0, -2), rows.targets)
 
-    def _before_output(self, rows: Rows | Tree) -> Tensor:
+    def _before_output(self, rows: DeviceRows | Tree) -> Tensor:
         x = self.wte(rows.tokens) + rows.at_positions(self.wpe.weight)
         *blocks, last = self.blocks
         for block in blocks:

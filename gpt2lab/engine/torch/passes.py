@@ -16,7 +16,7 @@ from gpt2lab.engine.torch.targets import Targets
 from gpt2lab.engine.torch.tree_attention import SeenNodes, attend_tree
 
 
-class Rows:
+class DeviceRows:
     """Rows as they are: activations (B, T, C), logits (B, n, V)."""
 
     def __init__(
@@ -101,9 +101,9 @@ class TorchPlanner:
 
     def __init__(self, planner: PassPlanner, *, n_head: int, device: torch.device) -> None:
         self._planner, self._n_head, self._device = planner, n_head, device
-        self._last: tuple[list[Pass], Rows | Tree] | None = None
+        self._last: tuple[list[Pass], DeviceRows | Tree] | None = None
 
-    def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> Iterator[Rows | Tree]:
+    def passes(self, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int) -> Iterator[DeviceRows | Tree]:
         """Yield the passes of one batch, (B, T) int32 each, in order; each takes up to `micro_batch_size` rows."""
         planned = self._planner.passes(inputs, targets, micro_batch_size)
         if self._last is not None and self._last[0] is planned:
@@ -115,14 +115,14 @@ class TorchPlanner:
                 self._last = planned, converted
             yield converted
 
-    def _convert(self, part: Pass) -> Rows | Tree:
+    def _convert(self, part: Pass) -> DeviceRows | Tree:
         if isinstance(part, PrefixTree):
             return Tree(part, self._n_head, self._device)
         return rows_on(part, self._device)
 
 
-def rows_on(part: RowPass, device: torch.device) -> Rows:
+def rows_on(part: RowPass, device: torch.device) -> DeviceRows:
     """Return the tensors of a pass over rows."""
     tokens, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in (part.tokens, part.targets))
     counted = None if part.counted is None else torch.from_numpy(part.counted.astype(np.int64)).to(device)
-    return Rows(tokens, targets, counted, trims_last=part.trims_last)
+    return DeviceRows(tokens, targets, counted, trims_last=part.trims_last)

@@ -47,7 +47,7 @@ from gpt2lab.report.comparison.statistics import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ArmResult:
     """One arm of the table."""
 
     experiments: tuple[str, ...]
@@ -78,7 +78,7 @@ class Comparison:
     metric: str
     higher_is_better: bool
     step: int  # at which every value was measured
-    rows: tuple[Row, ...]
+    rows: tuple[ArmResult, ...]
     apart: tuple[tuple[str, tuple[str, ...]], ...]  # (experiments, reasons)
     left_out: tuple[tuple[str, str], ...]  # (experiment, reason)
     notes: tuple[str, ...]
@@ -214,7 +214,7 @@ def _paired(arm: Arm, baseline: Arm) -> list[int]:
     return sorted({run.seed for run in arm.runs} & {run.seed for run in baseline.runs})
 
 
-def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: NoiseFloor | None) -> tuple[Row, ...]:
+def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: NoiseFloor | None) -> tuple[ArmResult, ...]:
     by_seed = [_by_seed(arm, metric, step) for arm in arms]
     differences: list[Difference | None] = []
     for arm, measured in zip(arms, by_seed, strict=True):
@@ -229,7 +229,7 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
         rows.append(
-            Row(
+            ArmResult(
                 experiments=tuple(run.name for run in arm.runs),
                 varies=_varies(arm, arms, vary),
                 density=density(arm.first),
@@ -316,7 +316,7 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
     yield from archived.notes
 
 
-def _sentence(comparison: Comparison, row: Row) -> str:
+def _sentence(comparison: Comparison, row: ArmResult) -> str:
     assert row.judgement is not None
     base = comparison.rows[0]
     show = numbers.formatter(comparison.metric)

@@ -24,7 +24,7 @@ AGAINST_BASELINE = "time per token is the additional one against the baseline, n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class ArmCost:
     """One cell: means over its finished runs, None where a record does not tell."""
 
     step: Estimate | None  # to the target
@@ -44,7 +44,7 @@ class Costs:
     reason: str | None  # why there is none
     untimed: str | None  # why some cells have no seconds beside those of the baseline
     rule: str
-    cells: tuple[Cost | None, ...]  # None: no finished run
+    cells: tuple[ArmCost | None, ...]  # None: no finished run
 
 
 def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
@@ -108,12 +108,12 @@ def _target(runs: Sequence[Run]) -> tuple[float | None, str | None]:
     return target, None
 
 
-def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool) -> Cost | None:
+def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *, alike: bool) -> ArmCost | None:
     """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
     speed = _mean(cell, tokens_per_s)
-    return Cost(
+    return ArmCost(
         step=_mean(cell, lambda run: _step(run, target)),
         seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
         flop_dense=_mean(cell, lambda run: _flop(run, target, "dense")),

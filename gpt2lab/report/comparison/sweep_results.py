@@ -13,13 +13,13 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column, result_names
 from gpt2lab.record.sweep import WORDS, Sweep, describe, read_sweep
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
-from gpt2lab.report.comparison.compare import Comparison, Row, compare_runs, unusable
+from gpt2lab.report.comparison.compare import ArmResult, Comparison, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
 from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
 from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
-from gpt2lab.report.comparison.trajectories import CurveBand, band, common_steps, gap
+from gpt2lab.report.comparison.trajectories import SeedRange, common_steps, gap, seed_range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class SweepResults:
     notes: tuple[str, ...]  # about the sweep; those about the runs compared are in the comparison
     matched: MatchedLoss
     costs: Costs
-    gaps: tuple[CurveBand | None, ...]  # per cell: validation minus training loss
+    gaps: tuple[SeedRange, ...]  # per cell: validation minus training loss
     grokking: Grokking | None  # None: the data ask no questions
 
     @property
@@ -72,14 +72,10 @@ class SweepResults:
         return bool(column(self.metric).higher_is_better)
 
     @property
-    def rows(self) -> tuple[Row | None, ...]:
+    def rows(self) -> tuple[ArmResult | None, ...]:
         """Per cell: its row of the comparison; None without a run to compare, or where it stands apart."""
         by_run = {name: row for row in (self.comparison.rows if self.comparison else ()) for name in row.experiments}
         return tuple(next((by_run[m.name] for m in cell.members if m.name in by_run), None) for cell in self.cells)
-
-    def bands(self, column: str) -> tuple[CurveBand | None, ...]:
-        """Per cell: a column of metrics.csv over the finished runs."""
-        return tuple(band([run.inputs.curve(column) for run in cell.finished]) for cell in self.cells)
 
 
 def read_sweep_results(
@@ -116,7 +112,7 @@ def read_sweep_results(
         notes=tuple(_notes(cells, comparison)),
         matched=matched_loss(finished, base),
         costs=costs(finished, base),
-        gaps=tuple(band(curves) for curves in gaps),
+        gaps=tuple(seed_range(curves) for curves in gaps),
         grokking=grokking(answers),
     )
 

@@ -16,8 +16,8 @@ SMOOTHING_WINDOW = 5  # measurements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CurveBand:
-    """Several runs of one setting at the steps that all of them measured: steps int64 (S,), the others float64 (S,)."""
+class SeedRange:
+    """The seeds of one setting at the steps that all of them measured: steps int64 (S,), the others float64 (S,)."""
 
     n: int
     steps: np.ndarray
@@ -25,6 +25,9 @@ class CurveBand:
     std: np.ndarray  # sample standard deviation, with n - 1; zeros when n = 1
     low: np.ndarray
     high: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
 
 def smoothed(curve: Curve, window: int = SMOOTHING_WINDOW) -> Curve:
@@ -89,14 +92,16 @@ def gap(train: Curve, val: Curve) -> Curve:
     return Curve(steps, at_steps(val, steps) - at_steps(train, steps))
 
 
-def band(curves: Sequence[Curve]) -> CurveBand | None:
-    """Return mean and spread over runs at the steps they have in common; None where there are none."""
+def seed_range(curves: Sequence[Curve], most: int | None = None) -> SeedRange:
+    """Return mean, spread and range over `curves` at the steps they have in common, of which `most` are taken."""
     steps = common_steps(curves)
+    if most is not None and len(steps) > most:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))]
     if not len(steps):
-        return None
+        return SeedRange(n=len(curves), steps=steps, **{part: np.empty(0) for part in ("mean", "std", "low", "high")})
     values = np.stack([at_steps(curve, steps) for curve in curves])
     several = len(curves) > 1
-    return CurveBand(
+    return SeedRange(
         n=len(curves),
         steps=steps,
         mean=values.mean(axis=0),

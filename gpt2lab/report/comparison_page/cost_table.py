@@ -2,7 +2,7 @@
 
 from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.report import numbers
-from gpt2lab.report.comparison.costs import Cost
+from gpt2lab.report.comparison.costs import ArmCost
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
@@ -59,7 +59,7 @@ def _differ(one: Estimate | None, other: Estimate | None) -> bool:
     return one is not None and other is not None and one.mean != other.mean
 
 
-def _cost_cells(cost: Cost | None, shown: tuple[bool, bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
+def _cost_cells(cost: ArmCost | None, shown: tuple[bool, bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
     to, timed, work, less, several = shown
     n = sum(shown) + 2
     if cost is None:

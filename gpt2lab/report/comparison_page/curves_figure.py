@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, label_text, line_style, step_axis, style, write_svg
-from gpt2lab.report.comparison_page.series import Series, band, draw_series, reference, seeds_words
+from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, reference, seeds_words
 
 MOST_TOGETHER = 6  # arms in one pair of axes
 MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm
@@ -38,7 +38,7 @@ def draw_curves(
     fitted to what lies beyond the share `fit` of the steps. `show` writes the values of the alt text. None where no
     series has two steps.
     """
-    shown = [each for each in series if len(band(each.curves)) > 1]
+    shown = [each for each in series if len(drawn_range(each.curves)) > 1]
     if not shown:
         return None
     together = len(shown) <= MOST_TOGETHER
@@ -60,7 +60,7 @@ def draw_curves(
 def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> str:
     ends = []
     for each in series[: MOST_PANELS + 1]:
-        found = band(each.curves)
+        found = drawn_range(each.curves)
         spread = ""
         if len(each.curves) > 1:
             spread = f" (seeds {show(float(found.low[-1]))} to {show(float(found.high[-1]))})"
@@ -134,7 +134,7 @@ def _draw_references(axes: Axes, references: References) -> None:
 
 def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
     """Write gap.svg: validation loss minus training loss, measured the same way, over steps."""
-    shown = [each for each in series if len(band(each.curves)) > 1]
+    shown = [each for each in series if len(drawn_range(each.curves)) > 1]
     if not shown:
         return None
     if len(shown) > MOST_TOGETHER:

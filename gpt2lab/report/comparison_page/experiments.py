@@ -12,7 +12,7 @@ from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import Comparison, Row
+from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.pictures import draw_differences, gap_curve
 from gpt2lab.report.comparison_page.series import Series
@@ -95,7 +95,7 @@ def _table(found: Comparison) -> Table:
     return Table(heads=heads, rows=rows, n_text=2, below=main_caption(found, "the first arm"))
 
 
-def _row(row: Row, metric: str, with_density: bool) -> tuple[Any, ...]:
+def _row(row: ArmResult, metric: str, with_density: bool) -> tuple[Any, ...]:
     difference, p, verdict = judged_cells(row)
     return (
         row.label,

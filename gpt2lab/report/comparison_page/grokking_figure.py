@@ -22,7 +22,14 @@ from gpt2lab.report.canvas import (
     style,
     write_svg,
 )
-from gpt2lab.report.comparison_page.series import Series, band, draw_series, reference, seeds_words, spans_decades
+from gpt2lab.report.comparison_page.series import (
+    Series,
+    draw_series,
+    drawn_range,
+    reference,
+    seeds_words,
+    spans_decades,
+)
 
 MOST_PANELS = 24
 LOG_LOSS_RATIO = 50
@@ -53,7 +60,7 @@ def draw_splits(
 
     `lines` are known values to draw in. None where no arm has two steps.
     """
-    shown = [arm for arm in arms if len(band(arm.val.curves)) > 1][:MOST_PANELS]
+    shown = [arm for arm in arms if len(drawn_range(arm.val.curves)) > 1][:MOST_PANELS]
     if not shown:
         return None
     both = [series for arm in shown for series in (arm.train, arm.val)]
@@ -152,7 +159,9 @@ def _alt(arms: Sequence[SplitSeries], what: str, accuracy: bool) -> str:
     show = numbers.share if accuracy else numbers.loss
     ends = []
     for arm in arms:
-        found = {name: band(series.curves) for name, series in (("training", arm.train), ("validation", arm.val))}
+        found = {
+            name: drawn_range(series.curves) for name, series in (("training", arm.train), ("validation", arm.val))
+        }
         told = [f"{name} {show(float(each.mean[-1]))}" for name, each in found.items() if len(each)]
         ends.append(f"{arm.label}: {', '.join(told)} at step {int(found['validation'].steps[-1]):,}")
     return f"{what} over steps, means over seeds where the lines end. {'; '.join(ends)}."

@@ -17,7 +17,7 @@ _FACTOR_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class HeatmapCell:
     """One cell: `value` chooses its colour (None: grey), `text` is printed; without text `absent` says why."""
 
     value: float | None
@@ -32,17 +32,17 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class HeatmapGrid:
     """Cells by the settings of two factors, rows first."""
 
     row_factor: str
     column_factor: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: tuple[tuple[HeatmapCell, ...], ...]
 
 
-def draw_heatmap(grid: Grid, folder: Path, *, file: str, what: str, darker: str) -> Picture | None:
+def draw_heatmap(grid: HeatmapGrid, folder: Path, *, file: str, what: str, darker: str) -> Picture | None:
     """Write `file` into `folder`; `darker` says in words what a dark cell means. None for a grid too large to read."""
     n_rows, n_columns = len(grid.rows), len(grid.columns)
     if not n_rows or not n_columns or max(n_rows, n_columns) > MOST_SIDE:
@@ -86,7 +86,7 @@ def draw_heatmap(grid: Grid, folder: Path, *, file: str, what: str, darker: str)
     return Picture(file, _alt(grid, what), f"{what}. Darker is {darker}{'; hatched: no value' if hatched else ''}.")
 
 
-def _print(axes: Axes, column: int, row: int, cell: Cell, ink: str) -> None:
+def _print(axes: Axes, column: int, row: int, cell: HeatmapCell, ink: str) -> None:
     look: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     if cell.text is None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
@@ -97,7 +97,7 @@ def _print(axes: Axes, column: int, row: int, cell: Cell, ink: str) -> None:
         axes.text(column, row + 0.24, cell.note, fontsize=8, **look)
 
 
-def _alt(grid: Grid, what: str) -> str:
+def _alt(grid: HeatmapGrid, what: str) -> str:
     said = []
     for row_label, row in zip(grid.rows, grid.cells, strict=True):
         cells = [f"{label}: {cell.words}" for label, cell in zip(grid.columns, row, strict=True)]

@@ -9,7 +9,7 @@ from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import Comparison, Row
+from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.costs import tokens_per_s
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
@@ -18,7 +18,7 @@ from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
 from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import Cell, Grid, draw_heatmap
+from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, HeatmapGrid, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve
@@ -62,7 +62,7 @@ def _forest(results: SweepResults, folder: Path) -> Picture | None:
 
 
 def draw_differences(
-    arms: Iterable[tuple[str, Row | None]], found: Comparison, folder: Path, *, baseline: str
+    arms: Iterable[tuple[str, ArmResult | None]], found: Comparison, folder: Path, *, baseline: str
 ) -> Picture | None:
     """Write differences.svg of labelled arms that were held to the baseline; None where none was."""
     rows = [
@@ -201,14 +201,14 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
     keys = list(results.cells[0].settings)
     at = {tuple(cell.settings.values()): index for index, cell in enumerate(results.cells)}
     cell_of = _steps_cell if results.grokking is not None else _metric_cell
-    grid = Grid(
+    grid = HeatmapGrid(
         row_factor=keys[0],
         column_factor=keys[1],
         rows=tuple(sides[0]),
         columns=tuple(sides[1]),
         cells=tuple(
             tuple(
-                cell_of(results, at[row, column]) if (row, column) in at else Cell(value=None, text=None)
+                cell_of(results, at[row, column]) if (row, column) in at else HeatmapCell(value=None, text=None)
                 for column in sides[1]
             )
             for row in sides[0]
@@ -223,26 +223,26 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
     return draw_heatmap(grid, folder, file="grid.svg", what=what, darker="higher")
 
 
-def _steps_cell(results: SweepResults, index: int) -> Cell:
+def _steps_cell(results: SweepResults, index: int) -> HeatmapCell:
     assert results.grokking is not None
     found = results.grokking.cells[index]
     if found.val is None:
-        return Cell(value=None, text=None, absent="no finished run")
-    return Cell(
+        return HeatmapCell(value=None, text=None, absent="no finished run")
+    return HeatmapCell(
         value=found.val.median,
         text=found.val.median_text(numbers.count),
         note=f"{found.success} of {found.settled}",
     )
 
 
-def _metric_cell(results: SweepResults, index: int) -> Cell:
+def _metric_cell(results: SweepResults, index: int) -> HeatmapCell:
     row = results.rows[index]
     if row is None:
         absent = "stands apart" if results.cells[index].finished else "no finished run"
-        return Cell(value=None, text=None, absent=absent)
+        return HeatmapCell(value=None, text=None, absent=absent)
     std = row.estimate.std
     note = "" if std is None else f"± {spread(std)}"
-    return Cell(value=row.estimate.mean, text=numbers.formatter(results.metric)(row.estimate.mean), note=note)
+    return HeatmapCell(value=row.estimate.mean, text=numbers.formatter(results.metric)(row.estimate.mean), note=note)
 
 
 def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:

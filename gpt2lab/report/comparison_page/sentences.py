@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS, Finding
-from gpt2lab.report.comparison.compare import Row
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.grokking import PHASES
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
-from gpt2lab.report.comparison.trajectories import CurveBand
+from gpt2lab.report.comparison.trajectories import SeedRange
 from gpt2lab.report.comparison_page.words import (
     count_verdicts,
     jobs_line,
@@ -45,7 +45,7 @@ def find_in_sweep(results: SweepResults) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def _arms(results: SweepResults) -> list[tuple[str, Row]]:
+def _arms(results: SweepResults) -> list[tuple[str, ArmResult]]:
     """The arms that were compared with the baseline, by label."""
     return [
         (results.cells[index].label, row)
@@ -87,7 +87,7 @@ def _alone(results: SweepResults) -> Finding:
     return Finding("comparison", verdict, text)
 
 
-def _told(label: str, row: Row) -> str:
+def _told(label: str, row: ArmResult) -> str:
     assert row.judgement is not None
     if row.difference is None:
         return f"{label}: {row.judgement.verdict} (no seed in common)"
@@ -163,9 +163,9 @@ def matched_loss(results: SweepResults) -> Finding | None:
 def gap(results: SweepResults) -> Finding | None:
     """Between which values the distance between the splits ends, and in which arm where several seeds tell."""
     ends = [
-        (cell.label, int(band.steps[-1]), _last(band))
-        for cell, band in zip(results.cells, results.gaps, strict=True)
-        if band is not None and len(band.steps) and band.steps[-1]
+        (cell.label, int(seeds.steps[-1]), _last(seeds))
+        for cell, seeds in zip(results.cells, results.gaps, strict=True)
+        if len(seeds) and seeds.steps[-1]
     ]
     if len(ends) < 2 or results.grokking is not None:
         return None
@@ -180,8 +180,9 @@ def gap(results: SweepResults) -> Finding | None:
     return Finding("gap", heading, f"{text}({mean_std(high, signed)} nats at step {high_step:,}).")
 
 
-def _last(band: CurveBand) -> Estimate:
-    return Estimate(n=band.n, mean=float(band.mean[-1]), std=float(band.std[-1]) if band.n > 1 else None, interval=None)
+def _last(seeds: SeedRange) -> Estimate:
+    std = float(seeds.std[-1]) if seeds.n > 1 else None
+    return Estimate(n=seeds.n, mean=float(seeds.mean[-1]), std=std, interval=None)
 
 
 def cost(results: SweepResults) -> Finding | None:

@@ -1,4 +1,4 @@
-"""Curves of several seeds as one line with a band, and the axes that they share."""
+"""Curves of several seeds as one line with their range, and the axes that they share."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gpt2lab.report.canvas import GREY, MAX_POINTS, label_text
-from gpt2lab.report.comparison.trajectories import common_steps
+from gpt2lab.report.comparison.trajectories import SeedRange, seed_range
 from gpt2lab.report.inputs import Curve
 
 LOG_STEPS_FROM = 5  # evaluations after step 0, below which a log axis has too few points to be worth it
@@ -25,41 +25,17 @@ class Series:
     curves: tuple[Curve, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Mean, lowest and highest of several curves at the steps that all of them have; float64 (N,)."""
-
-    steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-def band(curves: Sequence[Curve]) -> Band:
-    """Return mean and range over `curves`, at most MAX_POINTS of their common steps; empty where there are none."""
-    if not curves:
-        return Band(*(np.empty(0) for _ in range(4)))
-    steps = common_steps(curves)
-    if len(steps) > MAX_POINTS:
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int))]
-    # unique: where a step was measured twice the last row counts
-    stacked = np.array([_at(curve, steps) for curve in curves]).reshape(len(curves), len(steps))
-    return Band(steps, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
-
-
-def _at(curve: Curve, steps: np.ndarray) -> np.ndarray:
-    return curve.values[np.searchsorted(curve.steps, steps, side="right") - 1]
+def drawn_range(curves: Sequence[Curve]) -> SeedRange:
+    """Return the range over `curves`, at as many of their common steps as a figure shows."""
+    return seed_range(curves, MAX_POINTS)
 
 
 def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 0.16, **style: Any) -> None:
-    """Draw the mean of a series as one line, the range over its seeds as a band around it.
+    """Draw the mean of a series as one line, the range over its seeds shaded around it.
 
     A seed that went on after the others ended is drawn alone from there, thinly.
     """
-    found = band([curve.since(1) if log else curve for curve in series.curves])
+    found = drawn_range([curve.since(1) if log else curve for curve in series.curves])
     if len(found):
         marker = "o" if len(found) <= 12 else None
         axes.plot(found.steps, found.mean, label=label_text(series.label, LEGEND_CHARS), marker=marker, **style)
@@ -79,12 +55,12 @@ def spans_decades(series: Iterable[Series]) -> bool:
 
 
 def seeds_words(series: Iterable[Series]) -> str:
-    """Say in words what the bands are."""
+    """Say in words what the lines and the shaded ranges are."""
     counts = sorted({len(each.curves) for each in series})
     if not counts or counts[-1] == 1:
-        return "One seed per line: there is no band."
+        return "One seed per line: no range over seeds."
     n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
-    return f"Lines are means over {n} seeds, bands reach from the lowest to the highest seed."
+    return f"Lines are means over {n} seeds; shaded: the range over seeds."
 
 
 def reference(axes: Axes, value: float) -> None:

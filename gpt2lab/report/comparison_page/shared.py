@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpt2lab.record.sweep import Sweep
-from gpt2lab.report.comparison.compare import Row
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.grokking import GrokkingCell
 from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_cells import Cell
@@ -114,7 +114,7 @@ def count_states(cell: Cell) -> dict[str, int]:
     return state_words(member.state.word for member in cell.members)
 
 
-def _difference(row: Row | None) -> dict[str, Any] | None:
+def _difference(row: ArmResult | None) -> dict[str, Any] | None:
     if row is None or row.difference is None:
         return None
     corrected = row.corrected_interval

@@ -8,7 +8,7 @@ from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import differing_keys
-from gpt2lab.report.comparison.compare import Comparison, Row
+from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
 from gpt2lab.report.comparison.statistics import Censored
@@ -119,14 +119,14 @@ def _main_row(results: SweepResults, index: int, with_density: bool, several: bo
     return (*arm_cells(results, index), verdict, *cells, difference, p)
 
 
-def _judged(results: SweepResults, index: int, row: Row | None) -> tuple[Any, ...]:
+def _judged(results: SweepResults, index: int, row: ArmResult | None) -> tuple[Any, ...]:
     if row is None:
         verdict = "stands apart" if results.cells[index].finished else "no finished run"
         return numbers.MISSING, numbers.MISSING, verdict
     return judged_cells(row)
 
 
-def judged_cells(row: Row) -> tuple[Any, ...]:
+def judged_cells(row: ArmResult) -> tuple[Any, ...]:
     """Return difference with interval, p and verdict of one arm."""
     if row.judgement is None:
         return numbers.MISSING, numbers.MISSING, "baseline"

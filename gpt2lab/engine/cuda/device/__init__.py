@@ -1,6 +1,6 @@
 """Memory, copies, launches and graphs of the CUDA core: one interface, for a card and for the host."""
 
-from gpt2lab.engine.cuda.device.base import Array, Device, Grid, Module
+from gpt2lab.engine.cuda.device.base import Array, Device, LaunchSize, Module
 from gpt2lab.engine.cuda.device.create import open_device
 
-__all__ = ["Array", "Device", "Grid", "Module", "open_device"]
+__all__ = ["Array", "Device", "LaunchSize", "Module", "open_device"]

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
-Grid = int | tuple[int, ...]
+LaunchSize = int | tuple[int, ...]
 
 
 class Module(Protocol):
     """One .cu file, compiled with its defines."""
 
-    def launch(self, kernel: str, grid: Grid, block: Grid, **arguments: Array | int | float) -> None:
+    def launch(self, kernel: str, grid: LaunchSize, block: LaunchSize, **arguments: Array | int | float) -> None:
         """Queue one kernel. Arguments go by the names in its declaration and are cast to the types declared there.
 
         An array must be contiguous, of this device, and of the dtype that its pointer type asks for; None is a null

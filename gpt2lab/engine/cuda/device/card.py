@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.engine.cuda.device.base import Array, Grid
+from gpt2lab.engine.cuda.device.base import Array, LaunchSize
 from gpt2lab.engine.cuda.device.offline import compile_error, compile_options
 from gpt2lab.engine.cuda.device.sources import Signature, find_cuda_folder, launch_shape, parse_kernels, read_sources
 from gpt2lab.errors import EngineError, InternalError
@@ -257,7 +257,7 @@ class CudaModule:
         except cupy.cuda.compiler.CompileException as error:
             raise compile_error(file, str(error)) from None
 
-    def launch(self, kernel: str, grid: Grid, block: Grid, **arguments: Array | int | float | None) -> None:
+    def launch(self, kernel: str, grid: LaunchSize, block: LaunchSize, **arguments: Array | int | float | None) -> None:
         if kernel not in self._kernels:
             raise TypeError(f"{self._file} has no kernel {kernel}; it has {', '.join(self._kernels)}")
         signature, function, max_threads = self._kernels[kernel]

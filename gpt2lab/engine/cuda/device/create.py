@@ -2,7 +2,7 @@
 
 from gpt2lab.engine.cuda.device.base import Device
 from gpt2lab.errors import EngineError
-from gpt2lab.schema import Device as DeviceChoice
+from gpt2lab.schema import DeviceChoice
 
 
 def open_device(choice: DeviceChoice, *, checked: bool = False) -> Device:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.cuda.device.base import Array, Grid
+from gpt2lab.engine.cuda.device.base import Array, LaunchSize
 from gpt2lab.engine.cuda.device.host_build import build_module, build_runtime, compiler, load, source_line
 from gpt2lab.engine.cuda.device.sources import (
     Kernel,
@@ -242,7 +242,7 @@ class HostModule:
             for name, k in kernels.items()
         }
 
-    def launch(self, kernel: str, grid: Grid, block: Grid, **arguments: Array | int | float | None) -> None:
+    def launch(self, kernel: str, grid: LaunchSize, block: LaunchSize, **arguments: Array | int | float | None) -> None:
         if kernel not in self._kernels:
             raise TypeError(f"{self._file} has no kernel {kernel}; it has {', '.join(self._kernels)}")
         self._kernels[kernel].run(grid, block, arguments)
@@ -274,7 +274,7 @@ class _HostKernel:
             image=(ctypes.c_void_p * 4).in_dll(library, "host_image"),
         )
 
-    def run(self, grid: Grid, block: Grid, arguments: Mapping[str, Array | int | float | None]) -> None:
+    def run(self, grid: LaunchSize, block: LaunchSize, arguments: Mapping[str, Array | int | float | None]) -> None:
         kernel, launch = self._signature.kernel, self._launch
         values = self._signature.bind(arguments)
         with _running:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.engine.cuda.device.base import Array, Grid
+from gpt2lab.engine.cuda.device.base import Array, LaunchSize
 from gpt2lab.errors import EngineError, InternalError
 
 _KERNEL = re.compile(
@@ -192,7 +192,9 @@ class Signature:
 
 
 @functools.lru_cache(maxsize=4096)
-def launch_shape(kernel: str, grid: Grid, block: Grid, max_threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def launch_shape(
+    kernel: str, grid: LaunchSize, block: LaunchSize, max_threads: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return grid and block with three sides each. Raises InternalError for one that no card or this kernel takes."""
     sides = {}
     for what, given, largest in (("grid", grid, _LARGEST_GRID), ("block", block, _LARGEST_BLOCK)):

@@ -25,7 +25,7 @@ AUX_MULTIPLE = 8  # the leading dimension of an epilogue's aux is a multiple of 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PreparedProduct:
     """One kind of product, prepared: descriptors, and the algorithm that every call of it uses."""
 
     operation: int
@@ -41,10 +41,12 @@ class LtProducts:
         self._handle = lt.create()
         weakref.finalize(self, lt.destroy, self._handle)
         self._compute_type, self._workspace_bytes = compute_type, workspace_bytes
-        self._plans: dict[tuple[object, ...], Plan | None] = {}
+        self._plans: dict[tuple[object, ...], PreparedProduct | None] = {}
         self._zero, self._one = np.zeros(1, np.float32), np.ones(1, np.float32)
 
-    def plan(self, product: Product, epilogue: Epilogue | None, out: Array, a: Array, b: Array) -> Plan | None:
+    def plan(
+        self, product: Product, epilogue: Epilogue | None, out: Array, a: Array, b: Array
+    ) -> PreparedProduct | None:
         """Return the prepared product, chosen at its first call; None when the library has no algorithm for it."""
         beside_out = [] if epilogue is None else [x for x in (epilogue.bias, epilogue.aux) if x is not None]
         # The library asks for one alignment of all that it reads and writes at the end of a product.
@@ -58,7 +60,7 @@ class LtProducts:
 
     def run(
         self,
-        plan: Plan,
+        plan: PreparedProduct,
         epilogue: Epilogue | None,
         out: Array,
         a: Array,
@@ -93,7 +95,7 @@ class LtProducts:
 
     def _choose(
         self, product: Product, epilogue: Epilogue | None, out: Array, a: Array, alignments: tuple[int, ...]
-    ) -> Plan | None:
+    ) -> PreparedProduct | None:
         p, attribute = product, self._lt.MatmulDescAttribute
         operation = self._lt.matmul_desc_create(self._compute_type, CUDA_R_32F)
         self._describe(operation, attribute.TRANSA, int(p.transpose_a))  # CUBLAS_OP_N is 0, CUBLAS_OP_T is 1
@@ -114,7 +116,7 @@ class LtProducts:
             create(DATA_TYPES[out.dtype], p.m, p.n, p.ldc),
         )
         algorithm = self._algorithm(operation, layouts, alignments)
-        return None if algorithm is None else Plan(operation, layouts, algorithm)
+        return None if algorithm is None else PreparedProduct(operation, layouts, algorithm)
 
     def _algorithm(
         self, operation: int, layouts: tuple[int, int, int], alignments: tuple[int, ...]

@@ -16,7 +16,7 @@ from gpt2lab.engine.cuda.device.base import address
 from gpt2lab.engine.cuda.gemm import Epilogue, Gemm, Products
 from gpt2lab.engine.cuda.gemm.base import pointer_table_size
 from gpt2lab.engine.cuda.numerics import Numerics
-from gpt2lab.model.band_tiles import PRODUCTS, Block, channel_blocks, hidden_blocks
+from gpt2lab.model.band_tiles import PRODUCTS, BandBlock, channel_blocks, hidden_blocks
 from gpt2lab.model.params import GPTConfig
 
 ALIGNMENT = 16  # bytes between places where blocks begin: what tensor cores want of each operand of a batch
@@ -126,14 +126,14 @@ class BandedProducts:
 TRANSPOSES = {"forward": (False, True), "input": (False, False), "weight": (True, False)}
 
 
-def _indices(name: str, product: str, block: Block) -> tuple[Index, Index, Index]:
+def _indices(name: str, product: str, block: BandBlock) -> tuple[Index, Index, Index]:
     """Return which part of out, a and b belongs to `block`."""
     outs, ins = (block.hidden, block.channels) if name == "fc1" else (block.channels, block.hidden)
     y, x, weight = (_EVERY, outs), (_EVERY, ins), (outs, ins)
     return {"forward": (y, x, weight), "input": (x, y, weight), "weight": (weight, y, x)}[product]
 
 
-def product_blocks(name: str, product: str, *, n_embd: int, band: int, tile: int, align: int) -> list[Block]:
+def product_blocks(name: str, product: str, *, n_embd: int, band: int, tile: int, align: int) -> list[BandBlock]:
     """Return the blocks of one product of matrix `name`; no two write the same place.
 
     Windows begin and end at multiples of `align` where that divides the matrix: they are wider then, by zeros. Weight
@@ -143,10 +143,10 @@ def product_blocks(name: str, product: str, *, n_embd: int, band: int, tile: int
     if product == "weight" or (name == "fc1") == (product == "forward"):
         blocks = hidden_blocks(n_embd, band, tile)
         windows = _aligned([block.channels for block in blocks], n_embd, align)
-        return [Block(block.hidden, window) for block, window in zip(blocks, windows, strict=True)]
+        return [BandBlock(block.hidden, window) for block, window in zip(blocks, windows, strict=True)]
     blocks = channel_blocks(n_embd, band, max(1, tile // 4))
     windows = _aligned([block.hidden for block in blocks], 4 * n_embd, align)
-    return [Block(window, block.channels) for block, window in zip(blocks, windows, strict=True)]
+    return [BandBlock(window, block.channels) for block, window in zip(blocks, windows, strict=True)]
 
 
 def _aligned(windows: list[slice], end: int, align: int) -> list[slice]:
@@ -156,7 +156,7 @@ def _aligned(windows: list[slice], end: int, align: int) -> list[slice]:
     return [slice(first, first + width) for first in (min(first, end - width) for first, _ in spans)]
 
 
-def block_shape(block: Block) -> tuple[int, int]:
+def block_shape(block: BandBlock) -> tuple[int, int]:
     """Return how many hidden units and channels a block has."""
     return block.hidden.stop - block.hidden.start, block.channels.stop - block.channels.start
 
