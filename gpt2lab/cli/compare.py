@@ -25,10 +25,8 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 
 @click.command()
 @click.argument("experiments", nargs=-1)
-@click.option("--metric", help=f"One of {', '.join(result_names())}; by default a lone sweep's own, else val_loss.")
-@click.option(
-    "--baseline", help="The run whose arm the others are held to; by default a lone sweep's own, else the first."
-)
+@click.option("--metric", help=f"One of {', '.join(result_names())}; by default that of a lone sweep, else val_loss.")
+@click.option("--baseline", help="The run whose arm is the baseline; by default that of a lone sweep, else the first.")
 @click.option(
     "--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, source or engine."
 )
@@ -45,56 +43,56 @@ def compare(
     report: Path | None,
     root: Path,
 ) -> None:
-    """Compare EXPERIMENTS: runs of equal config are one arm, each held to the baseline by seed.
+    """Compare EXPERIMENTS: runs of equal config are one arm, compared with the baseline by seed.
 
     A sweep stands for all its runs, N/JOB for one of them.
     """
     directories = [run for experiment in experiments for run in expand(root, experiment)]
     path = resolve(root, experiments[0]) if len(experiments) == 1 else None
     sweep = path if path is not None and is_sweep(path) else None
-    held_to = baseline_run(sweep) if baseline is None and sweep is not None else None
-    found = compare_runs(
+    default_baseline = baseline_run(sweep) if baseline is None and sweep is not None else None
+    comparison = compare_runs(
         directories,
         metric=metric or (read_sweep(sweep).metric if sweep is not None else "val_loss"),
-        baseline=held_to if baseline is None else resolve_run(root, baseline),
+        baseline=default_baseline if baseline is None else resolve_run(root, baseline),
         vary=vary,
         archive=list_provenance(root),
     )
     if report is not None:
         from gpt2lab.report.comparison_page.experiments import write_comparison  # brings matplotlib
 
-        page = write_comparison(found, [read_run(directory) for directory in directories], report)
+        page = write_comparison(comparison, [read_run(directory) for directory in directories], report)
         click.echo(f"wrote {page}", err=True)
     if as_json:
-        click.echo(json.dumps({**asdict(found), "sentences": found.sentences}, indent=2))
+        click.echo(json.dumps({**asdict(comparison), "sentences": comparison.sentences}, indent=2))
         return
-    for note in found.notes:
+    for note in comparison.notes:
         click.echo(note)
-    for name, reason in found.left_out:
+    for name, reason in comparison.left_out:
         click.echo(f"left out: {name}: {reason}")
-    for names, reasons in found.apart:
+    for names, reasons in comparison.apart:
         click.echo(f"not compared: {names}: {', '.join(reasons)}")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width to fit into
     click.echo()
-    console.print(_table(found))
+    console.print(_table(comparison))
     click.echo()
-    for sentence in found.sentences:
+    for sentence in comparison.sentences:
         click.echo(sentence)
-    click.echo(_floor(found))
+    click.echo(_floor(comparison))
 
 
-def _table(found: Comparison) -> Table:
+def _table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("no.")
     table.add_column("arm")
-    difference = "difference [corrected]" if found.comparisons > 1 else "difference [95 %]"
-    for title in ("fc1 kept", "fc2 kept", "n", f"{found.metric} ± std", "95 % interval", difference, "p"):
+    difference = "difference [corrected]" if comparison.comparisons > 1 else "difference [95 %]"
+    for title in ("fc1 kept", "fc2 kept", "n", f"{comparison.metric} ± std", "95 % interval", difference, "p"):
         table.add_column(title, justify="right")
     table.add_column("verdict")
-    for row in found.rows:
-        table.add_row(*_cells(row, found.metric))
+    for row in comparison.rows:
+        table.add_row(*_cells(row, comparison.metric))
     return table
 
 
@@ -126,11 +124,11 @@ def _number(name: str) -> str:
     return "/".join(part.partition("-")[0].lstrip("0") or "0" for part in name.split("/"))
 
 
-def _floor(found: Comparison) -> str:
-    p = f"; p-values are corrected for {found.comparisons} comparisons (Holm)" if found.comparisons > 1 else ""
-    if found.floor is None:
+def _floor(comparison: Comparison) -> str:
+    floor, m = comparison.floor, comparison.comparisons
+    p = f"; p-values are corrected for {m} comparisons (Holm)" if m > 1 else ""
+    if floor is None:
         return f"noise floor: unknown, no config was run with two seeds{p}"
-    floor = found.floor
     std = numbers.decimal(floor.std)
     return f"noise floor: {std}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
 

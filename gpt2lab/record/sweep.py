@@ -1,6 +1,6 @@
 """A sweep on disk: `sweep.json`, the plan of its jobs, and below `runs/` the run directory of each.
 
-The plan is written before the first job starts. What became of a job stands in its own directory, so a sweep is put
+The plan is written before the first job starts. The status of a job stands in its own directory, so a sweep is put
 together from the disk alone, whoever ran its jobs, and after any death of any process.
 """
 
@@ -73,7 +73,7 @@ class Sweep:
     command: tuple[str, ...]  # that runs it
     overrides: tuple[str, ...]  # of the command, with the grid in them
     varies: tuple[str, ...]  # override keys that differ between jobs, in the order given; the seed is one of them
-    baseline: dict[str, Any]  # values that choose the arm that the others are held to; {}: the first
+    baseline: dict[str, Any]  # values that choose the arm that the others are compared with; {}: the first
     metric: str  # a column of metrics.csv
     created: str  # ISO 8601, UTC
     jobs: tuple[SweepJob, ...]
@@ -85,7 +85,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """What became of a job: `killed` says running, but no process holds it any more."""
+    """The status of a job: `killed` says running, but no process holds it any more."""
 
     word: Word
     reason: str | None = None
@@ -171,7 +171,7 @@ def _read_job(path: Path, entry: dict[str, Any]) -> SweepJob:
 
 
 def read_state(run_dir: Path) -> JobState:
-    """Return what became of the job in `run_dir`. Raises ArchiveError for a damaged status.json."""
+    """Return the status of the job in `run_dir`. Raises ArchiveError for a damaged status.json."""
     run = RunDir(run_dir)
     if not run.status.is_file():
         return JobState("not started")

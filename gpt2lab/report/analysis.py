@@ -119,7 +119,7 @@ def gap(train: Curve, val: Curve) -> Finding | None:
     text = (
         f"At step {step:,} validation loss is {numbers.loss(val_loss)} and training loss {numbers.loss(train_loss)} "
         f"nats, measured the same way: a gap of {'-' if distance < 0 else ''}{numbers.loss(abs(distance))} nats "
-        f"(below {NOTABLE_NATS} nats it is not called one)."
+        f"(gaps within {NOTABLE_NATS} nats are ignored)."
     )
     if distance <= -NOTABLE_NATS:
         text += " The splits differ in difficulty by more than any overfitting shows, so this gap does not measure it."

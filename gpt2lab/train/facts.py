@@ -15,7 +15,7 @@ from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, write_source_archive
-from gpt2lab.schema import DeviceChoice, plain
+from gpt2lab.schema import plain
 from gpt2lab.train.setup import Parts
 
 
@@ -85,7 +85,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
 
 def _first_update(parts: Parts) -> Work:
     """Return what the first update computes on the engine's device."""
-    engine = replace(parts.spec.engine, device=Device[parts.engine.device])
+    engine = replace(parts.spec.engine, device=DeviceChoice[parts.engine.device])
     return plan_engine(replace(parts.spec, engine=engine), parts.batches.batch(0)).work
 
 

@@ -7,8 +7,7 @@ from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda.memory import check_fit, plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError, InternalError
-from gpt2lab.schema import DeviceChoice
-from gpt2lab.schema import Precision
+from gpt2lab.schema import DeviceChoice, Precision
 
 
 def check_precision(device: Device, precision: Precision) -> None:

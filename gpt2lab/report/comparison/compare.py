@@ -100,7 +100,7 @@ def compare(
     vary: Iterable[str] = (),
     archive: Iterable[tuple[Path, dict[str, Any]]] = (),
 ) -> Comparison:
-    """Compare the experiments in `directories`; the arm of `baseline`, or of the first, is what the others are held to.
+    """Compare the experiments in `directories` with the arm of `baseline`, or else of the first.
 
     `vary` names facts or config keys that may differ beside the settings that always may. `archive` yields (directory,
     provenance) of every experiment, of which like ones count for the noise floor. Raises ConfigError for what
@@ -218,8 +218,8 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     by_seed = [_by_seed(arm, metric, step) for arm in arms]
     differences: list[Difference | None] = []
     for arm, measured in zip(arms, by_seed, strict=True):
-        held = arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
-        seeds = _paired(arm, arms[0]) if held else []
+        comparable = arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
+        seeds = _paired(arm, arms[0]) if comparable else []
         pairs = np.array([(measured[seed], by_seed[0][seed]) for seed in seeds])
         differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
     tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
@@ -310,7 +310,7 @@ def _notes(arms: list[Arm], vary: list[str], metric: str, step: int, archived: A
         if missing:
             yield f"{name}: no run with seed {', '.join(map(str, missing))}"
     if len(arms) == 1:
-        yield "one arm: nothing varies, so there is nothing to hold it to"
+        yield "one arm: nothing varies, so there is no baseline to compare with"
     if step == 0:
         yield "step 0 is the only one that all have: these values were measured before any training"
     yield from archived.notes

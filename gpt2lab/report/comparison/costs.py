@@ -28,7 +28,7 @@ class ArmCost:
     """One cell: means over its finished runs, None where a record does not tell."""
 
     step: Estimate | None  # to the target
-    seconds: Estimate | None  # None where times are not held against each other
+    seconds: Estimate | None  # None where times are not compared
     flop_dense: Estimate | None
     flop_computed: Estimate | None  # without what was left out
     tokens_per_s: Estimate | None
@@ -48,7 +48,7 @@ class Costs:
 
 
 def costs(cells: Sequence[Sequence[Run]], baseline: int) -> Costs:
-    """Return what each cell costs, held to cell `baseline`."""
+    """Return what each cell costs, compared with cell `baseline`."""
     reference = cells[baseline] or next(filter(None, cells), ())
     runs = [*reference, *(run for cell in cells for run in cell)]
     target, reason = _target(runs)
@@ -83,7 +83,7 @@ def _speed_spread(cells: Sequence[Sequence[Run]]) -> float | None:
 
 
 def _why_untimed(runs: Sequence[Run], uneven: float | None) -> str | None:
-    """Say why times are not held against each other: other hardware, or a machine that was not equally busy."""
+    """Say why times are not compared: other hardware, or a machine that was not equally busy."""
     hardware = next(filter(None, (differing(runs[0], run, HARDWARE) for run in runs)), None)
     if hardware:
         return f"not timed against each other: other hardware ({'; '.join(hardware)})"

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as cells: one per setting, its seeds as members, whatever became of them."""
+"""The jobs of a sweep as cells: one per setting, its seeds as members, in any state."""
 
 from dataclasses import dataclass
 from pathlib import Path

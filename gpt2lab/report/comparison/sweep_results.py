@@ -1,4 +1,4 @@
-"""The numbers of a sweep: what became of its jobs, and what those that finished say about what it varies.
+"""The numbers of a sweep: the status of its jobs, and what those that finished say about what it varies.
 
 Put together from sweep.json and runs/ alone, of a sweep that runs, that died, or that is archived.
 """
@@ -28,7 +28,7 @@ class SweepResults:
 
     sweep: Sweep
     cells: tuple[Cell, ...]
-    baseline: int  # index of the cell that the others are held to
+    baseline: int  # index of the cell that the others are compared with
     metric: str
     comparison: Comparison | None
     no_comparison: str | None  # why there is none

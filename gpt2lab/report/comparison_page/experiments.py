@@ -13,6 +13,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
+from gpt2lab.report.comparison.statistics import NoiseFloor
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.pictures import draw_differences, gap_curve
 from gpt2lab.report.comparison_page.series import Series
@@ -32,8 +33,8 @@ FILES = ("differences.svg", "curves.svg", "gap.svg")
 _OURS = "<sub>Written by `gpt2lab compare`"
 
 
-def write_comparison(found: Comparison, runs: Sequence[Run], directory: Path) -> Path:
-    """Write README.md and figures/ of `found`, a comparison of `runs`, into `directory`; return the page.
+def write_comparison(comparison: Comparison, runs: Sequence[Run], directory: Path) -> Path:
+    """Write README.md and figures/ of `comparison`, a comparison of `runs`, into `directory`; return the page.
 
     Raises ArchiveError when `directory` is an experiment or lies in one, holds files of somebody's own, or cannot be
     written.
@@ -42,8 +43,8 @@ def write_comparison(found: Comparison, runs: Sequence[Run], directory: Path) ->
     with disk_errors("write", page):
         _refuse(directory, page)
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        pictures = _draw(found, {run.name: run for run in runs}, directory / "figures")
-    write_atomic(page, template("comparison.md.j2").render(_context(found, pictures)).encode())
+        pictures = _draw(comparison, {run.name: run for run in runs}, directory / "figures")
+    write_atomic(page, template("comparison.md.j2").render(_context(comparison, pictures)).encode())
     return page
 
 
@@ -60,39 +61,39 @@ def _refuse(directory: Path, page: Path) -> None:
         raise ArchiveError(f"{directory}: it is not empty and holds no page of gpt2lab compare; name another folder")
 
 
-def _context(found: Comparison, pictures: list[Picture]) -> dict[str, Any]:
-    name = column(found.metric).label
-    notes = [*found.notes, *(f"left out: {run}: {why}" for run, why in found.left_out)]
-    notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in found.apart]
-    runs = sum(len(row.experiments) for row in found.rows)
-    verdicts = [row.judgement.verdict for row in found.rows if row.judgement is not None]
+def _context(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
+    name = column(comparison.metric).label
+    notes = [*comparison.notes, *(f"left out: {run}: {why}" for run, why in comparison.left_out)]
+    notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]
+    runs = sum(len(row.experiments) for row in comparison.rows)
+    verdicts = [row.judgement.verdict for row in comparison.rows if row.judgement is not None]
     return {
-        "title": f"{name} of {plural(len(found.rows), 'arm')}",
-        "status": f"{plural(runs, 'run')} at step {found.step:,}",
+        "title": f"{name} of {plural(len(comparison.rows), 'arm')}",
+        "status": f"{plural(runs, 'run')} at step {comparison.step:,}",
         "in_short": lowered(count_verdicts(verdicts)) if verdicts else None,
         "notes": notes,
-        "main": _table(found),
+        "main": _table(comparison),
         "pictures": pictures,
-        "sentences": [re.sub(r"(?<= )-(?=[0-9])", "−", text) for text in found.sentences],
-        "floor": _floor(found),
-        "arms": [(row.label, ", ".join(row.experiments)) for row in found.rows],
+        "sentences": [re.sub(r"(?<= )-(?=[0-9])", "−", text) for text in comparison.sentences],
+        "floor": _floor(comparison.floor),
+        "arms": [(row.label, ", ".join(row.experiments)) for row in comparison.rows],
     }
 
 
-def _table(found: Comparison) -> Table:
-    with_density = any(share != 1 for row in found.rows for share in row.density.values())
+def _table(comparison: Comparison) -> Table:
+    with_density = any(share != 1 for row in comparison.rows for share in row.density.values())
     heads = (
         "Arm",
         "Verdict",
         *(("Kept, FC1 / FC2",) if with_density else ()),
         "Seeds",
-        f"{column(found.metric).label}, mean ± std",
+        f"{column(comparison.metric).label}, mean ± std",
         "95 % interval",
         "Difference (interval)",
         "p",
     )
-    rows = tuple(_row(row, found.metric, with_density) for row in found.rows)
-    return Table(heads=heads, rows=rows, n_text=2, below=main_caption(found, "the first arm"))
+    rows = tuple(_row(row, comparison.metric, with_density) for row in comparison.rows)
+    return Table(heads=heads, rows=rows, n_text=2, below=main_caption(comparison, "the first arm"))
 
 
 def _row(row: ArmResult, metric: str, with_density: bool) -> tuple[Any, ...]:
@@ -109,28 +110,32 @@ def _row(row: ArmResult, metric: str, with_density: bool) -> tuple[Any, ...]:
     )
 
 
-def _floor(found: Comparison) -> str:
-    if found.floor is None:
+def _floor(floor: NoiseFloor | None) -> str:
+    if floor is None:
         return "Noise floor unknown: no setting has two runs, so no difference is a finding."
     return (
-        f"Noise floor {spread(found.floor.std)}: the pooled standard deviation of {plural(found.floor.runs, 'run')} in "
-        f"{plural(found.floor.groups, 'setting')} that differ in nothing but their seed."
+        f"Noise floor {spread(floor.std)}: the pooled standard deviation of {plural(floor.runs, 'run')} in "
+        f"{plural(floor.groups, 'setting')} that differ in nothing but their seed."
     )
 
 
-def _draw(found: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
+def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
     def series(curve: Callable[[Run], Curve]) -> list[Series]:
-        return [Series(label=r.label, curves=tuple(curve(runs[name]) for name in r.experiments)) for r in found.rows]
+        return [
+            Series(label=r.label, curves=tuple(curve(runs[name]) for name in r.experiments)) for r in comparison.rows
+        ]
 
     drawn = [
-        draw_differences(((row.label, row) for row in found.rows), found, folder, baseline=found.rows[0].label),
+        draw_differences(
+            ((row.label, row) for row in comparison.rows), comparison, folder, baseline=comparison.rows[0].label
+        ),
         draw_curves(
-            series(lambda run: run.inputs.curve(found.metric)),
+            series(lambda run: run.inputs.curve(comparison.metric)),
             folder,
             file="curves.svg",
-            what=column(found.metric).label,
-            unit=column(found.metric).unit,
-            show=numbers.formatter(found.metric),
+            what=column(comparison.metric).label,
+            unit=column(comparison.metric).unit,
+            show=numbers.formatter(comparison.metric),
         ),
         draw_gap(series(gap_curve), folder),
     ]

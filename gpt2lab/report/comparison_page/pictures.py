@@ -62,9 +62,9 @@ def _forest(results: SweepResults, folder: Path) -> Picture | None:
 
 
 def draw_differences(
-    arms: Iterable[tuple[str, ArmResult | None]], found: Comparison, folder: Path, *, baseline: str
+    arms: Iterable[tuple[str, ArmResult | None]], comparison: Comparison, folder: Path, *, baseline: str
 ) -> Picture | None:
-    """Write differences.svg of labelled arms that were held to the baseline; None where none was."""
+    """Write differences.svg of labelled arms that were compared with the baseline; None without any."""
     rows = [
         ForestRow(
             label=label,
@@ -79,10 +79,10 @@ def draw_differences(
     return draw_forest(
         rows,
         folder,
-        metric=column(found.metric).label,
+        metric=column(comparison.metric).label,
         baseline=baseline,
-        floor=None if found.floor is None else found.floor.std,
-        higher_is_better=found.higher_is_better,
+        floor=None if comparison.floor is None else comparison.floor.std,
+        higher_is_better=comparison.higher_is_better,
     )
 
 

@@ -83,7 +83,7 @@ def _alone(results: SweepResults) -> Finding:
         if row is not None
     ]
     verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
-    text = f"{column(results.metric).label}, {'; '.join(told)}. There is nothing to hold it to."
+    text = f"{column(results.metric).label}, {'; '.join(told)}. No baseline to compare with."
     return Finding("comparison", verdict, text)
 
 
@@ -129,8 +129,8 @@ def noise(results: SweepResults) -> Finding | None:
         return Finding("noise", "Noise floor unknown", text)
     text = (
         f"Runs that differ in nothing but their seed spread by {spread(floor.std)} (pooled standard deviation of "
-        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}, of {noise_words(results.comparison)}); a "
-        "smaller difference is not called one."
+        f"{plural(floor.runs, 'run')} in {plural(floor.groups, 'setting')}, of {noise_words(results.comparison)}); "
+        "smaller differences are treated as noise."
     )
     return Finding("noise", f"Noise floor {spread(floor.std)}", text)
 

@@ -85,15 +85,15 @@ def main_table(results: SweepResults) -> Table | None:
     return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)) + several, below=below)
 
 
-def main_caption(found: Comparison, baseline: str | None) -> str:
+def main_caption(comparison: Comparison, baseline: str | None) -> str:
     """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
-    unit = column(found.metric).unit
-    text = f"{column(found.metric).label}{f' in {unit}' if unit else ''} at step {found.step:,}; "
-    text += f"{interval_words(found.metric, (row.estimate.interval for row in found.rows))}."
+    unit = column(comparison.metric).unit
+    text = f"{column(comparison.metric).label}{f' in {unit}' if unit else ''} at step {comparison.step:,}; "
+    text += f"{interval_words(comparison.metric, (row.estimate.interval for row in comparison.rows))}."
     if baseline is None:
         return text
     text += f" Differences are to {baseline}, paired by seed"
-    many = found.comparisons
+    many = comparison.comparisons
     return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
 
 
