@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.engine.torch import TorchEngine
+from gpt2lab.engine.torch.engine import TorchEngine
 from gpt2lab.errors import (
     ArchiveError,
     ConfigError,

@@ -15,7 +15,7 @@ from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root, write_source_archive
-from gpt2lab.schema import plain
+from gpt2lab.schema import DeviceChoice, plain
 from gpt2lab.train.setup import Parts
 
 
