@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.record import provenance
+from gpt2lab.record.identity import code_hash
 from gpt2lab.record.provenance import PACKAGES, collect, config_hash
 from gpt2lab.record.source_archive import find_source_root, source_hash
 from gpt2lab.schema import RunConfig, plain
@@ -144,6 +145,7 @@ def test_machine_versions_and_hashes_are_recorded_as_json(source):
     assert found["platform"]["cores"] >= 1 and found["platform"]["cpu"] and found["platform"]["python"]
     assert {"gpt2lab", "numpy", "hydra-core"} <= found["versions"].keys()
     assert found["source_hash"] == source_hash(source)
+    assert found["code_hash"] == code_hash(source)
     assert found["config_hash"] == config_hash({"seed": 0})
     assert re.fullmatch(r"[0-9a-f]{32}", found["run_id"])
     assert found["run_id"] != collected(source)["run_id"]

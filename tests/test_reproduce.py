@@ -15,11 +15,12 @@ from tiny_runs import TINY, numbers
 
 from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.reproduce import plan_reproduction
-from gpt2lab.archive.unpack import unpack_source
 from gpt2lab.cli import main
 from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.record.identity import code_hash
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.source_archive import write_source_archive
+from gpt2lab.record.unpack import unpack_source
 from gpt2lab.run import main as run_main
 
 RUN = [*TINY, "archive.mode=auto", "tracker=none", "train.max_steps=8", "train.eval_every=4", "name=first"]
@@ -74,12 +75,14 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def edit_source(experiment: Path, folder: Path, file: str, old: str, new: str) -> None:
     """Change a file inside the archived source, with all hashes made to fit."""
-    before = unpack_source(experiment / "source.tar.gz", folder)
+    source_before = unpack_source(experiment / "source.tar.gz", folder)
+    code_before = code_hash(folder)
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
-    after = write_source_archive(experiment / "source.tar.gz", folder)
-    edit(experiment / "provenance.json", before, after)
+    source_after = write_source_archive(experiment / "source.tar.gz", folder)
+    edit(experiment / "provenance.json", source_before, source_after)
+    edit(experiment / "provenance.json", code_before, code_hash(folder))
 
 
 def plan(experiment: Path, **options):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.archive.reproduce import plan_reproduction, source_of
+from gpt2lab.archive.reproduce import plan_reproduction
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.source_archive import source_of
 from gpt2lab.record.sweep import Sweep, SweepJob, write_sweep
 from gpt2lab.run import main as run_main
 from tests.archived_sweeps import archive

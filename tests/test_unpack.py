@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.archive import unpack
-from gpt2lab.archive.unpack import unpack_source
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record import unpack
 from gpt2lab.record.source_archive import find_source_root, source_hash, write_source_archive
+from gpt2lab.record.unpack import unpack_source
 
 
 def entry(name: str, content: bytes = b"x", **fields) -> tuple[tarfile.TarInfo, bytes]:
@@ -81,7 +81,7 @@ def test_a_name_that_comes_twice_is_refused(tmp_path, names):
 @pytest.mark.parametrize(
     ("limit", "value", "words"),
     [
-        ("MAX_PACKED_BYTES", 50, "larger than"),
+        ("MAX_PACKED_BYTES", 50, "at most 50 "),
         ("MAX_BYTES", 2000, "unpacks to more"),
         ("MAX_FILE_BYTES", 4, "'b' has 5 bytes"),
         ("MAX_FILES", 1, "more than 1 files"),

@@ -138,6 +138,89 @@ def test_a_number_that_is_changed_together_with_its_hash_no_longer_gives_the_rep
     forge(archived_run, "figures/better.svg", "<svg/>")
     expected = [("stale", "figures/better.svg"), ("stale", "figures/loss.svg"), ("stale", "summary.json")]
     assert faults(archived_run) == expected
+    assert check(archived_run).faults[-1].why.startswith("val_loss is 0.1, the record gives 1.8")
+
+
+def written_by(directory: Path, **changes: str) -> None:
+    """Make the report one of other report code or libraries, with another page and another figure."""
+    summary = json.loads((directory / "summary.json").read_text())
+    summary["written_by"] = summary["written_by"] | changes if changes else None
+    forge(directory, "summary.json", json.dumps(summary))
+    forge(directory, "README.md", "in other words")
+    forge(directory, "figures/loss.svg", "<svg/>")
+
+
+@pytest.mark.parametrize(
+    ("changes", "writer"),
+    [
+        ({}, "the report code"),  # of before reports said what wrote them
+        ({"report_hash": "0" * 64}, "the report code"),
+        ({"report_hash": "0" * 64, "matplotlib": "3.9.0"}, "the report code"),
+        ({"matplotlib": "3.9.0"}, "matplotlib"),
+        ({"matplotlib": "3.9.0", "numpy": "2.0.0"}, "matplotlib, numpy"),
+    ],
+)
+def test_a_report_of_other_code_or_libraries_is_mentioned_and_no_fault(archived_run, command, changes, writer):
+    written_by(archived_run, **changes)
+    out, _ = command("verify", "--root", str(archived_run.parent))
+    assert out == f"00001-first-light: ok (report written by another version of {writer})\n"
+    found = json.loads(command("verify", "--json", "--root", str(archived_run.parent))[0])
+    assert (found["ok"], found["report_by"]) == (True, f"another version of {writer}")
+
+
+def test_other_code_that_writes_the_same_report_is_not_mentioned(archived_run):
+    page, figure = ((archived_run / name).read_text() for name in ("README.md", "figures/loss.svg"))
+    written_by(archived_run, report_hash="0" * 64)
+    forge(archived_run, "README.md", page)
+    forge(archived_run, "figures/loss.svg", figure)
+    verdict = check(archived_run)
+    assert (verdict.faults, verdict.report_by) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"val_loss": 0.1}, "val_loss is 0.1, the record gives 1.8"),
+        ({"val_loss": None}, "val_loss is no number, the record gives 1.8"),
+        ({"test_loss": 0.1}, "test_loss is 0.1, the record gives none"),
+        ({"steps": 2000, "tokens": 9}, "steps is 2000, the record gives 1000, and 1 more"),
+        ({"density": {"fc1": 0.25, "fc2": 1.0}}, "density.fc1 is 0.25, the record gives 1.0"),
+        ({"tags": ["more"]}, "tags has 1 entries, the record gives 0"),
+    ],
+)
+def test_a_number_follows_from_the_record_whatever_wrote_the_report(archived_run, change, why):
+    written_by(archived_run)
+    summary = json.loads((archived_run / "summary.json").read_text())
+    forge(archived_run, "summary.json", json.dumps(summary | change))
+    verdict = check(archived_run)
+    assert [(fault.kind, fault.file) for fault in verdict.faults] == [("stale", "summary.json")]
+    assert verdict.faults[0].why.startswith(why)
+    assert verdict.report_by == "another version of the report code"
+
+
+def test_what_a_summary_of_other_code_has_more_or_less_is_no_fault(archived_run):
+    written_by(archived_run)
+    summary = json.loads((archived_run / "summary.json").read_text())
+    del summary["bits_per_byte"], summary["findings"]
+    summary["val_loss"] *= 1 + 1e-12  # another processor
+    forge(archived_run, "summary.json", json.dumps(summary | {"beauty": 3}))
+    assert faults(archived_run) == []
+
+
+def test_a_changed_or_missing_file_is_a_fault_whatever_wrote_the_report(archived_run):
+    written_by(archived_run)
+    (archived_run / "README.md").write_text("a third page")
+    (archived_run / "figures" / "loss.svg").unlink()
+    assert faults(archived_run) == [("changed", "README.md"), ("missing", "figures/loss.svg")]
+    (archived_run / "README.md").unlink()
+    edit_manifest(archived_run, lambda manifest: manifest["files"].pop("README.md"))
+    assert ("missing", "README.md") in faults(archived_run)
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_committed_experiment_is_sound(number):
+    [experiment] = (Path(__file__).parent.parent / "experiments").glob(f"{number:05d}-*")
+    assert faults(experiment) == []
 
 
 def test_a_figure_that_the_manifest_forgot_is_missed(archived_run):

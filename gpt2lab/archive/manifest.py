@@ -14,7 +14,8 @@ VERSION = 1
 _WEIGHTS = frozenset({"model.bin"})
 
 # What a report or a person writes again later. The rest is the record of the run, and never changes.
-_REWRITTEN = frozenset({"README.md", "summary.json", "notes.md"})
+_REPORT = frozenset({"README.md", "summary.json"})
+NOTES = "notes.md"  # its author's: a change is no fault, and the report takes it in when it is written again
 
 
 def write_manifest(directory: Path) -> None:
@@ -90,7 +91,12 @@ def is_weights(name: str) -> bool:
 
 def is_rewritten(name: str) -> bool:
     """Whether a report or a person writes this file again later."""
-    return name in _REWRITTEN or name.startswith("figures/")
+    return is_report(name) or name == NOTES
+
+
+def is_report(name: str) -> bool:
+    """Whether a report writes this file."""
+    return name in _REPORT or name.startswith("figures/")
 
 
 def _files(directory: Path) -> list[tuple[str, Path]]:

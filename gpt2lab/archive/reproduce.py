@@ -16,16 +16,17 @@ from typing import Any
 
 from gpt2lab.archive.agreement import Agreement, compare_rows
 from gpt2lab.archive.manifest import read_manifest
-from gpt2lab.archive.unpack import unpack_source
 from gpt2lab.archive.verify import refuse_links
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
+from gpt2lab.record.identity import code_hash, recorded_code_hash
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
+from gpt2lab.record.source_archive import SOURCE_ARCHIVE, source_of
 from gpt2lab.record.sweep import sweep_of
+from gpt2lab.record.unpack import unpack_source
 
-_SOURCE = "source.tar.gz"
-_NEEDED = (_SOURCE, "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
+_NEEDED = (SOURCE_ARCHIVE, "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
 
 # Where a run writes and what it writes beside its metrics; none of it changes what is computed.
 _SET_HERE = ("hydra", "archive", "tracker", "resume", "sample.count", "train.time_limit", "train.stop_when")
@@ -64,11 +65,6 @@ class Reproduction:
     environment: dict[str, tuple[Any, Any]]  # what differs: (recorded, now)
     settings: dict[str, tuple[Any, Any]]  # keys of the config that came out otherwise: (recorded, now)
     ending: str  # the message of a run that diverged, else ""
-
-
-def source_of(experiment: Path) -> Path:
-    """Return the source archive of a run; those of a sweep share the one above them."""
-    return (sweep_of(experiment) or experiment) / _SOURCE
 
 
 def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None) -> ReproductionPlan:
@@ -124,14 +120,14 @@ def reproduce(plan: ReproductionPlan, *, keep: Path | None = None) -> Reproducti
         run = RunDir(keep or Path(folder) / "run")
         archived_source = source_of(plan.experiment)
         found = unpack_source(archived_source, source)
-        recorded = record.read_provenance().get("source_hash")
-        if found != recorded:
-            raise ArchiveError(
-                f"{archived_source}: its source hash is {found[:12]}, but provenance.json says "
-                f"{str(recorded)[:12]}: it is not the source that ran"
-            )
         if not (source / "gpt2lab" / "run.py").is_file():
             raise ArchiveError(f"{archived_source}: holds no gpt2lab/run.py, so there is nothing to run")
+        archived, recorded = code_hash(source), recorded_code_hash(plan.experiment, record.read_provenance())
+        if archived != recorded:
+            raise ArchiveError(
+                f"{archived_source}: its code hash is {archived[:12]}, but provenance.json says "
+                f"{str(recorded)[:12]}: it is not the source that ran"
+            )
         ending = _execute(plan, source, run.path, Path(folder) / "output.txt")
         ran = run.read_provenance().get("source_hash")
         if ran != found:
@@ -143,7 +139,7 @@ def _check_files(experiment: Path) -> None:
     whole = sweep_of(experiment) or experiment
     entries = read_manifest(whole)
     for name in _NEEDED:
-        path = source_of(experiment) if name == _SOURCE else experiment / name
+        path = source_of(experiment) if name == SOURCE_ARCHIVE else experiment / name
         entry = entries.get(path.relative_to(whole).as_posix())
         if not path.is_file() or not isinstance(entry, dict):
             lacks = "the manifest does not list it" if path.is_file() else "missing"

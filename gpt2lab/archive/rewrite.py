@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2lab.archive.manifest import MANIFEST, is_rewritten, is_weights, refreshed, write_entries
+from gpt2lab.archive.manifest import MANIFEST, is_report, is_weights, refreshed, write_entries
 from gpt2lab.archive.staging import staging_folder
-from gpt2lab.archive.verify import NOTES, refuse_links, walk_files
+from gpt2lab.archive.verify import refuse_links, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory
 
@@ -39,7 +39,7 @@ def _link_record(directory: Path, copy: Path) -> None:
     copy.mkdir()
     for name, _ in list(walk_files(directory)):
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if hidden or name == MANIFEST or is_weights(name) or (is_rewritten(name) and name != NOTES):
+        if hidden or name == MANIFEST or is_weights(name) or is_report(name):
             continue
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,8 +49,8 @@ def _link_record(directory: Path, copy: Path) -> None:
 
 
 def _put_in_place(copy: Path, directory: Path) -> None:
-    made = [name for name, _ in walk_files(copy) if is_rewritten(name) and name != NOTES]
-    before = [name for name, _ in walk_files(directory) if is_rewritten(name) and name != NOTES]
+    made = [name for name, _ in walk_files(copy) if is_report(name)]
+    before = [name for name, _ in walk_files(directory) if is_report(name)]
     for name in made:
         (directory / name).parent.mkdir(exist_ok=True)
     for name in made:

@@ -6,23 +6,19 @@ anything is read through it.
 """
 
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.experiments import read_summary
-from gpt2lab.archive.manifest import MANIFEST, is_rewritten, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.manifest import MANIFEST, NOTES, is_rewritten, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.report_check import check_report
 from gpt2lab.archive.sweeps import plan_faults
 from gpt2lab.errors import ArchiveError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.sweep import PLAN, RUNS
-
-NOTES = "notes.md"  # its author's: a change is no fault, and the report takes it in when it is written again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +38,7 @@ class Verification:
     faults: tuple[Fault, ...]
     absent: tuple[str, ...] = ()  # weights that are listed and not on this machine
     notes_edited: bool = False  # since the report was written
+    report_by: str | None = None  # code or libraries that differ from those here and wrote another report; no fault
 
 
 def verify(
@@ -74,11 +71,12 @@ def verify(
             faults += _check_plan(directory, [name for name in manifest if name not in unread])
     # A report of a changed record says nothing about the report that was archived.
     record_faults = [fault for fault in faults if not is_rewritten(fault.file) and not is_weights(fault.file)]
+    report_by = None
     if write_report is not None and not record_faults:
-        faulty = {fault.file for fault in faults} | ({"README.md"} if notes_edited else set())
-        stale = _check_report(directory, manifest, write_report)
-        faults += [fault for fault in stale if fault.file not in faulty]
-    return Verification(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited)
+        skipped = {fault.file for fault in faults} | ({"README.md"} if notes_edited else set())
+        report_faults, report_by = check_report(directory, manifest, write_report, skipped=skipped)
+        faults += [Fault(file=file, kind=kind, why=why) for file, kind, why in report_faults if file not in skipped]
+    return Verification(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited, report_by=report_by)
 
 
 def walk_files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -180,39 +178,3 @@ def _check_plan(directory: Path, names: list[str]) -> list[Fault]:
         return [Fault(file=file, kind="refused", why=why) for file, why in found]
     except ArchiveError as error:
         return [Fault(file=PLAN, kind="refused", why=str(error))]
-
-
-def _check_report(
-    directory: Path, manifest: dict[str, Any], write_report: Callable[[Path, str], None]
-) -> Iterator[Fault]:
-    """Yield each file of the report that is not what the record gives today."""
-    try:
-        title = str(read_summary(directory).get("name"))
-    except ArchiveError as error:
-        yield Fault(file="summary.json", kind="refused", why=str(error))
-        return
-    with tempfile.TemporaryDirectory(prefix="gpt2lab-verify-") as folder:
-        copy = Path(folder) / directory.name
-        with disk_errors("copy for its report", directory):
-            for name in manifest:
-                if is_weights(name) or (is_rewritten(name) and name != NOTES):
-                    continue
-                if (directory / name).is_file():  # notes.md may be missing, which is said already
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(directory / name, copy / name)
-        try:
-            write_report(copy, title)
-        except Exception as error:  # a record from strangers: whatever it does to the report is said, not raised
-            why = str(error).replace(str(copy), str(directory))
-            kind = "" if isinstance(error, Gpt2labError) else f"{type(error).__name__}: "
-            yield Fault(file="README.md", kind="refused", why=f"no report can be made of this record ({kind}{why})")
-            return
-        made = {name for name, _ in walk_files(copy) if is_rewritten(name) and name != NOTES}
-        listed = {name for name in manifest if is_rewritten(name) and name != NOTES}
-        for name in sorted(made | listed):
-            if name not in made:
-                yield Fault(file=name, kind="stale", why="the report of this record has no such file")
-            elif name not in listed:
-                yield Fault(file=name, kind="missing", why="the report of this record has it")
-            elif (directory / name).is_file() and (copy / name).read_bytes() != (directory / name).read_bytes():
-                yield Fault(file=name, kind="stale", why="the report of this record has other bytes today")

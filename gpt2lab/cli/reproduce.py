@@ -14,10 +14,11 @@ import click
 
 from gpt2lab.archive import resolve_run
 from gpt2lab.archive.agreement import ChangedValue
-from gpt2lab.archive.reproduce import ReproduceError, Reproduction, ReproductionPlan, plan_reproduction, source_of
+from gpt2lab.archive.reproduce import ReproduceError, Reproduction, ReproductionPlan, plan_reproduction
 from gpt2lab.archive.reproduce import reproduce as run_again
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.terminal import printable
+from gpt2lab.record.source_archive import source_of
 
 _DIFFERENT = 5  # exit code
 

@@ -27,9 +27,10 @@ _MAX_CONFIG_VALUES = 10_000
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
 @root_option
 def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Path) -> None:
-    """Check experiments (default: all): files and hashes, config under today's schema, report to the same bytes.
+    """Check experiments (default: all): files and hashes, config under today's schema, report against the record.
 
-    notes.md is its author's: an edit since the report is said, and is no fault. Exit code 5 when anything differs.
+    An edited notes.md and a report written by other report code or libraries are mentioned only. Exit code 5 when
+    anything else differs.
     """
     from gpt2lab.report import write_report  # matplotlib takes longer than a list does
 
@@ -109,6 +110,7 @@ def _line(verdict: Verification) -> str:
     absent = [f"{name} absent" for name in verdict.absent]
     notes = absent if len(absent) <= _SHOWN_ABSENT else [f"{len(absent)} files of weights absent"]
     notes += ["notes.md edited since its report"] if verdict.notes_edited else []
+    notes += [f"report written by {verdict.report_by}"] if verdict.report_by else []
     remarks = f" ({', '.join(notes)})" if notes else ""
     if not verdict.faults:
         return f"{verdict.path.name}: ok{remarks}"
@@ -130,6 +132,7 @@ def _as_json(verdict: Verification) -> dict[str, Any]:
         "faults": [asdict(fault) for fault in verdict.faults],
         "absent": list(verdict.absent),
         "notes_edited": verdict.notes_edited,
+        "report_by": verdict.report_by,
     }
 
 

@@ -3,12 +3,12 @@ and CuPy is not installed everywhere.
 """
 
 from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec
-from gpt2lab.engine.plan import Batch, EnginePlan
+from gpt2lab.engine.plan import TokenBatch, EnginePlan
 from gpt2lab.model.params import Params
 from gpt2lab.schema import DeviceChoice, EngineName
 
 
-def plan_engine(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
+def plan_engine(spec: EngineSpec, batch: TokenBatch | None = None) -> EnginePlan:
     """Return what the engine of `spec` would multiply, compute of `batch` and allocate; nothing is built.
 
     Raises EngineError for a shape that it does not take.

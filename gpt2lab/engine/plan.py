@@ -8,7 +8,7 @@ import numpy as np
 from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.flops import Counts
 
-Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T) int32 each
+TokenBatch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T) int32 each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,12 @@ import platform
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpt2lab import __version__
+from gpt2lab.record.identity import code_hash
 from gpt2lab.record.rundir import now_utc
 from gpt2lab.record.source_archive import SOURCE_PATHS, source_hash
 
@@ -65,9 +67,10 @@ def collect(
         "command": _portable(command, source_root),
         "config_hash": config_hash(config),
         "source_hash": source_hash(source_root),
+        "code_hash": code_hash(source_root),
         "git": _read_git(source_root),
         "platform": _read_platform(),
-        "versions": _read_versions(),
+        "versions": {"gpt2lab": __version__, **read_versions(PACKAGES)},
         "data": _portable(data, source_root),
         "model": _portable(model, source_root),
         "engine": _portable(engine, source_root),
@@ -173,9 +176,10 @@ def _read_platform() -> dict[str, Any]:
     }
 
 
-def _read_versions() -> dict[str, str]:
-    versions = {"gpt2lab": __version__}
-    for name in PACKAGES:
+def read_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return {package: version} of those that are installed."""
+    versions = {}
+    for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

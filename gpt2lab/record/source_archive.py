@@ -10,7 +10,9 @@ from pathlib import Path
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.sweep import sweep_of
 
+SOURCE_ARCHIVE = "source.tar.gz"
 SOURCE_PATHS = ("gpt2lab", "cuda", "conf", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE")
 
 # A wheel carries these inside the package folder (see force-include in pyproject.toml).
@@ -20,6 +22,12 @@ _INSIDE_WHEEL = ("cuda", "conf", "pyproject.toml", "constraints.txt")
 def find_source_root() -> Path:
     """Return the folder that holds the running gpt2lab package: a checkout, or site-packages."""
     return Path(__file__).resolve().parents[2]
+
+
+def source_of(run_dir: Path) -> Path:
+    """Return where the source archive of a run is; archived runs of a sweep share the one above them."""
+    own, sweep = run_dir / SOURCE_ARCHIVE, sweep_of(run_dir)
+    return own if sweep is None or own.is_file() else sweep / SOURCE_ARCHIVE
 
 
 def write_source_archive(path: Path, source_root: Path) -> str:
@@ -46,9 +54,11 @@ def source_hash(source_root: Path) -> str:
     return hashlib.sha256(_tar(source_root)).hexdigest()
 
 
-def _source_files(source_root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (name in the archive, file)."""
+def source_files(source_root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name in the archive, file). Raises ArchiveError when there is no gpt2lab in `source_root`."""
     package = source_root / "gpt2lab"
+    if not (package / "__init__.py").is_file():
+        raise ArchiveError(f"{source_root}: cannot archive the source: there is no gpt2lab package in it")
     # Beside an installed package lie other people's folders, cuda among them.
     installed = (package / "pyproject.toml").is_file()
     for name in ("gpt2lab", *_INSIDE_WHEEL) if installed else SOURCE_PATHS:
@@ -68,11 +78,9 @@ def _source_files(source_root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _tar(source_root: Path) -> bytes:
-    if not (source_root / "gpt2lab" / "__init__.py").is_file():
-        raise ArchiveError(f"{source_root}: cannot archive the source: there is no gpt2lab package in it")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, file in sorted(_source_files(source_root)):
+        for name, file in sorted(source_files(source_root)):
             with disk_errors("read", file):
                 content = file.read_bytes()
                 executable = file.stat().st_mode & 0o100

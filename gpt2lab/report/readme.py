@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
+from gpt2lab.record.identity import WRITTEN_BY
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import markdown, numbers
 from gpt2lab.report.comparison_page.page import write_sweep_report
@@ -22,6 +23,7 @@ from gpt2lab.report.origin import day, how_to, provenance_rows, shell_word
 from gpt2lab.report.results import SPLIT_NAMES, checkpoint_table, headline, measure_rows, speed_line
 from gpt2lab.report.summary import summarise_inputs
 from gpt2lab.report.templates import template
+from gpt2lab.report.writer import written_by
 
 MAX_SAMPLES = 3
 MAX_SAMPLE_CHARS = 1200
@@ -46,7 +48,7 @@ def write_report(directory: Path, title: str) -> None:
         write_sweep_report(directory, title)
         return
     inputs = read_inputs(directory)
-    summary = summarise_inputs(inputs, title)
+    summary = summarise_inputs(inputs, title) | {WRITTEN_BY: written_by()}
     write_atomic(directory / "summary.json", json_bytes(summary))
     with disk_errors("write", directory / "figures"):
         pictures = draw_figures(inputs, summary, directory / "figures")

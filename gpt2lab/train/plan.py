@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gpt2lab.data import describe_source, read_source
-from gpt2lab.engine import Batch, EnginePlan, EngineSpec, MemoryPlan, bytes_in_words, check_spec, plan_engine
+from gpt2lab.engine import TokenBatch, EnginePlan, EngineSpec, MemoryPlan, bytes_in_words, check_spec, plan_engine
 from gpt2lab.errors import EngineError
 from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import density, is_dense
@@ -28,7 +28,7 @@ class RunPlan:
     spec: EngineSpec  # where the batch is not known, of one sequence
     batch_size: int | None  # sequences per update
     n_steps: int
-    first_batch: Batch | None  # None: the data was not read
+    first_batch: TokenBatch | None  # None: the data was not read
 
     @property
     def seq_len(self) -> int:

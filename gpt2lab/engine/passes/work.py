@@ -8,12 +8,12 @@ import numpy as np
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.passes.planner import LONGEST_SHARED, NEVER_SHARED_ON, Pass, RowPass, planner_of
 from gpt2lab.engine.passes.prefix_tree import PrefixTree
-from gpt2lab.engine.plan import Batch, Work
+from gpt2lab.engine.plan import TokenBatch, Work
 from gpt2lab.model.flops import Counts, computed_flop, plain_counts
 
 
 def count_work(
-    spec: EngineSpec, batch: Batch | None, *, device: str, mlp_multiply_adds: Mapping[str, int] | None = None
+    spec: EngineSpec, batch: TokenBatch | None, *, device: str, mlp_multiply_adds: Mapping[str, int] | None = None
 ) -> Work:
     """Return the work of an update on `device`; `mlp_multiply_adds` as for `computed_flop`.
 
@@ -40,7 +40,7 @@ def count_work(
     )
 
 
-def _why_not_shared(spec: EngineSpec, device: str, batch: Batch | None) -> str:
+def _why_not_shared(spec: EngineSpec, device: str, batch: TokenBatch | None) -> str:
     if not spec.engine.share_prefixes:
         return "engine.share_prefixes=false: every row by itself"
     if device in NEVER_SHARED_ON:

@@ -2,12 +2,12 @@
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.passes import count_work
-from gpt2lab.engine.plan import Batch, EnginePlan
+from gpt2lab.engine.plan import TokenBatch, EnginePlan
 from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.schema import DeviceChoice
 
 
-def plan(spec: EngineSpec, batch: Batch | None = None) -> EnginePlan:
+def plan(spec: EngineSpec, batch: TokenBatch | None = None) -> EnginePlan:
     """Return what the engine of `spec` multiplies and computes; PyTorch allocates as it goes, which is not planned."""
     device = "cpu" if spec.engine.device is DeviceChoice.auto else spec.engine.device.name
     tiles, model = choose_tiles(spec, device), spec.model

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
+from gpt2lab.record.identity import WRITTEN_BY
 from gpt2lab.report import markdown, numbers
 from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
@@ -21,6 +22,7 @@ from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, read_method
 from gpt2lab.report.origin import day, how_to, provenance_rows
 from gpt2lab.report.templates import template
+from gpt2lab.report.writer import written_by
 
 RECORD = (
     "sweep.json",
@@ -49,6 +51,7 @@ def write_sweep_report(directory: Path, title: str) -> None:
     findings = find_in_sweep(results)
     summary = summarise_sweep(results, title, hypothesis)
     summary["findings"] = [{"topic": f.topic, "verdict": f.verdict, "text": f.text} for f in findings]
+    summary[WRITTEN_BY] = written_by()
     write_atomic(directory / "summary.json", json_bytes(summary))
     with disk_errors("write", directory / "figures"):
         pictures = draw_pictures(results, summary, directory / "figures")

@@ -1,4 +1,4 @@
-"""Unpacking source.tar.gz, which may come from a stranger: plain files inside one folder, or nothing at all."""
+"""Reading source.tar.gz, which may come from a stranger: plain files inside one folder, or nothing at all."""
 
 import hashlib
 import io
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors
+from gpt2lab.record.disk import disk_errors, read_plain_file
 
 # About a hundred times what this project's own source needs.
 MAX_PACKED_BYTES = 64 * 2**20
@@ -25,8 +25,7 @@ def unpack_source(path: Path, directory: Path) -> str:
     ArchiveError, naming the entry, for an absolute name, `..`, a link, a device, a name that comes twice, and for
     entries or totals above the limits of this module; every entry is checked before the first is written.
     """
-    tar = _inflate(path)
-    files = list(_entries(path, tar))
+    files, source_hash = read_source(path)
     for name, executable, content in files:
         target = directory / name
         with disk_errors("write", target):
@@ -34,15 +33,21 @@ def unpack_source(path: Path, directory: Path) -> str:
             with target.open("xb") as file:
                 file.write(content)
             target.chmod(0o755 if executable else 0o644)
-    return hashlib.sha256(tar).hexdigest()
+    return source_hash
+
+
+def read_source(path: Path) -> tuple[list[tuple[str, bool, bytes]], str]:
+    """Return (name, executable, content) of each file of the source archive `path`, and its source hash.
+
+    Raises ArchiveError as `unpack_source` does.
+    """
+    tar = _inflate(path)
+    return list(_entries(path, tar)), hashlib.sha256(tar).hexdigest()
 
 
 def _inflate(path: Path) -> bytes:
     """Return the decompressed archive, reading no more than the limits allow."""
-    with disk_errors("read", path), path.open("rb") as file:
-        packed = file.read(MAX_PACKED_BYTES + 1)
-    if len(packed) > MAX_PACKED_BYTES:
-        raise ArchiveError(f"{path}: larger than {MAX_PACKED_BYTES >> 20} MiB: refused, no source needs that")
+    packed = read_plain_file(path, MAX_PACKED_BYTES)
     stream = zlib.decompressobj(wbits=31)  # gzip
     try:
         tar = stream.decompress(packed, MAX_BYTES + 1)

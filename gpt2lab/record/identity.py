@@ -1,0 +1,82 @@
+"""Which code made a result. Two results are of the same code when no file differs that can change a number or how a
+run is carried out. README, reports, commands, tests and tools are no such files.
+
+`source_hash` (see source_archive.py) covers everything that is archived. It is provenance; this is identity.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gpt2lab.errors import ArchiveError
+from gpt2lab.record.disk import disk_errors
+from gpt2lab.record.source_archive import source_files, source_of
+from gpt2lab.record.unpack import read_source
+
+# Parts of gpt2lab, each a package or one module. The errors set the exit code that a run records of its end.
+RUN_PARTS = {"schema", "model", "data", "engine", "train", "compose", "sweep", "record", "run", "errors"}
+REPORT_PARTS = {"report", "record", "model", "schema", "errors"}
+WRITTEN_BY = "written_by"  # key of summary.json: report_hash, and the versions of the libraries that a report uses
+
+_MOST_KNOWN = 1000
+_known: dict[str, str] = {}  # source hash -> code hash, of archives that this process has read
+
+
+def code_hash(source_root: Path) -> str:
+    """Return the SHA-256 of a list of the code: a line `SHA-256  name` per file, as sha256sum prints it, by name.
+
+    The code is RUN_PARTS of gpt2lab, conf/, cuda/ and constraints.txt, without Markdown. Raises ArchiveError when
+    there is no gpt2lab in `source_root`, or a file cannot be read.
+    """
+    return _hash((name, _read(path)) for name, path in source_files(source_root) if _is_code(name))
+
+
+def report_hash(source_root: Path) -> str:
+    """Return the same of the code that writes reports: REPORT_PARTS of gpt2lab with their templates."""
+    return _hash((name, _read(path)) for name, path in source_files(source_root) if _part(name) in REPORT_PARTS)
+
+
+def recorded_code_hash(run_dir: Path, provenance: dict[str, Any]) -> str | None:
+    """Return the code hash of a run: as `provenance` has it, or of an older run that of the source archived with it.
+
+    Where that source is gone, the source hash stands for it: no other code has it. None where nothing is recorded.
+    Raises ArchiveError for an archive that is damaged, or not the source that ran.
+    """
+    if isinstance(recorded := provenance.get("code_hash"), str):
+        return recorded
+    source_hash, path = provenance.get("source_hash"), source_of(run_dir)
+    if not isinstance(source_hash, str):
+        return None
+    if source_hash in _known or not path.is_file():
+        return _known.get(source_hash, source_hash)
+    files, found = read_source(path)
+    if found != source_hash:
+        raise ArchiveError(
+            f"{path}: its source hash is {found[:12]}, but provenance.json says {source_hash[:12]}: it is not the "
+            "source that ran"
+        )
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    return _known.setdefault(source_hash, _hash((name, content) for name, _, content in files if _is_code(name)))
+
+
+def _is_code(name: str) -> bool:
+    in_folder = name.startswith(("conf/", "cuda/")) and not name.endswith(".md")
+    return in_folder or name == "constraints.txt" or _part(name) in RUN_PARTS
+
+
+def _part(name: str) -> str | None:
+    """Return the part of gpt2lab that a file belongs to, None for Markdown and for what lies outside."""
+    top, _, rest = name.partition("/")
+    return rest.partition("/")[0].removesuffix(".py") if top == "gpt2lab" and not name.endswith(".md") else None
+
+
+def _read(path: Path) -> bytes:
+    with disk_errors("read", path):
+        return path.read_bytes()
+
+
+def _hash(files: Iterable[tuple[str, bytes]]) -> str:
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
