@@ -87,6 +87,7 @@ PROVENANCE: dict[str, Any] = {
     "versions": {"torch": "2.13.0", "numpy": "2.4.6", "wandb": "0.31.0"},
     "config_hash": "c0" * 32,
     "source_hash": "50" * 32,
+    "code_hash": "c0de" * 16,
     "data": {
         "name": "pydocs",
         "vocab_size": 256,

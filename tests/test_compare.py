@@ -14,12 +14,13 @@ from gpt2lab.cli import main
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
 from gpt2lab.report.comparison import arms
+from gpt2lab.report.comparison.arms import read_run
 from gpt2lab.report.comparison.compare import compare
 from gpt2lab.report.comparison.noise import MOST_FOR_NOISE
 from gpt2lab.report.inputs import read_inputs
 
 PROJECT = Path(__file__).parent.parent
-OTHER_SOURCE = {"source_hash": "51" * 32}
+OTHER_CODE = {"code_hash": "51" * 32}
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_p_values_are_corrected_for_how_many_arms_are_compared(archive):
         ({"config": {"train": {"max_steps": 50}}}, "not the same steps (max_steps: "),
         ({"config": {"train": {"eval_batches": 5}}}, "not the same evaluation (eval_batches"),
         ({"config": {"model": {"n_layer": 2}}, "provenance": {"model": {"n_layer": 2}}}, "not the same model (n_layer"),
-        ({"provenance": OTHER_SOURCE}, "not the same source (source_hash: 50505050 against 51515151)"),
+        ({"provenance": OTHER_CODE}, "not the same code (code_hash: c0dec0de against 51515151)"),
         ({"provenance": {"engine": {"precision": "bf16"}}}, "not the same engine (precision: fp32 against bf16)"),
     ],
 )
@@ -153,12 +154,26 @@ def test_what_the_table_is_about_may_differ(archive):
     assert "compared at step 50, the last that all have; max_steps=600 went on after it" in found.notes
 
 
-def test_two_sources_of_one_config_can_be_compared_by_source(archive):
-    runs = [archive(seed=1), archive(seed=1, provenance=OTHER_SOURCE)]
-    with pytest.raises(ArchiveError, match=r"00001-run and 00002-run .* not the same source .*--vary source"):
+@pytest.mark.parametrize("word", ["code", "source"])  # the second is the older word for it
+def test_runs_of_one_config_and_different_code_can_be_compared_by_code(archive, word):
+    runs = [archive(seed=1), archive(seed=1, provenance=OTHER_CODE)]
+    with pytest.raises(ArchiveError, match=r"00001-run and 00002-run .* not the same code .*--vary code"):
         compare(runs)
-    found = compare(runs, vary=["source"])
-    assert [row.varies for row in found.rows] == [{"source_hash": "50505050"}, {"source_hash": "51515151"}]
+    found = compare(runs, vary=[word])
+    assert [row.varies for row in found.rows] == [{"code_hash": "c0dec0de"}, {"code_hash": "51515151"}]
+
+
+def test_runs_of_the_same_code_are_one_arm_whatever_else_of_the_source_differs(archive):
+    found = compare([archive(seed=1), archive(seed=2, provenance={"source_hash": "51" * 32}), archive(band=64)])
+    assert found.rows[0].estimate.n == 2 and found.apart == ()
+
+
+def test_older_runs_are_of_the_code_in_their_archived_source():
+    runs = [PROJECT / "experiments" / f"0000{n}-{name}" for n, name in ((1, "default"), (3, "grokking"))]
+    sweep = sorted((PROJECT / "experiments/00005-banded-comparison/runs").iterdir())
+    one, same, *jobs = (read_run(run).fact("provenance.code_hash") for run in (*runs, *sweep))
+    assert one == same and len(set(jobs)) == 1 and jobs[0] != one
+    assert not any("code_hash" in (run / "provenance.json").read_text() for run in (*runs, *sweep))
 
 
 def test_a_seed_that_an_arm_has_twice_is_refused_by_name(archive):
@@ -248,7 +263,7 @@ def test_words_of_a_strange_record_are_shown_harmlessly(archive):
 def test_the_command_prints_notes_table_and_verdicts(three_seeds, command, monkeypatch):
     monkeypatch.chdir(three_seeds[0].parent)
     out, _ = command("compare", *"123456", "--root", ".")
-    assert "equal in all 6 runs: data, steps, evaluation, model, source, engine" in out
+    assert "equal in all 6 runs: data, steps, evaluation, model, code, engine" in out
     assert re.search(r"4 5 6 +sparsity=banded .* 3 .* \+0\.5003 .* worse", out)
     assert "noise floor: 0.0" in out
     [found] = [json.loads(command("compare", *"123456", "--root", ".", "--json")[0])]

@@ -170,13 +170,13 @@ def test_a_continuation_says_what_is_not_as_it_was(workplace, capsys):
     path = run(*QUIET, "train.max_steps=4", "schedule=constant")
     provenance = json.loads((path / "provenance.json").read_text())
     provenance["engine"]["threads"] += 7
-    provenance["source_hash"] = "0" * 64
+    provenance["code_hash"] = "0" * 64
     (path / "provenance.json").write_text(json.dumps(provenance))
     capsys.readouterr()
     assert main([f"resume={path}", "train.max_steps=5"]) == 0
     shown = capsys.readouterr().out
     assert "threads is" in shown
-    assert "the source code has changed" in shown
+    assert "the code has changed" in shown
     assert len(status(path)["resumes"][0]["changed"]) == 2
 
 

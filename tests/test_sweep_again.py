@@ -6,9 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from tiny_runs import QUIET, assert_same_state, numbers, status, stop_at
 from tiny_sweeps import SHORT, started, sweeps, words
 
+from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import read_state, read_sweep
 from gpt2lab.run import main
 
@@ -103,28 +105,48 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(workplace):
     assert [row["step"] for row in numbers(first)] == list(range(401))
 
 
-def test_other_source_runs_a_job_again_beside_what_it_left(workplace, monkeypatch, capsys):
+@pytest.fixture
+def checkout(workplace, monkeypatch) -> Path:
+    """The source that runs, as far as its hashes tell."""
+    files = ("gpt2lab/__init__.py", "gpt2lab/train/loop.py", "gpt2lab/report/readme.py", "README.md", "cuda/gelu.cu")
+    for name in files:
+        (workplace / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        (workplace / "checkout" / name).write_text(name)
+    for module in ("sweep.run", "sweep.worker", "train.facts", "train.resume"):
+        monkeypatch.setattr(f"gpt2lab.{module}.find_source_root", lambda: workplace / "checkout")
+    return workplace / "checkout"
+
+
+def test_a_sweep_goes_on_after_an_edit_of_the_readme_and_mixes_no_other_code(checkout, monkeypatch, capsys):
     grid = ["-m", *SHORT, "seed=5,6", "hydra.sweep.dir=s"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, signal.SIGINT)
+        assert main(grid) == 130
+    (checkout / "README.md").write_text("other words")
+    (checkout / "gpt2lab/report/readme.py").write_text("another page")
     assert main(grid) == 0
-    for module in ("run", "worker"):
-        monkeypatch.setattr(f"gpt2lab.sweep.{module}.source_hash", lambda root: "0" * 64)
-    capsys.readouterr()
+    sweep = read_sweep(Path("s"))
+    assert not any("+" in job.folder for job in sweep.jobs) and words(sweep) == ["finished"] * 2
+    assert status(sweep.run_dir(sweep.jobs[0]))["resumes"][0]["changed"] == []
+    records = [RunDir(sweep.run_dir(job)).read_provenance() for job in sweep.jobs]
+    assert len({record["source_hash"] for record in records}) == 2
+    assert len({record["code_hash"] for record in records}) == 1
+    (checkout / "gpt2lab/train/loop.py").write_text("other steps")
     assert main(grid) == 0
-    assert "job 0 (seed=5) runs again: the source has changed since" in capsys.readouterr().out
     assert [job.folder for job in read_sweep(Path("s")).jobs] == ["runs/0-seed=5+2", "runs/1-seed=6+2"]
     assert status(Path("s/runs/0-seed=5"))["state"] == "finished"
+    assert "job 0 (seed=5) runs again: the code has changed since" in capsys.readouterr().out
 
 
-def test_a_job_does_not_run_on_source_that_changed_since_the_sweep_began(workplace, monkeypatch):
+def test_a_job_does_not_run_on_code_that_changed_since_the_sweep_began(workplace, monkeypatch):
     hashes = iter(["1" * 64, "2" * 64])
-    monkeypatch.setattr("gpt2lab.sweep.run.source_hash", lambda root: "1" * 64)
-    monkeypatch.setattr("gpt2lab.sweep.worker.source_hash", lambda root: next(hashes))
+    monkeypatch.setattr("gpt2lab.sweep.run.code_hash", lambda root: "1" * 64)
+    monkeypatch.setattr("gpt2lab.sweep.worker.code_hash", lambda root: next(hashes))
     assert main(["-m", *SHORT, "seed=5,6"]) == 2
     [sweep] = sweeps()
     assert words(sweep) == ["finished", "failed"]
     assert (
-        read_state(sweep.run_dir(sweep.jobs[1])).reason
-        == "the source changed while the sweep ran: start the sweep again"
+        read_state(sweep.run_dir(sweep.jobs[1])).reason == "the code changed while the sweep ran: start the sweep again"
     )
 
 

@@ -87,9 +87,9 @@ def _same_seed(sweep: Path) -> None:
     change_config(job(sweep, 4), seed=1)
 
 
-def _other_source(sweep: Path) -> None:
+def _other_code(sweep: Path) -> None:
     path = job(sweep, 4) / "provenance.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"source_hash": "99" * 32}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code_hash": "99" * 32}))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def _other_source(sweep: Path) -> None:
     [
         (_other_config, r"3-.* and 4-.* are one cell of the plan but ran different configs \(fc1_band\)"),
         (_same_seed, r"3-.* and 4-.* are one cell and have the same seed, 1"),
-        (_other_source, r"have not the same source \(source_hash: 50505050 against 99999999\): run one again"),
+        (_other_code, r"have not the same code \(code_hash: c0dec0de against 99999999\): run one again"),
     ],
 )
 def test_runs_that_are_not_one_setting_are_refused(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:

@@ -229,14 +229,14 @@ def test_a_sweep_of_one_setting_has_one_row(banded: Path) -> None:
     assert results.comparison is not None and len(results.comparison.rows) == 1
 
 
-def test_a_cell_of_another_source_stands_apart(banded: Path) -> None:
+def test_a_cell_of_other_code_stands_apart(banded: Path) -> None:
     for run in folders(banded)[3:6]:
         path = run / "provenance.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"source_hash": "99" * 32}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"code_hash": "99" * 32}))
     results = read_sweep_results(banded)
     assert results.rows[1] is None and results.rows[2] is not None and results.comparison is not None
     (names, reasons), *others = results.comparison.apart
-    assert "3-fc1_band=256" in names and "not the same source" in reasons[0] and not others
+    assert "3-fc1_band=256" in names and "not the same code" in reasons[0] and not others
 
 
 def test_reading_twice_gives_the_same_numbers(grokked: Path) -> None:

@@ -199,11 +199,20 @@ def test_an_archived_sweep_can_be_archived_somewhere_else(finished_sweep, tmp_pa
         assert (second / name).read_bytes() == (first / name).read_bytes()
 
 
-def test_runs_of_different_source_are_refused_naming_two(finished_sweep, tmp_path):
+def test_runs_of_different_code_are_refused_naming_two(finished_sweep, tmp_path):
     one, _, other = read_sweep(finished_sweep).jobs
-    edit(finished_sweep / other.folder / "provenance.json", source_hash="51" * 32)
-    with pytest.raises(ArchiveError, match=rf"{one.folder} and {other.folder} were made by different source"):
+    edit(finished_sweep / other.folder / "provenance.json", code_hash="51" * 32)
+    with pytest.raises(ArchiveError, match=rf"{one.folder} and {other.folder} were made by different code"):
         archive(finished_sweep, tmp_path / "experiments")
+
+
+def test_one_source_stands_for_all_runs_of_the_same_code(finished_sweep, tmp_path):
+    one, _, other = read_sweep(finished_sweep).jobs
+    edit(finished_sweep / other.folder / "provenance.json", source_hash="51" * 32)  # another README, for example
+    path = archive(finished_sweep, tmp_path / "experiments")
+    assert (path / "source.tar.gz").read_bytes() == (finished_sweep / one.folder / "source.tar.gz").read_bytes()
+    provenance = RunDir(path).read_provenance()
+    assert "source_hash" not in provenance and provenance["code_hash"] == "c0de" * 16
 
 
 def test_swapped_folders_are_refused_naming_both_jobs(finished_sweep, tmp_path):

@@ -207,7 +207,7 @@ def _copy_run(run_dir: Path, staging: Path) -> None:
 def _copy_sweep(directory: Path, staging: Path) -> None:
     """Copy the plan and the runs that it names, and write the files that speak for all of them."""
     sweep = read_sweep(directory)
-    sources = [directory, *(sweep.run_dir(job) for job in sweep.jobs)]  # their source is the same: it was checked
+    sources = [directory, *(sweep.run_dir(job) for job in sweep.jobs)]  # one stands for all: their code is the same
     for name, folders in ((PLAN, [directory]), ("notes.md", [directory]), ("source.tar.gz", sources)):
         found = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if found is not None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, file_sha256, read_json
+from gpt2lab.record.disk import disk_errors, file_sha256
+from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
@@ -25,7 +26,7 @@ _MOST_NAMED = 5  # jobs in one line of error
 
 def check_sweep(sweep: Sweep, *, allow_unfinished: bool) -> None:
     """Raise ArchiveError when a sweep cannot be archived, naming the job: one is at work, one has not had its turn
-    (unless `allow_unfinished`), a record is damaged or of another config or source than the plan and the others.
+    (unless `allow_unfinished`), a record is damaged or of another config or code than the plan and the others.
     """
     states = {job.number: read_state(sweep.run_dir(job)).word for job in sweep.jobs}
     running = [job for job in sweep.jobs if states[job.number] == "running"]
@@ -44,7 +45,7 @@ def check_sweep(sweep: Sweep, *, allow_unfinished: bool) -> None:
         raise ArchiveError(
             f"{sweep.path}: none of its {len(sweep.jobs)} jobs left a record; there is nothing to archive"
         )
-    _check_source(sweep)
+    _check_code(sweep)
 
 
 def has_record(run_dir: Path) -> bool:
@@ -158,21 +159,21 @@ def _why_another(sweep: Sweep, job: SweepJob) -> str | None:
     return f"not the config that {PLAN} has for job {job.number} (hash {str(job.config_hash)[:12]}): {whose}"
 
 
-def _check_source(sweep: Sweep) -> None:
-    """Raise ArchiveError naming two runs that different source made; one source.tar.gz cannot stand for both."""
-    first: tuple[SweepJob, Any] | None = None
+def _check_code(sweep: Sweep) -> None:
+    """Raise ArchiveError naming two runs that different code made; one source.tar.gz cannot stand for both."""
+    first: tuple[SweepJob, str | None] | None = None
     for job in sweep.jobs:
-        provenance = RunDir(sweep.run_dir(job)).provenance
-        if not provenance.is_file():
+        run = RunDir(sweep.run_dir(job))
+        if not run.provenance.is_file():
             continue
-        found = read_json(provenance).get("source_hash")
+        found = recorded_code_hash(run.path, run.read_provenance())
         if first is None:
             first = (job, found)
         elif found != first[1]:
             raise ArchiveError(
-                f"{sweep.path}: {first[0].folder} and {job.folder} were made by different source "
+                f"{sweep.path}: {first[0].folder} and {job.folder} were made by different code "
                 f"({str(first[1])[:12]} and {str(found)[:12]}): run the same command again, it makes those of the "
-                "earlier source anew"
+                "earlier code anew"
             )
 
 

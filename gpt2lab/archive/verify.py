@@ -76,7 +76,9 @@ def verify(
         skipped = {fault.file for fault in faults} | ({"README.md"} if notes_edited else set())
         report_faults, report_by = check_report(directory, manifest, write_report, skipped=skipped)
         faults += [Fault(file=file, kind=kind, why=why) for file, kind, why in report_faults if file not in skipped]
-    return Verification(path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited, report_by=report_by)
+    return Verification(
+        path=directory, faults=tuple(faults), absent=absent, notes_edited=notes_edited, report_by=report_by
+    )
 
 
 def walk_files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -2,11 +2,10 @@
 
 from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec, Evaluation, StepResult
 from gpt2lab.engine.create import check_spec, create_engine, find_devices, plan_engine
-from gpt2lab.engine.plan import TokenBatch, EnginePlan, MemoryPlan, Work, bytes_in_words
+from gpt2lab.engine.plan import EnginePlan, MemoryPlan, TokenBatch, Work, bytes_in_words
 from gpt2lab.engine.weights import is_published, read_weights, read_weights_shape
 
 __all__ = [
-    "TokenBatch",
     "DeviceStatus",
     "Engine",
     "EnginePlan",
@@ -14,6 +13,7 @@ __all__ = [
     "Evaluation",
     "MemoryPlan",
     "StepResult",
+    "TokenBatch",
     "Work",
     "bytes_in_words",
     "check_spec",

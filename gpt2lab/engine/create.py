@@ -3,7 +3,7 @@ and CuPy is not installed everywhere.
 """
 
 from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec
-from gpt2lab.engine.plan import TokenBatch, EnginePlan
+from gpt2lab.engine.plan import EnginePlan, TokenBatch
 from gpt2lab.model.params import Params
 from gpt2lab.schema import DeviceChoice, EngineName
 

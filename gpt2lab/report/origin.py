@@ -38,8 +38,12 @@ def provenance_rows(inputs: Inputs) -> list[tuple[str, Any]]:
     fact = inputs.fact
     command, versions = fact("provenance.command"), fact("provenance.versions") or {}
     os_and_python = [fact("provenance.platform.os"), fact("provenance.platform.python")]
-    hashes = [("Configuration", fact("provenance.config_hash")), ("Source", fact("provenance.source_hash"))]
-    hashes.append(("Initial weights", fact("provenance.model.init_from_sha256")))
+    hashes = [
+        ("Configuration", fact("provenance.config_hash")),
+        ("Code", fact("provenance.code_hash")),
+        ("Source", fact("provenance.source_hash")),
+        ("Initial weights", fact("provenance.model.init_from_sha256")),
+    ]
     hashes += [(f"Data, {name}", value) for name, value in (fact("provenance.data.files") or {}).items()]
     tracker = fact("status.tracker")
     rows: list[tuple[str, Any]] = [
@@ -60,7 +64,7 @@ def _continuations(inputs: Inputs) -> list[tuple[str, str]]:
     """Return a row for each time the run was stopped and went on, with what was not as before."""
     rows = []
     for entry in inputs.fact("status.resumes") or []:
-        changed = "; ".join(str(item) for item in entry.get("changed") or []) or "with the same source and engine"
+        changed = "; ".join(str(item) for item in entry.get("changed") or []) or "with the same code and engine"
         rows.append((f"Continued from step {entry.get('step'):,}", f"{str(entry.get('at'))[:19]}: {changed}"))
     return rows
 

@@ -1,7 +1,7 @@
 """Which jobs of a grid run, and where: new ones, those that were not finished, and none a second time.
 
-A job is known again by the hash of its resolved config; what it measured counts as long as the source and the data
-are those it was measured with.
+A job is identified by the hash of its resolved config and of what it reads; its result counts while the code is the
+same (see record.identity).
 """
 
 import re
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from gpt2lab.compose import Grid
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
+from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir, create_unique, now_utc
 from gpt2lab.record.sweep import PLAN, RUNS, JobState, Sweep, SweepJob, describe, is_sweep, read_state, read_sweep
@@ -81,7 +82,7 @@ def new_directory(root: Path, name: str) -> Path:
     return create_unique(root / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{_slug(name) or 'sweep'}")
 
 
-def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source_hash: str) -> Agenda:
+def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, code_hash: str) -> Agenda:
     """Return which jobs of `grid` to run in `directory`, given the results of an earlier start there.
 
     Raises ConfigError for settings of the sweep that fit none of its jobs, ArchiveError when one of them is running.
@@ -102,7 +103,7 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, source
             before = known.pop(job.key)
             job = replace(job, number=before.number, folder=before.folder)
             state = read_state(directory / job.folder)
-            again = _why_again(directory / job.folder, state, source_hash, config.sweep.mode)
+            again = _why_again(directory / job.folder, state, code_hash, config.sweep.mode)
             if again is None:
                 kept[job.number] = state
             else:
@@ -161,7 +162,7 @@ def _is_same(value: Any, typed: str) -> bool:
         return False
 
 
-def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode) -> str | None:
+def _why_again(run_dir: Path, state: JobState, code_hash: str, mode: SweepMode) -> str | None:
     """Return why a job of an earlier start runs from its beginning; "" to continue in its folder, None to keep it."""
     if state.word == "running":
         raise ArchiveError(
@@ -173,8 +174,8 @@ def _why_again(run_dir: Path, state: JobState, source_hash: str, mode: SweepMode
     if mode is SweepMode.force:
         return "sweep.mode=force"
     run = RunDir(run_dir)
-    if run.provenance.is_file() and run.read_provenance().get("source_hash") != source_hash:
-        return "the source has changed since"
+    if run.provenance.is_file() and recorded_code_hash(run_dir, run.read_provenance()) != code_hash:
+        return "the code has changed since"
     if state.word == "finished":
         return None
     if state.word in _FAILED:

@@ -11,9 +11,10 @@ from rich.console import Console
 from gpt2lab.compose import Grid, launch
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.columns import result_names
+from gpt2lab.record.identity import code_hash
 from gpt2lab.record.lock import held
 from gpt2lab.record.rundir import RunDir, now_utc
-from gpt2lab.record.source_archive import find_source_root, source_hash
+from gpt2lab.record.source_archive import find_source_root
 from gpt2lab.record.sweep import Sweep, SweepJob, read_state, write_sweep
 from gpt2lab.schema import RunConfig, SweepMode
 from gpt2lab.sweep.board import Board
@@ -50,9 +51,9 @@ def run_sweep(
     if config.sweep.metric not in result_names():
         expected = ", ".join(result_names())
         raise ConfigError(f"sweep.metric={config.sweep.metric}: no result of a run; expected one of {expected}")
-    source = source_hash(find_source_root())
+    code = code_hash(find_source_root())
     jobs, repeats = list_jobs(grid, check)
-    with _planned(grid, config, jobs, source) as agenda:
+    with _planned(grid, config, jobs, code) as agenda:
         started = now_utc()
         board = Board(agenda.sweep, (job.number for job in agenda.pending), started, console)
         board.say_plan()
@@ -61,7 +62,7 @@ def run_sweep(
         worker = Worker(
             execute=execute,
             directory=agenda.sweep.path,
-            source_hash=source,
+            code_hash=code,
             pending=tuple(job.number for job in agenda.pending),
             started=started,
             fail_fast=config.sweep.fail_fast,
@@ -73,7 +74,7 @@ def run_sweep(
 
 
 @contextmanager
-def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], source: str) -> Iterator[Agenda]:
+def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], code: str) -> Iterator[Agenda]:
     """Lock the directory of the sweep (the given one, that of an earlier start, or a new one) and write its plan."""
     name = config.name or "sweep"
     with ExitStack() as stack:
@@ -86,7 +87,7 @@ def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], source: str) -
             directory = directory or new_directory(ROOT, name)
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(directory))
-            agenda = plan_sweep(directory, grid, jobs, source_hash=source)
+            agenda = plan_sweep(directory, grid, jobs, code_hash=code)
             write_sweep(agenda.sweep)
         yield agenda
 

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from gpt2lab.compose import Job, error_line
 from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.record.identity import code_hash
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.source_archive import find_source_root, source_hash
+from gpt2lab.record.source_archive import find_source_root
 from gpt2lab.record.sweep import Sweep, read_state, read_sweep
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import can_continue
@@ -29,7 +30,7 @@ class Worker:
 
     execute: Execute
     directory: Path
-    source_hash: str  # of the source that the sweep was planned with
+    code_hash: str  # of the code that the sweep was planned with
     pending: tuple[int, ...]  # numbers of the jobs of this start
     started: str  # its moment, ISO 8601
     fail_fast: bool
@@ -61,8 +62,8 @@ class Worker:
         codes: list[int] = []
         with error_line(codes):
             try:
-                if source_hash(find_source_root()) != self.source_hash:
-                    raise ConfigError("the source changed while the sweep ran: start the sweep again")
+                if code_hash(find_source_root()) != self.code_hash:
+                    raise ConfigError("the code changed while the sweep ran: start the sweep again")
                 codes.append(self.execute(job, console))
             except Exception as error:
                 _fail(job.run_dir, error)

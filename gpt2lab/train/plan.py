@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gpt2lab.data import describe_source, read_source
-from gpt2lab.engine import TokenBatch, EnginePlan, EngineSpec, MemoryPlan, bytes_in_words, check_spec, plan_engine
+from gpt2lab.engine import EnginePlan, EngineSpec, MemoryPlan, TokenBatch, bytes_in_words, check_spec, plan_engine
 from gpt2lab.errors import EngineError
 from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import density, is_dense

@@ -5,6 +5,7 @@ from typing import Any
 from gpt2lab.errors import ArchiveError, ConfigError, DataError
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.record.checkpoint import Checkpoint
+from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.metrics import drop_rows_after
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir, now_utc
@@ -95,13 +96,14 @@ def resume_record(
         for key in keys:
             if before[section].get(key) != now[section].get(key):
                 changed.append(f"{key} is {now[section].get(key)}, was {before[section].get(key)}")
-    if before["source_hash"] != now["source_hash"]:
-        changed.append("the source code has changed")
+    if recorded_code_hash(run.path, before) != now["code_hash"]:
+        changed.append("the code has changed")
     entry = {
         "step": parts.engine.step,
         "at": now_utc(),
         "max_steps_before": run.read_config()["train"]["max_steps"],
         "source_hash": now["source_hash"],
+        "code_hash": now["code_hash"],
         "changed": changed,
     }
     run.write_status("running", resumes=[*run.read_status().get("resumes", []), entry])

@@ -10,7 +10,7 @@ from gpt2lab.engine.cuda.memory import plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles, alignment, product_blocks
 from gpt2lab.engine.passes import count_work
-from gpt2lab.engine.plan import TokenBatch, EnginePlan
+from gpt2lab.engine.plan import EnginePlan, TokenBatch
 from gpt2lab.model.band_tiles import block_multiply_adds
 from gpt2lab.schema import DeviceChoice
 

@@ -2,7 +2,7 @@
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.passes import count_work
-from gpt2lab.engine.plan import TokenBatch, EnginePlan
+from gpt2lab.engine.plan import EnginePlan, TokenBatch
 from gpt2lab.model.band_tiles import PRODUCTS, TORCH_COSTS, block_multiply_adds, hidden_blocks, mlp_tiles
 from gpt2lab.schema import DeviceChoice
 

@@ -1,7 +1,7 @@
 """Which runs may stand in one table: runs grouped into arms, and what differs between arms beside their settings.
 
 An arm is one setting: runs whose configs are equal but for the seed. What the record of a run says about its data,
-steps, evaluation, model, source and engine (its facts) must be equal too, unless the comparison is about that.
+steps, evaluation, model, code and engine (its facts) must be equal too, unless the comparison is about that.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.model import bands
+from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.provenance import config_hash, hashed_config
 from gpt2lab.record.sweep import sweep_of
 from gpt2lab.report.inputs import Inputs, read_inputs
@@ -23,8 +24,10 @@ class Fact:
 
     name: str
     keys: tuple[str, ...]  # config keys, or groups of them with a dot at the end
-    recorded: tuple[str, ...]  # paths of Inputs.fact
+    recorded: tuple[str, ...]  # paths of Run.fact
 
+
+_CODE = "provenance.code_hash"
 
 FACTS = (
     Fact(
@@ -53,13 +56,14 @@ FACTS = (
             for part in ("n_layer", "n_head", "n_embd", "max_seq_len", "padded_vocab_size", "init_from_sha256")
         ),
     ),
-    Fact(name="source", keys=(), recorded=("provenance.source_hash",)),
+    Fact(name="code", keys=(), recorded=(_CODE,)),
     Fact(
         name="engine",
         keys=("engine.",),
         recorded=tuple(f"provenance.engine.{part}" for part in ("name", "device", "precision")),
     ),
 )
+EARLIER_NAMES = {"source": "code"}  # of facts, which --vary still takes
 # A mean over other tokens is another quantity, whoever asks for the comparison.
 TOKENS = Fact(
     name="tokens",
@@ -86,6 +90,11 @@ class Run:
     seed: int
     config: dict[str, str]
     key: str  # equal for runs that differ in nothing but their seed
+    code_hash: str | None  # see record.identity
+
+    def fact(self, path: str) -> Any:
+        """Look up a recorded value as Inputs.fact does; the code hash of an older run too."""
+        return self.code_hash if path == _CODE else self.inputs.fact(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +135,8 @@ def read_run(directory: Path, name: str | None = None) -> Run:
         flat = dict(_flatten(hashed_config(config)))
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
-    return Run(name=name or run_name(directory), inputs=inputs, seed=seed, config=flat, key=key)
+    code = recorded_code_hash(directory, inputs.provenance)
+    return Run(name=name or run_name(directory), inputs=inputs, seed=seed, config=flat, key=key, code_hash=code)
 
 
 def show(value: Any) -> str:
@@ -168,7 +178,7 @@ def group(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[Arm]:
 
 def values(run: Run, fact: Fact) -> list[Any]:
     """Return what the record of a run says about a fact, None where it says nothing."""
-    return [run.inputs.fact(path) for path in fact.recorded]
+    return [run.fact(path) for path in fact.recorded]
 
 
 def differing(one: Run, other: Run, fact: Fact) -> list[str]:

@@ -15,6 +15,7 @@ from gpt2lab.record.columns import column, result_names
 from gpt2lab.record.sweep import short_keys, typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import (
+    EARLIER_NAMES,
     FACTS,
     HARDWARE,
     TOKENS,
@@ -133,7 +134,7 @@ def compare_runs(
     `frozen` is what an archive added to the noise floor once; it counts for the same metric at the same step.
     """
     _check([run.name for run in runs], metric, baseline)
-    vary = list(vary)
+    vary = [EARLIER_NAMES.get(name, name) for name in vary]
     check_vary(vary, list(runs))
     _check_measured(runs, metric)
     arms = group(runs, vary)
@@ -272,9 +273,9 @@ def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:
         # Where no key of the config says it, the record does: another commit, other bytes under the same path.
         if fact.name in vary and not keys_of(fact, keys):
             for path in fact.recorded:
-                recorded = [other.first.inputs.fact(path) for other in arms]
+                recorded = [other.first.fact(path) for other in arms]
                 if any(value != recorded[0] for value in recorded):
-                    told[path.partition(".")[2]] = show(arm.first.inputs.fact(path))
+                    told[path.partition(".")[2]] = show(arm.first.fact(path))
     return told
 
 
