@@ -30,6 +30,8 @@ def archived(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         jobs = [train(number, seed) for number, seed in enumerate((1, 2))]
+        provenance = Path("sweep", jobs[1].folder, "provenance.json")  # of the same code with another README
+        provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"source_hash": "51" * 32}))
         write_sweep(plan(jobs))
         archive(Path("sweep"), Path("experiments"))
     finally:
