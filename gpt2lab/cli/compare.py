@@ -27,9 +27,7 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 @click.argument("experiments", nargs=-1)
 @click.option("--metric", help=f"One of {', '.join(result_names())}; by default that of a lone sweep, else val_loss.")
 @click.option("--baseline", help="The run whose arm is the baseline; by default that of a lone sweep, else the first.")
-@click.option(
-    "--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, code or engine."
-)
+@click.option("--vary", multiple=True, help="May differ: a config key, data, steps, evaluation, model, code or engine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Folder to write a page with figures into.")
 @root_option
