@@ -50,6 +50,7 @@ LIBRARIES = {
     "wandb": ["record/tracker.py"],
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
+    "markdown_it": ["report/notes.py"],
     "scipy": ["report/comparison/statistics.py"],
     "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
     "click": ["cli/*"],
@@ -281,7 +282,18 @@ def test_an_old_experiment_can_be_read_without_torch_hydra_or_wandb(module: str)
 
 
 def test_a_command_on_the_archive_starts_without_what_takes_longer_than_it() -> None:
-    slow = {"torch", "hydra", "omegaconf", "wandb", "matplotlib", "scipy", "jinja2", "tiktoken", "requests"}
+    slow = {
+        "torch",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "matplotlib",
+        "scipy",
+        "jinja2",
+        "markdown_it",
+        "tiktoken",
+        "requests",
+    }
     assert loaded_by("gpt2lab.cli.main") & slow == set()
 
 

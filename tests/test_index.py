@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from gpt2lab.archive.index import _count, escape, write_index
+from gpt2lab.archive.index import _count, write_index
 
 SUMMARY = {
     "name": "first light",
@@ -86,7 +86,10 @@ def test_hostile_text_stays_text_in_its_cell(tmp_path):
 
 
 def test_long_text_is_cut(tmp_path):
-    assert escape("x" * 500) == "x" * 160 + "…"
+    make_experiment(tmp_path, "00001-x", name="x" * 500, hypothesis="half a pair \ud800")
+    write_index(tmp_path)
+    (row,) = read_cells(tmp_path)
+    assert (row[1], row[9]) == ("x" * 160 + "…", "half a pair")
 
 
 def test_a_damaged_experiment_keeps_its_row(tmp_path):

@@ -1,8 +1,6 @@
 """experiments/README.md: the table of all experiments, written anew whenever one is added."""
 
-import html
 import os
-import re
 from pathlib import Path
 
 from gpt2lab.archive.experiments import Listed, list_experiments
@@ -10,6 +8,7 @@ from gpt2lab.archive.store import lock
 from gpt2lab.archive.sweeps import status_words
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.markdown import escape, one_line
 from gpt2lab.record.values import is_number
 
 _MAX_TEXT = 160
@@ -60,21 +59,12 @@ def check_root(root: Path) -> None:
     check_index(root)
 
 
-def escape(text: object) -> str:
-    """Return text of any origin as one line that shows itself inside a Markdown table: no markup, no HTML."""
-    words = "".join(char if char.isprintable() else " " for char in str(text)).split()
-    line = " ".join(words)
-    if len(line) > _MAX_TEXT:
-        line = line[:_MAX_TEXT].rstrip() + "…"
-    return re.sub(r"([\\`*_\[\](){}#|~!])", r"\\\1", html.escape(line, quote=False))
-
-
 def _row(experiment: Listed) -> tuple[str, ...]:
     summary = experiment.summary
     status = "damaged" if experiment.damage else status_words(summary)
     return (
         f"[{experiment.number:05d}]({experiment.path.name}/README.md)",
-        escape(summary.get("name") or experiment.slug),
+        _text(summary.get("name") or experiment.slug),
         _text(status),
         _text(summary.get("data")),
         _count(summary.get("n_params_active") or summary.get("n_params")),
@@ -87,7 +77,10 @@ def _row(experiment: Listed) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else escape(value)
+    if value is None:
+        return ""
+    line = one_line(str(value))
+    return escape(line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT].rstrip() + "…")
 
 
 def _number(value: object, pattern: str) -> str:

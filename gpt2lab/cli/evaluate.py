@@ -146,8 +146,8 @@ def _describe_task(requested: "Requested", cell: Any) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any]) -> None:
+    from gpt2lab.record.markdown import one_line
     from gpt2lab.report.evaluation.page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
-    from gpt2lab.report.markdown import one_line
 
     _print_table(DOMAIN_COLUMNS, domain_rows(record), left=2)
     if record["chain"]:
@@ -167,7 +167,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left:
     from rich.console import Console
     from rich.table import Table
 
-    from gpt2lab.report.markdown import one_line  # names of any origin: no control code may reach the terminal
+    from gpt2lab.record.markdown import one_line  # names of any origin: no control code may reach the terminal
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:

@@ -19,6 +19,7 @@ from gpt2lab.report.figures import draw_figures
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, matrix_rows, read_method
+from gpt2lab.report.notes import merge_notes, take_section
 from gpt2lab.report.origin import day, how_to, provenance_rows, shell_word
 from gpt2lab.report.results import SPLIT_NAMES, checkpoint_table, headline, measure_rows, speed_line
 from gpt2lab.report.summary import summarise_inputs
@@ -57,9 +58,9 @@ def write_report(directory: Path, title: str) -> None:
 
 
 def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures: list[Any]) -> dict[str, Any]:
-    question, notes = markdown.take_section(inputs.notes, "Question")
+    question, notes = take_section(inputs.notes, "Question")
     # The page has its own heading of that name.
-    notes = "\n\n".join(markdown.take_section(notes, "Notes"))
+    notes = "\n\n".join(take_section(notes, "Notes"))
     columns, rows, caption = checkpoint_table(inputs, summary)
     splits = [split for split in SPLITS if summary[evaluated(split)["loss"].name] is not None]
     return {
@@ -68,7 +69,7 @@ def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures:
         "reason": summary["reason"],
         "headline": headline(inputs, summary),
         "in_short": "; ".join(_in_short(summary)),
-        "question": markdown.notes(question),
+        "question": merge_notes(question),
         "hypothesis": summary["hypothesis"],
         "method": read_method(inputs, summary),
         "matrices": matrix_rows(inputs),
@@ -81,7 +82,7 @@ def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures:
         "checkpoints": rows,
         "checkpoint_caption": caption,
         "findings": summary["findings"],
-        "notes": markdown.notes(notes),
+        "notes": merge_notes(notes),
         "samples": _samples(inputs),
         "command": markdown.fence(_command(inputs), "sh"),
         "how_to": how_to(inputs),

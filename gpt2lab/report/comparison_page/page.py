@@ -20,6 +20,7 @@ from gpt2lab.report.comparison_page.words import jobs_line, lowered, sentence
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.method import hardware, read_method
+from gpt2lab.report.notes import merge_notes, take_section
 from gpt2lab.report.origin import day, how_to, provenance_rows
 from gpt2lab.report.templates import template
 from gpt2lab.report.writer import written_by
@@ -68,18 +69,18 @@ def _context(
     pictures: list[Picture],
     notes: str,
 ) -> dict[str, Any]:
-    question, rest = markdown.take_section(notes, "Question")
-    conclusion, _ = markdown.take_section(rest, "Conclusion")
-    rest = "\n\n".join(markdown.take_section(rest, "Notes"))  # the page has its own heading of that name
+    question, rest = take_section(notes, "Question")
+    conclusion, _ = take_section(rest, "Conclusion")
+    rest = "\n\n".join(take_section(rest, "Notes"))  # the page has its own heading of that name
     shared = _shared(results)
     return {
         "title": summary["name"],
         "status": Markdown(" · ".join(_status_parts(results, summary))),
         "in_short": "; ".join(lowered(finding.verdict) for finding in _in_short(findings)),
-        "question": markdown.notes(question),
+        "question": merge_notes(question),
         "hypothesis": summary["hypothesis"],
         "evidence": evidence(findings),
-        "concluded": bool(markdown.notes(conclusion)),
+        "concluded": bool(merge_notes(conclusion)),
         "method": _method(shared, summary),
         "varies": tables.settings_rows(results.cells, _seeds(results)),
         "comparability": _comparability(results),
@@ -92,7 +93,7 @@ def _context(
         "no_match": _no_match(results),
         "cost": cost_table(results),
         "findings": [finding for finding in findings if finding.topic not in EVIDENCE],
-        "notes": markdown.notes(rest),
+        "notes": merge_notes(rest),
         "command": markdown.fence(shlex.join(results.sweep.command), "sh"),
         "how_to": how_to(shared),
         "provenance": provenance_rows(shared),

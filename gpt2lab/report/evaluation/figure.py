@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from gpt2lab.record.markdown import one_line
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import GREY, ORANGE, WIDTH, Picture, style, write_svg
-from gpt2lab.report.markdown import one_line
 
 LONGEST_NAME = 28  # characters beside the cells
 _TITLES = {"loss": "Loss, nats per counted token", "accuracy": "Accuracy, share of counted tokens"}
