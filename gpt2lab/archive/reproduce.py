@@ -25,6 +25,7 @@ from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import SOURCE_ARCHIVE, source_of
 from gpt2lab.record.sweep import sweep_of
 from gpt2lab.record.unpack import unpack_source
+from gpt2lab.record.values import flatten
 
 _NEEDED = (SOURCE_ARCHIVE, "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
 
@@ -248,15 +249,11 @@ def _environment(provenance: dict[str, Any]) -> dict[str, Any]:
     return found | {name: versions.get(name) for name in versions if name != "gpt2lab"}
 
 
-def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return {dotted key: value} of what a reproduction does not set itself; places of files do not count."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in (*_SET_HERE, "name", "hypothesis", "tags", "engine.device", "model.init_from"):
-            continue
-        found |= _settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+    ours = (*_SET_HERE, "name", "hypothesis", "tags", "engine.device", "model.init_from")
+    groups = tuple(f"{name}." for name in ours)
+    return {key: value for key, value in flatten(config).items() if key not in ours and not key.startswith(groups)}
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,6 @@ runs/ and for its copy in the archive.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import PLAN, RUNS, Sweep, SweepJob, Word, read_state, read_sweep
-from gpt2lab.record.values import is_number
+from gpt2lab.record.values import common, is_number
 
 _RECORD = ("config.yaml", "metrics.csv", "provenance.json", "status.json")
 _HAD_ITS_TURN = ("finished", "diverged", "failed")
@@ -57,7 +56,7 @@ def shared_config(sweep: Sweep) -> dict[str, Any]:
     """Return what the configs of all runs have in common, nested, under the sweep's own name and hypothesis."""
     configs = [run.read_config() for run in _runs(sweep) if run.config.is_file()]
     named = {"name": sweep.name, "hypothesis": sweep.hypothesis}
-    return {**named, **_common(configs), **named}
+    return {**named, **common(configs), **named}
 
 
 def shared_provenance(sweep: Sweep) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def shared_provenance(sweep: Sweep) -> dict[str, Any]:
         "command": list(sweep.command),
         "config_hash": hashlib.sha256(hashes.encode()).hexdigest(),
     }
-    return {**of_the_sweep, **_common(provenances), **of_the_sweep}
+    return {**of_the_sweep, **common(provenances), **of_the_sweep}
 
 
 def sweep_status(sweep: Sweep) -> dict[str, Any]:
@@ -179,25 +178,6 @@ def _check_code(sweep: Sweep) -> None:
 
 def _runs(sweep: Sweep) -> list[RunDir]:
     return [RunDir(sweep.run_dir(job)) for job in sweep.jobs]
-
-
-def _common(values: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the keys that all mappings have with the same value, in the order of the first, at any depth."""
-    found: dict[str, Any] = {}
-    for key, value in values[0].items() if values else ():
-        others: list[Any] = [other[key] for other in values[1:] if key in other]
-        if len(others) < len(values) - 1:
-            continue
-        if all(_same(value, other) for other in others):
-            found[key] = value
-        elif all(isinstance(one, dict) for one in (value, *others)) and (part := _common([value, *others])):
-            found[key] = part
-    return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    # As they are written: true is not 1, and nan is nan.
-    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
 
 
 def _by_word(jobs: list[SweepJob], states: dict[int, Word]) -> Iterator[tuple[Word, list[SweepJob]]]:

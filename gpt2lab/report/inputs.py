@@ -14,6 +14,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, read_json, read_plain_file
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.plain_yaml import read_yaml
+from gpt2lab.record.values import look_up
 
 MAX_NOTES_BYTES = 1 << 20
 MAX_SAMPLE_BYTES = 1 << 20
@@ -74,11 +75,8 @@ class Inputs:
 
     def fact(self, path: str) -> Any:
         """Look up `provenance.model.n_layer` and the like; None where any part of the path is absent."""
-        file, *keys = path.split(".")
-        value: Any = getattr(self, file)
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+        file, _, keys = path.partition(".")
+        return look_up(getattr(self, file), keys)
 
 
 def _is_finite(value: Any) -> bool:

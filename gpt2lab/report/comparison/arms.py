@@ -15,6 +15,7 @@ from gpt2lab.model import bands
 from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.provenance import config_hash, hashed_config
 from gpt2lab.record.sweep import sweep_of
+from gpt2lab.record.values import flatten
 from gpt2lab.report.inputs import Inputs, read_inputs
 
 
@@ -132,7 +133,8 @@ def read_run(directory: Path, name: str | None = None) -> Run:
         raise ArchiveError(f"{directory / 'config.yaml'}: seed is {show(seed)}, expected a whole number")
     try:
         key = config_hash(config)
-        flat = dict(_flatten(hashed_config(config)))
+        settings = flatten(hashed_config(config))
+        flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
     code = recorded_code_hash(directory, inputs.provenance)
@@ -239,11 +241,3 @@ def _both(one: Any, other: Any) -> str:
         keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
         return ", ".join(f"{show(key)} {_both(one.get(key), other.get(key))}" for key in keys[:3])
     return f"{show(one)} against {show(other)}"
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
-            yield from _flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item if isinstance(item, str) else json.dumps(item)

@@ -10,7 +10,9 @@ import numpy as np
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import json_bytes, read_json, write_atomic
+from gpt2lab.record.markdown import one_line
 from gpt2lab.record.sweep import is_sweep, read_sweep
+from gpt2lab.record.values import look_up
 from gpt2lab.report.comparison.arms import FACTS, Run, differing, read_run, values
 from gpt2lab.report.comparison.statistics import NoiseFloor, noise_floor
 
@@ -135,24 +137,19 @@ def like(baseline: Run, archive: Iterable[tuple[Path, dict[str, Any]]], named: S
     candidates = [
         directory
         for directory, provenance in _directories(archive, unreadable)
-        if all(_look_up(provenance, path) == baseline.inputs.fact(path) for path in paths)
+        if all(look_up({"provenance": provenance}, path) == baseline.inputs.fact(path) for path in paths)
     ][-MOST_FOR_NOISE:]
     runs = []
     for directory in candidates:
         try:
             run = read_run(directory)
         except ArchiveError as error:
-            unreadable.append(_line(error))
+            unreadable.append(one_line(str(error)))
             continue
         finished = run.inputs.fact("status.state") == "finished"
         if finished and (_same(run), run.seed) not in known and not any(differing(baseline, run, f) for f in ALIKE):
             runs.append(run)
     return Archived(runs=tuple(runs), unreadable=tuple(unreadable))
-
-
-def _line(error: ArchiveError) -> str:
-    """Return why something cannot be read, as one printable line."""
-    return "".join(char if char.isprintable() else " " for char in str(error))
 
 
 def _directories(
@@ -166,7 +163,7 @@ def _directories(
         try:
             sweep = read_sweep(directory)
         except ArchiveError as error:
-            unreadable.append(_line(error))
+            unreadable.append(one_line(str(error)))
             continue
         for job in sweep.jobs:
             record = sweep.run_dir(job) / "provenance.json"
@@ -174,14 +171,7 @@ def _directories(
                 try:
                     yield record.parent, read_json(record)
                 except ArchiveError as error:
-                    unreadable.append(_line(error))
-
-
-def _look_up(provenance: dict[str, Any], path: str) -> Any:
-    value: Any = provenance
-    for key in path.split(".")[1:]:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+                    unreadable.append(one_line(str(error)))
 
 
 def _same(run: Run) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gpt2lab.record.sweep import Sweep
 from gpt2lab.report.comparison.compare import ArmResult
+from gpt2lab.record.values import common
 from gpt2lab.report.comparison.grokking import GrokkingCell
 from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_cells import Cell
@@ -14,28 +15,16 @@ from gpt2lab.report.comparison_page.words import state_words
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.summary import summarise_inputs
 
-_MISSING = object()
 # Of a sweep these say something else than one value for all runs, and are set below.
 _OWN_KEYS = ("name", "status", "reason", "date", "hypothesis", "tags", "tokens", "training_s", "findings")
 
 
-def intersect(values: Sequence[Any]) -> Any:
-    """Return what nested mappings have in common, keys that differ or are not in all left out; no values give {}."""
-    if not values:
-        return {}
-    first = values[0]
-    if not all(isinstance(value, dict) for value in values):
-        return first if all(value == first for value in values) else _MISSING
-    found = {key: intersect([value.get(key, _MISSING) for value in values]) for key in first}
-    return {key: value for key, value in found.items() if value is not _MISSING}
-
-
 def shared_inputs(sweep: Sweep, inputs: Sequence[Inputs]) -> Inputs:
     """Return the record that all `inputs` share, as if it were that of one run without rows."""
-    provenance = intersect([each.provenance for each in inputs])
+    provenance = common([each.provenance for each in inputs])
     moments = [_moment(inputs, key) for key in ("started", "ended")]
     return Inputs(
-        config=intersect([each.config for each in inputs]),
+        config=common([each.config for each in inputs]),
         overrides=list(sweep.overrides),
         provenance=provenance | {"run_id": sweep.sweep_id, "command": list(sweep.command)},
         status={"started": min(moments[0], default=None), "ended": max(moments[1], default=None)},
