@@ -6,7 +6,6 @@ Plain functions over arrays of one value per run. Nothing here knows what the va
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -165,31 +164,32 @@ def censored_median(values: np.ndarray, reached: np.ndarray) -> Censored:
     """
     values, reached = np.asarray(values, dtype=np.float64), np.asarray(reached, dtype=bool)
     assert values.shape == reached.shape and len(values), f"expected (N,) twice, got {values.shape}, {reached.shape}"
-    times = np.unique(values[reached])
+    times = values[reached]
     finite = values[np.isfinite(values)]
     never = len(values) - len(finite)
-    median = _kaplan_meier_median(values, reached, times)
+    median = _kaplan_meier_median(values, reached)
     return Censored(
         n=len(values),
         reached=int(reached.sum()),
         median=median,
         median_beyond=None if median is not None else math.inf if 2 * never >= len(values) else float(finite.max()),
         beyond=None if reached.all() else float(values[~reached].max()),
-        low=float(times[0]) if len(times) else None,
-        high=float(times[-1]) if len(times) else None,
+        low=float(times.min()) if len(times) else None,
+        high=float(times.max()) if len(times) else None,
     )
 
 
-def _kaplan_meier_median(values: np.ndarray, reached: np.ndarray, times: np.ndarray) -> float | None:
-    share, half_since = Fraction(1), None  # exact: 3/4 * 2/3 is one half
-    for time in times:
-        at_risk = int((values >= time).sum())
-        share *= 1 - Fraction(int((reached & (values == time)).sum()), at_risk)
-        if share == Fraction(1, 2):
-            half_since = half_since if half_since is not None else float(time)
-        elif share < Fraction(1, 2):
-            return float(time) if half_since is None else (half_since + float(time)) / 2
-    return None
+def _kaplan_meier_median(values: np.ndarray, reached: np.ndarray) -> float | None:
+    from scipy import stats
+
+    if not reached.any():
+        return None
+    times = values[reached]
+    bounds = np.minimum(values[~reached], times.max())  # scipy takes no infinity, and later bounds tell no more
+    share = stats.ecdf(stats.CensoredData(uncensored=times, right=bounds)).sf  # of runs that are not there yet
+    below = share.quantiles[share.probabilities < 0.5 - _ROUNDING]
+    at_half = share.quantiles[np.abs(share.probabilities - 0.5) <= _ROUNDING]
+    return float((at_half[0] + below[0]) / 2 if len(at_half) else below[0]) if len(below) else None
 
 
 def judge(
