@@ -15,7 +15,7 @@ from gpt2lab.record.identity import recorded_code_hash
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.provenance import config_hash
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import PLAN, RUNS, Sweep, SweepJob, Word, read_state, read_sweep
+from gpt2lab.record.sweep import PLAN, RUNS, Sweep, SweepJob, Word, count_states, read_state, read_sweep, why_partial
 from gpt2lab.record.values import common, is_number
 
 _RECORD = ("config.yaml", "metrics.csv", "provenance.json", "status.json")
@@ -80,23 +80,23 @@ def sweep_status(sweep: Sweep) -> dict[str, Any]:
     `step` is a digest that is another one as soon as the state or the rows of any job are: with it the same sweep,
     continued since, is known to be another result.
     """
-    counts: dict[str, int] = dict.fromkeys(get_args(Word), 0)
+    words: list[Word] = []
     digest = hashlib.sha256()
     statuses = []
     for job in sorted(sweep.jobs, key=lambda job: job.number):  # the same grid may come in another order
         run = RunDir(sweep.run_dir(job))
         word = read_state(run.path).word
-        counts[word] += 1
+        words.append(word)
         with disk_errors("read", run.metrics):
             rows = file_sha256(run.metrics) if run.metrics.is_file() else ""
         digest.update(f"{job.number} {word} {rows}\n".encode())
         if run.status.is_file():
             statuses.append(run.read_status())
-    jobs = {word: count for word, count in counts.items() if count}
-    finished = counts["finished"] == len(sweep.jobs)
+    jobs = count_states(words)
+    reason = why_partial(jobs)
     return {
-        "state": "finished" if finished else "partial",
-        "reason": None if finished else _reason(jobs, len(sweep.jobs)),
+        "state": "partial" if reason else "finished",
+        "reason": reason,
         "started": min((str(s["started"]) for s in statuses if s.get("started")), default=None),
         "ended": max((str(s["ended"]) for s in statuses if s.get("ended")), default=None),
         "training_s": sum(s["training_s"] for s in statuses if is_number(s.get("training_s"))),
@@ -191,8 +191,3 @@ def _names(jobs: list[SweepJob]) -> str:
     names = ", ".join(job.folder.removeprefix(f"{RUNS}/") for job in jobs[:_MOST_NAMED])
     more = len(jobs) - _MOST_NAMED
     return names if more <= 0 else f"{names} and {more} more"
-
-
-def _reason(jobs: dict[str, int], total: int) -> str:
-    others = ", ".join(f"{count} {word}" for word, count in jobs.items() if word != "finished")
-    return f"{jobs.get('finished', 0)} of {total} jobs finished; {others}"

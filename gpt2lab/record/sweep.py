@@ -7,7 +7,8 @@ together from the disk alone, whoever ran its jobs, and after any death of any p
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -108,6 +109,19 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
     last = {key: key.rpartition(".")[2] for key in keys}
     ends = list(last.values())
     return {key: end if end and ends.count(end) == 1 else key for key, end in last.items()}
+
+
+def count_states(words: Iterable[Word]) -> dict[str, int]:
+    """Return how many jobs are in which state, finished first; only states that occur."""
+    found = Counter(words)
+    return {word: found[word] for word in WORDS if found[word]}
+
+
+def why_partial(counts: Mapping[str, int]) -> str | None:
+    """Return `15 of 18 jobs finished; 1 diverged, 2 not started`; None when all of them finished."""
+    done, total = counts.get("finished", 0), sum(counts.values())
+    others = ", ".join(f"{number} {word}" for word, number in counts.items() if word != "finished")
+    return f"{done} of {total} jobs finished; {others}" if others else None
 
 
 def write_sweep(sweep: Sweep) -> None:

@@ -9,7 +9,7 @@ from gpt2lab.model.flops import rows_in_words
 from gpt2lab.report import numbers
 from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.inputs import Inputs
-from gpt2lab.report.markdown import code, one_line
+from gpt2lab.report.markdown import Markdown, code, escape, one_line
 from gpt2lab.report.summary import counts_every_position
 
 Facts = list[tuple[str, Any]]
@@ -250,6 +250,18 @@ def _engine(inputs: Inputs) -> str | None:
         return None
     bits = {True: "deterministic", False: "not deterministic"}.get(engine.get("deterministic"))
     return ", ".join(str(part) for part in (engine.get("name"), engine.get("precision"), bits) if part)
+
+
+def status_line(status: str, first: list[str | None], summary: dict[str, Any]) -> Markdown:
+    """Return the line below the title: status in bold, `first`, tokens, training time, hardware, tags."""
+    parts = [
+        *first,
+        f"{numbers.compact(summary['tokens'])} tokens" if summary["tokens"] else None,
+        f"{numbers.duration(summary['training_s'])} of training" if summary["training_s"] else None,
+        hardware(summary),
+        *(f"#{tag}" for tag in summary["tags"]),
+    ]
+    return Markdown(" · ".join([f"**{escape(status)}**", *(escape(part) for part in parts if part)]))
 
 
 def hardware(summary: dict[str, Any]) -> str | None:

@@ -13,12 +13,12 @@ from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.record.identity import WRITTEN_BY
 from gpt2lab.record.sweep import is_sweep
-from gpt2lab.report import markdown, numbers
+from gpt2lab.report import markdown
 from gpt2lab.report.comparison_page.page import write_sweep_report
 from gpt2lab.report.figures import draw_figures
 from gpt2lab.report.inputs import Inputs, read_inputs
 from gpt2lab.report.markdown import Markdown, escape
-from gpt2lab.report.method import hardware, matrix_rows, read_method
+from gpt2lab.report.method import matrix_rows, read_method, status_line
 from gpt2lab.report.notes import merge_notes, take_section
 from gpt2lab.report.origin import day, how_to, provenance_rows, shell_word
 from gpt2lab.report.results import SPLIT_NAMES, checkpoint_table, headline, measure_rows, speed_line
@@ -62,10 +62,11 @@ def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures:
     # The page has its own heading of that name.
     notes = "\n\n".join(take_section(notes, "Notes"))
     columns, rows, caption = checkpoint_table(inputs, summary)
+    updates = None if summary["steps"] is None else f"{summary['steps']:,} updates"
     splits = [split for split in SPLITS if summary[evaluated(split)["loss"].name] is not None]
     return {
         "title": summary["name"],
-        "status": Markdown(" · ".join(_status_parts(summary))),
+        "status": status_line(summary["status"] or "unknown status", [day(summary["date"]), updates], summary),
         "reason": summary["reason"],
         "headline": headline(inputs, summary),
         "in_short": "; ".join(_in_short(summary)),
@@ -89,18 +90,6 @@ def _context(directory: Path, inputs: Inputs, summary: dict[str, Any], pictures:
         "provenance": provenance_rows(inputs),
         "files": [name for name in RECORD if (directory / name).exists()],
     }
-
-
-def _status_parts(summary: dict[str, Any]) -> list[str]:
-    parts = [day(summary["date"])]
-    if summary["steps"] is not None:
-        parts.append(f"{summary['steps']:,} updates")
-    if summary["tokens"]:
-        parts.append(f"{numbers.compact(summary['tokens'])} tokens")
-    if summary["training_s"]:
-        parts.append(f"{numbers.duration(summary['training_s'])} of training")
-    parts += [hardware(summary), *(f"#{tag}" for tag in summary["tags"])]
-    return [f"**{escape(summary['status'] or 'unknown status')}**", *(escape(part) for part in parts if part)]
 
 
 def _in_short(summary: dict[str, Any]) -> list[str]:

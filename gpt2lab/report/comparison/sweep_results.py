@@ -3,7 +3,6 @@
 Put together from sweep.json and runs/ alone, of a sweep that runs, that died, or that is archived.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column, result_names
-from gpt2lab.record.sweep import WORDS, Sweep, describe, read_sweep
+from gpt2lab.record.sweep import Sweep, count_states, describe, read_sweep, why_partial
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import ArmResult, Comparison, compare_runs, unusable
 from gpt2lab.report.comparison.costs import Costs, costs
@@ -56,15 +55,12 @@ class SweepResults:
     @property
     def counts(self) -> dict[str, int]:
         """How many jobs are in which state, finished first; only states that occur."""
-        found = Counter(member.state.word for member in self.members)
-        return {word: found[word] for word in WORDS if found[word]}
+        return count_states(member.state.word for member in self.members)
 
     @property
     def reason(self) -> str | None:
         """Why the sweep is partial, as `15 of 18 jobs finished; 1 diverged, 2 not started`; None when it is whole."""
-        done = self.counts.get("finished", 0)
-        others = ", ".join(f"{number} {word}" for word, number in self.counts.items() if word != "finished")
-        return f"{done} of {len(self.members)} jobs finished; {others}" if others else None
+        return why_partial(self.counts)
 
     @property
     def higher_is_better(self) -> bool:

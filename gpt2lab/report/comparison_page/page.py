@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.record.identity import WRITTEN_BY
-from gpt2lab.report import markdown, numbers
+from gpt2lab.report import markdown
 from gpt2lab.report.analysis import Finding
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
@@ -18,8 +18,7 @@ from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in
 from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
 from gpt2lab.report.comparison_page.words import jobs_line, lowered, sentence
 from gpt2lab.report.inputs import Inputs, read_inputs
-from gpt2lab.report.markdown import Markdown, escape
-from gpt2lab.report.method import hardware, read_method
+from gpt2lab.report.method import read_method, status_line
 from gpt2lab.report.notes import merge_notes, take_section
 from gpt2lab.report.origin import day, how_to, provenance_rows
 from gpt2lab.report.templates import template
@@ -75,7 +74,7 @@ def _context(
     shared = _shared(results)
     return {
         "title": summary["name"],
-        "status": Markdown(" · ".join(_status_parts(results, summary))),
+        "status": status_line(summary["status"], [jobs_line(results.counts), day(summary["date"])], summary),
         "in_short": "; ".join(lowered(finding.verdict) for finding in _in_short(findings)),
         "question": merge_notes(question),
         "hypothesis": summary["hypothesis"],
@@ -114,16 +113,6 @@ def _no_match(results: SweepResults) -> str | None:
 
 def _shared(results: SweepResults) -> Inputs:
     return shared_inputs(results.sweep, [m.run.inputs for m in results.members if m.run is not None])
-
-
-def _status_parts(results: SweepResults, summary: dict[str, Any]) -> list[str]:
-    parts = [jobs_line(results.counts), day(summary["date"])]
-    if summary["tokens"]:
-        parts.append(f"{numbers.compact(summary['tokens'])} tokens")
-    if summary["training_s"]:
-        parts.append(f"{numbers.duration(summary['training_s'])} of training")
-    parts += [hardware(summary), *(f"#{tag}" for tag in summary["tags"])]
-    return [f"**{escape(summary['status'])}**", *(escape(part) for part in parts if part)]
 
 
 def _method(shared: Inputs, summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:

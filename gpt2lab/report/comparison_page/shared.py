@@ -4,14 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gpt2lab.record.sweep import Sweep
-from gpt2lab.report.comparison.compare import ArmResult
+from gpt2lab.record.sweep import Sweep, count_states
 from gpt2lab.record.values import common
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.grokking import GrokkingCell
 from gpt2lab.report.comparison.statistics import Censored
-from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison_page.words import state_words
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.summary import summarise_inputs
 
@@ -83,7 +81,7 @@ def _arm(results: SweepResults, index: int) -> dict[str, Any]:
         "values": dict(cell.values),
         "density": dict(cell.density),
         "baseline": index == results.baseline,
-        "jobs": count_states(cell),
+        "jobs": count_states(member.state.word for member in cell.members),
         "n": row.estimate.n if row else 0,
         "mean": row.estimate.mean if row else None,
         "std": row.estimate.std if row else None,
@@ -96,11 +94,6 @@ def _arm(results: SweepResults, index: int) -> dict[str, Any]:
     if results.grokking is not None:
         arm["grokking"] = _grokking(results.grokking.cells[index])
     return arm
-
-
-def count_states(cell: Cell) -> dict[str, int]:
-    """Return how many jobs of a cell ended in which state, finished first."""
-    return state_words(member.state.word for member in cell.members)
 
 
 def _difference(row: ArmResult | None) -> dict[str, Any] | None:

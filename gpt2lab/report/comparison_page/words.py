@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from gpt2lab.record.columns import column
-from gpt2lab.record.sweep import WORDS, Word
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
@@ -14,12 +13,6 @@ CORRECTED = (
     "intervals of arms that are not distinguishable hold together with 95 % (Bonferroni), those of the others are at "
     "the level at which Holm's procedure rejects, each for itself"
 )
-
-
-def state_words(words: Iterable[Word]) -> dict[str, int]:
-    """Return how often each state occurs, finished first; states that do not occur are left out."""
-    found = list(words)
-    return {word: found.count(word) for word in WORDS if word in found}
 
 
 def jobs_line(counts: dict[str, int]) -> str:
