@@ -1,4 +1,4 @@
-"""Finding and reading experiments. Only complete ones have a number, so whatever has none is passed over."""
+"""Finding and reading experiments. Only complete ones have a number; all else is ignored."""
 
 import os
 import re

@@ -70,7 +70,7 @@ def find_garbage(root: Path, runs: Path) -> list[JudgedFolder]:
 
 
 def delete(root: Path, runs: Path, folders: list[JudgedFolder]) -> Iterator[JudgedFolder]:
-    """Delete what `find_garbage` said can go, each judged again while it is locked; yield what became of it.
+    """Delete what `find_garbage` said can go, each judged again while it is locked; yield the outcome of each.
 
     Raises ArchiveError when the disk refuses.
     """

@@ -1,4 +1,4 @@
-"""experiments/README.md: the table of all experiments, written anew whenever one is added."""
+"""experiments/README.md: the table of all experiments, rewritten when one is added."""
 
 import os
 from pathlib import Path

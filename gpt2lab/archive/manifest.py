@@ -26,7 +26,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def refresh_manifest(directory: Path) -> None:
-    """Take the files that a report or a person rewrites into the manifest anew.
+    """Update the entries of files that a report or a person rewrites.
 
     The record of the run keeps the entries it was archived with, so that a change to it is still found, and weights
     that are not on this machine stay listed. Raises ArchiveError when the manifest is missing or damaged.

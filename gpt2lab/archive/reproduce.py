@@ -147,7 +147,7 @@ def _check_files(experiment: Path) -> None:
             raise ArchiveError(f"{path}: {lacks}; without it the run cannot be made again")
         with disk_errors("read", path):
             size = path.stat().st_size
-            found = file_sha256(path) if size == entry.get("bytes") else f"of {size:,} bytes"  # not hashed for nothing
+            found = file_sha256(path) if size == entry.get("bytes") else f"of {size:,} bytes"  # no need to hash
         listed = str(entry.get("sha256"))
         if found != listed:
             raise ArchiveError(

@@ -13,7 +13,7 @@ from gpt2lab.record.disk import disk_errors, fsync_directory
 
 
 def rewrite_report(directory: Path, title: str, write_report: Callable[[Path, str], None]) -> None:
-    """Let `write_report(folder, title)` write the report of the experiment `directory` anew; notes.md stays as it is.
+    """Let `write_report(folder, title)` rewrite the report of the experiment `directory`; notes.md is not changed.
 
     Raises ArchiveError, and leaves the experiment as it was, for a link in it, a record that no report can be made of,
     a damaged manifest, and a full disk.

@@ -66,7 +66,7 @@ def create(
     that has not ended as well; `force` does too, and archives the same result once more.
 
     Raises ArchiveError when `run_dir` holds no run, a process is at work in it, the run is not finished or a job of the
-    sweep did not have its turn, it is archived already, or the disk is full; the archive is then as it was.
+    sweep has not run yet, it is archived already, or the disk is full; the archive is then as it was.
     """
     of_sweep = is_sweep(run_dir)
     check, identify, copy = (_check_sweep, _identify_sweep, _copy_sweep) if of_sweep else (_check, _identify, _copy_run)
@@ -194,7 +194,7 @@ def _find(root: Path, run_id: object, step: object) -> Path | None:
 def _read_step(experiment: Path) -> object:
     try:
         return read_json(experiment / "status.json").get("step")
-    except ArchiveError:  # damaged: it holds no result that another one could be twice
+    except ArchiveError:  # damaged: its result is not the same as any other
         return object()
 
 

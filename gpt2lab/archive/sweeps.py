@@ -24,7 +24,7 @@ _MOST_NAMED = 5  # jobs in one line of error
 
 
 def check_sweep(sweep: Sweep, *, allow_unfinished: bool) -> None:
-    """Raise ArchiveError when a sweep cannot be archived, naming the job: one is at work, one has not had its turn
+    """Raise ArchiveError when a sweep cannot be archived, naming the job: one is running, one has not run yet
     (unless `allow_unfinished`), a record is damaged or of another config or code than the plan and the others.
     """
     states = {job.number: read_state(sweep.run_dir(job)).word for job in sweep.jobs}

@@ -12,7 +12,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Curve
 
 ACCURACY_REACHED = 0.99
-NOTABLE_NATS = 0.005  # half a percent in perplexity; smaller changes of a loss are not called changes
+NOTABLE_NATS = 0.005  # half a percent in perplexity; smaller changes of a loss are treated as noise
 UNCLEAR_NATS = 0.05  # an interval wider than this either way says nothing about convergence
 MIN_POINTS = 5  # a line through fewer has no spread worth quoting
 SPIKE_WINDOW = 10  # logged rows before the one looked at

@@ -1,6 +1,6 @@
 """Which runs may stand in one table: runs grouped into arms, and what differs between arms beside their settings.
 
-An arm is one setting: runs whose configs are equal but for the seed. What the record of a run says about its data,
+An arm is one setting: runs whose configs are equal except for the seed. What the record of a run says about its data,
 steps, evaluation, model, code and engine (its facts) must be equal too, unless the comparison is about that.
 """
 

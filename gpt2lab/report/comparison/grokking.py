@@ -1,6 +1,6 @@
-"""Grokking: when each run fits what it is shown, when it answers what it is not, and what a setting makes of that.
+"""Grokking: when each run fits its training split, when it generalises, and a summary of each setting.
 
-A run that never got there by its last step N took "> N" steps, not N and not nothing.
+A run that did not reach an accuracy by its last step N is right-censored: it took "> N" steps.
 """
 
 import math
@@ -17,7 +17,7 @@ from gpt2lab.report.inputs import Curve, Inputs
 from gpt2lab.report.summary import counts_every_position
 
 LOST_BELOW = 0.9  # a validation accuracy that fell under it after it was reached has been lost
-SETTLED = ("finished", "diverged")  # states after which a run has had its chance
+SETTLED = ("finished", "diverged")  # states in which a run counts as reaching an accuracy or not
 
 Phase = Literal["memorised", "generalised at once", "delayed", "oscillating", "diverged", "not learned"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -45,7 +45,7 @@ class GrokkingRun:
 
     @property
     def settled(self) -> bool:
-        """Whether the run had its chance."""
+        """Whether the run ended by itself: it finished or diverged."""
         return self.state in SETTLED
 
     @property
@@ -74,7 +74,7 @@ class GrokkingCell:
 
     @property
     def success_fraction(self) -> float | None:
-        """The share of settled runs whose validation accuracy got there; None without any."""
+        """The share of settled runs whose validation accuracy was reached; None without any."""
         return self.success / self.settled if self.settled else None
 
 
@@ -95,7 +95,7 @@ def has_answers(inputs: Inputs) -> bool:
 
 
 def classify(train: Curve, val: Curve, *, diverged: bool = False) -> Phase:
-    """Return what became of a run with these accuracies, by RULE."""
+    """Return the phase of a run with these accuracies, by RULE."""
     if diverged:
         return "diverged"
     fitted, generalised = reached(train), reached(val)
@@ -107,7 +107,7 @@ def classify(train: Curve, val: Curve, *, diverged: bool = False) -> Phase:
 
 
 def read_grokking(name: str, seed: int, inputs: Inputs, state: str) -> GrokkingRun:
-    """Return when the run recorded in `inputs` got where, and what became of it; `state` is the word of its job."""
+    """Return the steps at which a run reached its accuracies, and its phase; `state` is the state of its job."""
     train, val = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
     val_step = reached(val)
     steps = [curve.last[0] for curve in (train, val) if len(curve)]
@@ -123,7 +123,7 @@ def read_grokking(name: str, seed: int, inputs: Inputs, state: str) -> GrokkingR
 
 
 def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
-    """Return what a setting makes of its runs, of which those that did not end are bounds and no more."""
+    """Return the summary of one setting; runs that did not end are right-censored."""
     settled = [run for run in runs if run.settled]
     success = sum(run.val_step is not None for run in settled)
     fitted = [run for run in runs if run.train_step is not None]
@@ -160,7 +160,7 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
         ("random guess over the vocabulary", inputs.fact("provenance.model.random_guess_loss")),
     ]
     prime = inputs.fact("config.data.prime")
-    # Where more than the answer counts, a guess among the answers is not what the loss is held to.
+    # Where more than the answer counts, a guess among the answers is no bound of the loss.
     modular = inputs.fact("provenance.data.name") == "modular" and not counts_every_position(inputs)
     if modular and isinstance(prime, int) and not isinstance(prime, bool) and prime > 1:
         found.append((f"ln {prime}, a uniform guess among the answers", math.log(prime)))
@@ -169,7 +169,7 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
 
 
 def grokking(cells: Sequence[Sequence[tuple[str, int, Inputs, str]]]) -> Grokking | None:
-    """Return what (name, seed, inputs, state) of the runs of each cell say; None where they answer no questions.
+    """Summarise (name, seed, inputs, state) of the runs of each cell; None where their data ask no questions.
 
     A bound is named where all runs have the same.
     """

@@ -19,7 +19,7 @@ VAL_METRIC = "val_loss"
 class MatchedPoint:
     """One cell at one training loss."""
 
-    step: Estimate  # at which its runs get there, interpolated
+    step: Estimate  # at which its runs reach that loss, interpolated
     val: Estimate
     difference: Difference | None  # of val to the baseline's, by seed; None in the baseline or without a common seed
 

@@ -1,4 +1,4 @@
-"""The noise floor: how far runs lie apart that differ in nothing but their seed, those of the archive among them."""
+"""The noise floor: the spread of runs that differ only in their seed, with like runs of the archive."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -65,10 +65,10 @@ class Censored:
 
     n: int
     reached: int
-    median: float | None  # None: half of them or more never got there, as far as they were watched
+    median: float | None  # None: at least half did not reach it while they were observed
     median_beyond: float | None  # what it is known to exceed then, infinity when half or more never will
-    beyond: float | None  # the longest any was watched that did not get there, infinity when one never will
-    low: float | None  # the first and the last to get there; None when none did
+    beyond: float | None  # the longest time in which a run did not reach it, infinity for one that diverged
+    low: float | None  # the first and the last to reach it; None when none did
     high: float | None
 
     def median_text(self, show: Callable[[float], str]) -> str:
@@ -101,7 +101,7 @@ def paired_difference(values: np.ndarray, baseline: np.ndarray, confidence: floa
     """Return the mean of `values` - `baseline`, both finite, (N,), N at least 1, entry i of each with the same seed.
 
     The p-value is that of the paired t test, t = mean / (std / sqrt(N)) with N - 1 degrees of freedom. Equal pairs have
-    p = 1; pairs that all differ by the same amount (but for rounding) have none, since a spread of 0 estimated from a
+    p = 1; pairs that all differ by the same amount (up to rounding) have none, since a spread of 0 estimated from a
     few seeds is not certainty.
     """
     assert values.shape == baseline.shape, f"pairs need equally many values, got {values.shape} and {baseline.shape}"

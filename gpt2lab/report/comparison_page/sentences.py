@@ -76,7 +76,7 @@ def differences(results: SweepResults) -> Finding | None:
 
 
 def _alone(results: SweepResults) -> Finding:
-    """What there is to say of one arm: its mean."""
+    """The mean of a lone arm."""
     told = [
         f"{cell.label}: {mean_std_of(results.metric, row.estimate)} over {plural(row.estimate.n, 'seed')}"
         for cell, row in zip(results.cells, results.rows, strict=True)
@@ -120,7 +120,7 @@ def best_arm(results: SweepResults) -> Finding | None:
 
 
 def noise(results: SweepResults) -> Finding | None:
-    """How far equal runs lie apart."""
+    """The spread of runs that differ only in their seed."""
     if results.comparison is None:
         return None
     floor = results.comparison.floor

@@ -12,7 +12,7 @@ from gpt2lab.report.analysis import NOTABLE_NATS
 from gpt2lab.report.evaluation.matrix import FORMULAS, Chain, domain, measure_chain
 
 VERSION = 1
-NOTABLE_SHARE = 0.005  # half a percentage point; smaller changes of an accuracy are not called changes
+NOTABLE_SHARE = 0.005  # half a percentage point; smaller changes of an accuracy are treated as noise
 MEASURES = tuple(FORMULAS)
 SEEDS = "Each row is one model, so nothing here says how much another seed would differ."
 CHAIN_COLUMNS = ("diagonal", "final", "retention", "forgetting", "backward", "forward")
@@ -31,7 +31,7 @@ def record_evaluation(
     models: in the order of their phases, each with name, sha256 (of its checkpoint, None for none), starts_from (the
     sha256 it was started from) and data_files (hashes of the data it was trained on, None where not known). tasks:
     each with name, counted_positions, row_len and data_files. measured: model, task, loss, accuracy, tokens, n_bytes.
-    before: the name of the model that is no phase: what there was before the first one. facts: put in as they are.
+    before: the name of the model from before the first phase, which is not a phase itself. facts: copied unchanged.
     """
     every = {task["name"]: task["counted_positions"] is None for task in tasks}
     cells = {(row["model"], row["task"]): row for row in measured}

@@ -1,4 +1,4 @@
-"""What stands where on a page. Whatever a template prints is escaped."""
+"""The templates of pages. All values that a template prints are escaped."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from gpt2lab.report.markdown import Markdown, escape
 
 
 def template(name: str) -> jinja2.Template:
-    """Return a template of a page: whatever it prints is escaped, unless it is Markdown already."""
+    """Return a template of a page; values that are not Markdown already are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         finalize=escape,
