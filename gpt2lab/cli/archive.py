@@ -17,8 +17,8 @@ from gpt2lab.archive import (
     status_words,
     write_index,
 )
+from gpt2lab.archive.query import choose
 from gpt2lab.archive.rewrite import rewrite_report
-from gpt2lab.archive.where import select, sort
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
 from gpt2lab.record.columns import column
@@ -122,27 +122,25 @@ def _weights(experiment: Path) -> str:
 
 
 @click.command(name="list")
-@click.option("--where", metavar="EXPR", help="Only those of which it is true: 'val_loss<2 and optim.beta2==0.99'.")
-@click.option("--sort", "sort_key", metavar="KEY", help="By a result or a key of the config; -KEY: the largest first.")
+@click.option("--where", metavar="SQL", help='A condition: "val_loss < 2 and optim.beta2 = 0.99".')
+@click.option("--sort", metavar="COLUMN", help="By a result or a key of the config; -COLUMN: descending.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
 @root_option
-def list_command(where: str | None, sort_key: str | None, as_json: bool, root: Path) -> None:
+def list_command(where: str | None, sort: str | None, as_json: bool, root: Path) -> None:
     """List the experiments.
 
-    EXPR compares results and config keys with numbers and words (==, !=, <, <=, >, >=), joined by and, or, not.
+    --where takes an SQL condition over results and config keys; gpt2lab sql --tables lists them.
     """
     everything = experiments = list_experiments(root, parts=("summary",))
-    if where is not None:
-        experiments = select(experiments, where)
-    if sort_key is not None:
-        experiments = sort(experiments, sort_key)
+    if where is not None or sort is not None:
+        experiments = choose(everything, where=where, sort=sort)
     if as_json:
         for experiment in experiments:
             click.echo(json.dumps({"number": experiment.number, "path": str(experiment.path), **experiment.summary}))
         return
     if not experiments:
-        none_chosen = f"{root}: of none of its {len(everything)} experiments is it true that {where}"
-        click.echo(none_chosen if everything else f"{root}: there are no experiments in it yet")
+        none_chosen = f"{root}: no experiment matches {where} ({len(everything)} searched)"
+        click.echo(printable(none_chosen) if everything else f"{root}: there are no experiments in it yet")
         return
     titles = ("no.", "name", "status", "data", "parameters", "tokens", "val loss", "val acc", "date")
     rows = [

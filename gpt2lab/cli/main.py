@@ -6,7 +6,7 @@ import sys
 import click
 
 from gpt2lab import __version__
-from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, trust
+from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust
 from gpt2lab.cli.terminal import printable
 from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error
 
@@ -29,7 +29,7 @@ def run(overrides: tuple[str, ...]) -> None:
     sys.exit(run_main(list(overrides)))
 
 
-FILES = (archive, compare, data, doctor, evaluate, gc, model, reproduce, trust)
+FILES = (archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust)
 for command in (command for file in FILES for command in file.COMMANDS):
     group.add_command(command)
 

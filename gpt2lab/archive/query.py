@@ -1,0 +1,240 @@
+"""SQL over the archive: one query that only reads, on the tables of `archive.tables` in memory."""
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2lab.archive.experiments import Listed
+from gpt2lab.archive.tables import COLUMNS, RUN_TABLES, Tables
+from gpt2lab.errors import ConfigError
+
+MAX_ROWS = 10_000
+MAX_CHARACTERS = 10_000_000  # of a whole result
+MAX_QUERY_BYTES = 20_000
+MAX_VALUE_BYTES = 1 << 20
+TIME_LIMIT_S = 20.0
+_HEAP_BYTES = 1 << 30
+_STEPS_PER_LOOK = 10_000  # instructions of SQLite between two looks at the clock
+
+# A statement passes through as it is, but for names: "NAME" becomes `NAME`, because SQLite takes an unknown name in
+# double quotes for text, and a dotted column becomes one quoted name.
+_NAME = r'(?:[^\W\d]\w*|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])'
+_TOKEN = re.compile(
+    r"(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))"
+    r"|(?P<value>'(?:[^']|'')*'|\.?\d[\w.]*)"
+    rf"|(?P<name>{_NAME}(?:\s*\.\s*{_NAME})*)"
+    r"|(?P<sign>[<>=!]+|.)",
+    re.DOTALL,
+)
+_ORDERED = {"<", "<=", ">", ">="}
+_COMPARED = {"=", "==", "!=", "<>", *_ORDERED}
+_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a query gave, in SQLite's values: None, int, float, str or bytes."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    damage: tuple[str, ...]  # files that could not be read, so that their values are missing
+
+
+def select(experiments: list[Listed], query: str) -> Result:
+    """Return the result of `query`, one SELECT over the tables.
+
+    Raises ConfigError for what SQLite refuses, an unknown name, a statement that does more than read, and a query
+    beyond the limits of this module.
+    """
+    return _run(experiments, query, "sql")
+
+
+def choose(experiments: list[Listed], *, where: str | None = None, sort: str | None = None) -> list[Listed]:
+    """Return the experiments for which the SQL condition `where` is true, by the column `sort` (-COLUMN: descending).
+
+    Numbers come before text, and NULL last either way. Raises ConfigError as `select`.
+    """
+    condition = "TRUE" if where is None else f"(\n{where}\n)"  # a comment in it ends with its line
+    key = _quote("number" if sort is None else sort.removeprefix("-"))
+    direction = "DESC" if sort and sort.startswith("-") else "ASC"
+    order = f"{key} IS NULL, typeof({key}) = 'text', {key} {direction}, number"
+    query = f"SELECT rowid FROM experiments WHERE {condition} ORDER BY {order}"
+    label = " ".join(option for option, value in (("--where", where), ("--sort", sort)) if value is not None)
+    positions = _run(experiments, query, label).rows if experiments else []
+    return [experiments[position - 1] for (position,) in positions]
+
+
+def describe(experiments: list[Listed]) -> Result:
+    """Return a row per column of each table: how many values it has and the last of them."""
+    tables = Tables(experiments, names=RUN_TABLES, every_config=True)
+    rows = []
+    for table, columns in tables.columns().items():
+        values: dict[str, list[Any]] = {column: [] for column in columns}
+        for row in tables.rows[table]:
+            for column, value in row.items():
+                if value is not None:
+                    values[column].append(value)
+        rows += [(table, name, len(found), found[-1] if found else None) for name, found in values.items()]
+    return Result(columns=("table", "column", "values", "example"), rows=rows, damage=tuple(tables.damage))
+
+
+def _run(experiments: list[Listed], query: str, label: str) -> Result:
+    """Return the result of a query; `label` begins its errors."""
+    _check(query, label)
+    names = _names(query)
+    if not re.search(r"[^(\s]\s*\*", query):  # `SELECT *` shows what is in the configs too; count(*) does not
+        try:
+            return _execute(Tables(experiments, names), query, label)
+        except _UnknownNameError:
+            pass
+    return _execute(Tables(experiments, names, every_config=True), query, label)
+
+
+class _UnknownNameError(ConfigError):
+    """A query that names a column or a table that there is not."""
+
+
+def _execute(tables: Tables, query: str, label: str) -> Result:
+    columns = tables.columns()
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        _fill(connection, columns, tables.rows)
+        _restrict(connection)
+        cursor = connection.execute(_translate(query, columns))
+        rows = list(_limited(cursor, label))
+        named = tuple(column[0] for column in cursor.description or ())
+        return Result(columns=named, rows=rows, damage=tuple(tables.damage))
+    except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise _describe(error, columns, label) from None
+    finally:
+        connection.close()
+
+
+def _fill(
+    connection: sqlite3.Connection, columns: dict[str, tuple[str, ...]], rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    for table, names in columns.items():
+        connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
+        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
+        connection.executemany(insert, ([row.get(name) for name in names] for row in rows[table]))
+
+
+def _restrict(connection: sqlite3.Connection) -> None:
+    """Leave the connection nothing but reading, for a limited time, and within limited memory."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2 * MAX_QUERY_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 100)
+
+    def authorize(action: int, table: str | None, *_: str | None) -> int:
+        allowed = action in _ACTIONS and (action != sqlite3.SQLITE_READ or table in COLUMNS)
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+    end = time.monotonic() + TIME_LIMIT_S
+    connection.set_authorizer(authorize)
+    connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS_PER_LOOK)
+
+
+def _limited(cursor: sqlite3.Cursor, label: str) -> Iterator[tuple[Any, ...]]:
+    characters = 0
+    for count, row in enumerate(cursor, 1):
+        characters += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if count > MAX_ROWS or characters > MAX_CHARACTERS:
+            limit = f"{MAX_ROWS:,} rows" if count > MAX_ROWS else f"{MAX_CHARACTERS:,} characters"
+            raise ConfigError(f"{label}: the result has more than {limit}; add a WHERE, an aggregate or a LIMIT")
+        yield row
+
+
+def _tokens(query: str) -> Iterator[tuple[str, str]]:
+    """Yield (kind, text) of each token: space, value, name or sign."""
+    return ((str(match.lastgroup), match[0]) for match in _TOKEN.finditer(query))
+
+
+def _parts(name: str) -> list[str]:
+    """Return the parts of a dotted name without their quotes."""
+    quotes = {'"': '"', "`": "`", "[": "]"}
+    parts = []
+    for part in re.findall(_NAME, name):
+        end = quotes.get(part[0])
+        parts.append(part[1:-1].replace(end * 2, end) if end else part)
+    return parts
+
+
+def _names(query: str) -> set[str]:
+    """Return the names in a query in lower case; of a.b.c also b.c and c, since a may be an alias."""
+    chains = [_parts(text) for kind, text in _tokens(query) if kind == "name"]
+    return {".".join(parts[start:]).casefold() for parts in chains for start in range(len(parts))}
+
+
+def _check(query: str, label: str) -> None:
+    """Raise ConfigError for what SQLite would carry out and nobody means, and for what does more than read."""
+    if len(query.encode(errors="replace")) > MAX_QUERY_BYTES:
+        raise ConfigError(f"{label}: {len(query):,} characters, at most {MAX_QUERY_BYTES:,} are read")
+    tokens = [(kind, text.casefold()) for kind, text in _tokens(query) if kind != "space"]
+    if not tokens or tokens[0][1] not in ("select", "with", "values"):
+        got = f"got {tokens[0][1].upper()[:40]!r}" if tokens else "got nothing"
+        raise ConfigError(f"{label}: expected a query that reads, SELECT ... or WITH ... SELECT ...; {got}")
+    if any(kind == "sign" and text in ("'", '"', "`", "[") for kind, text in tokens):
+        raise ConfigError(f"{label}: a quote is opened and not closed")
+    for (_, first), (kind, second), (_, third) in zip(tokens, tokens[1:], [*tokens[2:], ("", "")], strict=False):
+        if first in _COMPARED and second == "null":
+            raise ConfigError(f"{label}: {first} NULL is true of nothing; write IS NULL or IS NOT NULL")
+        if first in _ORDERED and kind in ("name", "value") and third in _ORDERED:
+            raise ConfigError(
+                f"{label}: {first} {second} {third} compares a truth value with a number; write two comparisons "
+                "joined by AND, or BETWEEN"
+            )
+
+
+def _translate(query: str, columns: dict[str, tuple[str, ...]]) -> str:
+    dotted = {name.casefold() for names in columns.values() for name in names if "." in name}
+    return "".join(_translated(text, dotted) if kind == "name" else text for kind, text in _tokens(query))
+
+
+def _translated(name: str, dotted: set[str]) -> str:
+    parts = _parts(name)
+    for start in range(len(parts) - 1):
+        column = ".".join(parts[start:])
+        if column.casefold() in dotted:
+            return ".".join(map(_quote, [*parts[:start], column]))
+    return name if '"' not in name else ".".join(map(_quote, parts))
+
+
+def _quote(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _describe(error: Exception, columns: dict[str, tuple[str, ...]], label: str) -> ConfigError:
+    """Return one line for what SQLite said."""
+    said = str(error)
+    if unknown := re.match(r"no such (column|table): (.*)", said, re.DOTALL):
+        return _UnknownNameError(f"{label}: {_unknown(unknown[1], unknown[2], columns)}")
+    if "not authorized" in said or "prohibited" in said:
+        return ConfigError(f"{label}: only reading is allowed, of the tables {', '.join(columns)} ({said})")
+    if isinstance(error, MemoryError):
+        said = f"it needs more than {_HEAP_BYTES >> 20} MiB of memory"
+    elif said == "interrupted":
+        said = f"stopped after {TIME_LIMIT_S:g} s"
+    elif "one statement" in said:
+        said = "expected one statement, got several"
+    return ConfigError(f"{label}: {said}")
+
+
+def _unknown(kind: str, name: str, columns: dict[str, tuple[str, ...]]) -> str:
+    """Say that there is no such column or table, with those like it."""
+    import difflib  # only an error needs it
+
+    every = list(columns) if kind == "table" else list(dict.fromkeys(n for names in columns.values() for n in names))
+    last = name.rpartition(".")[2]
+    near = [known for known in every if last in (known, known.rpartition(".")[2]) or known.startswith(f"{name}.")][:5]
+    close = difflib.get_close_matches(last, [known.rpartition(".")[2] for known in every], n=3, cutoff=0.75)
+    near = near or [known for known in every if known.rpartition(".")[2] in close][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "gpt2lab sql --tables lists them"
+    text = f" (text is written in single quotes: '{name}')" if kind == "column" and "." not in name else ""
+    return f"there is no {kind} {name!r}; {hint}{text}"
