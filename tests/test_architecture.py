@@ -23,7 +23,7 @@ ARROWS = {
     "schema": set(),
     "compose": {"schema", "record"},  # record: run directories are made unique where Hydra asks for them
     "model": {"schema"},
-    "data": {"schema"},
+    "data": {"schema", "record"},  # record: its file locks
     "engine": {"schema", "model"},
     "record": {"schema"},
     "train": {"schema", "model", "data", "engine", "record"},
@@ -209,6 +209,12 @@ def test_a_name_with_two_meanings_is_found(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("class Cell:\n    pass\n\nROW = 1\n")
     (tmp_path / "two.py").write_text("Cell = dict[str, int]\nROW = 2\n")
     assert repeated_names(tmp_path) == ["Cell: one.py, two.py"]
+
+
+def test_one_module_locks_files() -> None:
+    package = PROJECT / "gpt2lab"
+    locking = [file for file in package.rglob("*.py") if "fcntl" in imported_modules(file, package)]
+    assert locking == [package / "record" / "lock.py"]
 
 
 def test_every_python_file_is_short_enough_to_read(tracked_files: list[str]) -> None:

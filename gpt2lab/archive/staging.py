@@ -4,9 +4,9 @@ The maker holds a lock on the folder itself for as long as it works, and the sys
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 from gpt2lab.archive.leftovers import is_record
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
+from gpt2lab.record.lock import locked
 
 PREFIX = ".staging-"
 _WRITTEN_OFTEN = ("status.json", "metrics.csv")
@@ -30,37 +31,27 @@ def staging_folder(root: Path, action: str) -> Iterator[Path]:
     staging = root / f"{PREFIX}{uuid.uuid4().hex}"
     with disk_errors(action, staging):
         staging.mkdir()
-    descriptor = None
-    try:
-        with disk_errors("lock", staging):
-            descriptor = os.open(staging, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        try:
+            with disk_errors("lock", staging):
+                stack.enter_context(locked(staging, create=False, shared=True))
+            yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
 
 @contextlib.contextmanager
 def held_orphan(staging: Path) -> Iterator[bool]:
     """Say whether no process works in a staging folder any more, and keep it so in the block."""
-    try:
-        descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        yield False
-        return
-    try:
-        young = time.time() - os.fstat(descriptor).st_mtime < _YOUNG_S
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or a file system that does not lock: left alone
-            young = True
-        yield not young
-    finally:
-        os.close(descriptor)
+            stack.enter_context(locked(staging, create=False, wait=False))
+            status = staging.lstat()
+            orphan = stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime >= _YOUNG_S
+        except OSError:  # gone, held, or on a file system that does not lock: left alone
+            orphan = False
+        yield orphan
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ which nothing looks at.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, read_json, write_atomic
-from gpt2lab.record.lock import is_held
+from gpt2lab.record.lock import LOCK, is_held, locked
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir, runs_elsewhere
 from gpt2lab.record.sweep import PLAN, is_sweep, read_sweep
@@ -122,14 +121,10 @@ def _highest_number(root: Path) -> int:
 @contextlib.contextmanager
 def lock(root: Path) -> Iterator[None]:
     """Wait until no other process changes the archive below `root`, and keep others out of the block."""
-    with disk_errors("lock", root):
-        descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with contextlib.ExitStack() as stack:
         with disk_errors("lock", root):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            stack.enter_context(locked(root / LOCK))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def slug(name: str) -> str:

@@ -4,18 +4,18 @@ A download is written to `NAME.part` and renamed when size and hash are right, s
 process at a time downloads a file; the others wait and then use it.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import DataError
+from gpt2lab.record.lock import locked
 
 # Called with a description, the bytes done and the total bytes.
 Progress = Callable[[str, int, int], None]
@@ -91,12 +91,9 @@ def download(file: RemoteFile, target: Path, *, report_progress: Progress | None
         ) from error
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> AbstractContextManager[None]:
     """Hold the lock of `path` (`.NAME.lock` beside it) against other processes; wait while another holds it."""
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locked(path.with_name(f".{path.name}.lock"))
 
 
 def _fetch(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""One process at a time in a directory: a lock that the system drops when its process dies, however it dies."""
+"""File locks between processes. The system drops a lock when its process ends, however it ends."""
 
 import fcntl
 import os
@@ -12,6 +12,21 @@ from gpt2lab.record.disk import disk_errors
 
 LOCK = ".lock"
 _LOOK_S = 0.2  # longer than another process holds a lock to look whether it is held
+
+
+@contextmanager
+def locked(path: Path, *, create: bool = True, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on the file `path`, made where it is missing; without `create` it must exist and may be a folder.
+
+    Several processes may hold a shared lock. Raises BlockingIOError when another process holds the lock and `wait` is
+    false, and OSError when `path` cannot be locked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def acquire(directory: Path, *, patience_s: float = _LOOK_S) -> int:
@@ -55,11 +70,8 @@ def is_held(directory: Path) -> bool:
     if not (directory / LOCK).exists():
         return False
     with disk_errors("lock", directory):
-        descriptor = os.open(directory / LOCK, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        try:
+            with locked(directory / LOCK, create=False, shared=True, wait=False):
+                return False
+        except BlockingIOError:
+            return True
