@@ -3,9 +3,13 @@
 A user's error is one line that says which key or file, what was found, what was expected, and what to do.
 """
 
+import contextlib
+import os
+import sys
 from pathlib import Path
 
 TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
+CLOSED_PIPE = 141  # exit code, as the shell reports a death by SIGPIPE
 
 
 class Gpt2labError(ValueError):
@@ -68,6 +72,22 @@ def describe_error(error: Exception) -> tuple[str, int]:
         attached = f"{error.traceback_file}, and config.yaml and provenance.json beside it"
     what = " ".join(internal_message(error).split())
     return f"internal error: {what}; this is a fault of gpt2lab, please report it and attach {attached}", 1
+
+
+def is_closed_pipe(error: BaseException) -> bool:
+    """Whether an exception says that nobody reads the output any more; rich raises SystemExit for it."""
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+
+
+def discard_output() -> int:
+    """Send all further output nowhere, also what Python writes at exit; return the exit code CLOSED_PIPE."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(nowhere, stream.fileno())
+    return CLOSED_PIPE
 
 
 def internal_message(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import click
 from gpt2lab import __version__
 from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust
 from gpt2lab.cli.terminal import printable
-from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error
+from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error, discard_output, is_closed_pipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,24 +50,37 @@ def complete() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script. An error is one line and its exit code."""
+    """Entry point of the console script. An error is one line and its exit code, a closed pipe its exit code alone."""
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        if not is_closed_pipe(error):
+            raise
+        sys.exit(discard_output())
+
+
+def _main() -> None:
     if sys.argv[1:] == ["-sc", "query=bash"]:
         return complete()
     try:
-        group.main(standalone_mode=False)
+        # As click's main does, which keeps a closed pipe to itself.
+        with group.make_context("gpt2lab", sys.argv[1:]) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(0)
     except click.ClickException as error:
         print(f"gpt2lab: {printable(error.format_message())}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+        if is_closed_pipe(error) or os.environ.get(TRACEBACK_VARIABLE):
             raise
         line, code = describe_error(error)
         print(f"gpt2lab: {printable(line)}", file=sys.stderr)

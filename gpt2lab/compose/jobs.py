@@ -13,7 +13,7 @@ from gpt2lab.compose.grid import Grid, expand
 from gpt2lab.compose.launch import ForHydra, Task
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error
+from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error, discard_output, is_closed_pipe
 
 # Flags that print and run nothing.
 INFORMATION = {
@@ -39,9 +39,12 @@ def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | No
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     codes: list[int] = []
     with error_line(codes):
-        arguments = with_resumed(arguments)
-        grid = None if INFORMATION & set(arguments) else expand(arguments)
-        codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
+        try:
+            arguments = with_resumed(arguments)
+            grid = None if INFORMATION & set(arguments) else expand(arguments)
+            codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is silent
     return codes[-1]
 
 
@@ -64,11 +67,14 @@ def _run_one(task: Task, arguments: list[str]) -> int:
 
 @contextmanager
 def error_line(codes: list[int]) -> Iterator[None]:
-    """Turn an error into one line on stderr and its exit code."""
+    """Turn an error into one line on stderr and its exit code, and a closed pipe into its exit code alone."""
     try:
         yield
-    except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+    except (Exception, SystemExit) as error:
+        if is_closed_pipe(error):
+            codes.append(discard_output())
+            return
+        if isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE):
             raise
         line, code = describe_error(error)
         print(f"gpt2lab: {line}", file=sys.stderr)

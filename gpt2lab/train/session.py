@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from gpt2lab.data import check_source
+from gpt2lab.errors import is_closed_pipe
 from gpt2lab.model.llmc import write_checkpoint
 from gpt2lab.record.checkpoint import load_checkpoint, save_checkpoint
 from gpt2lab.record.metrics import MetricsWriter, Row
@@ -76,6 +77,9 @@ def _end(run: RunDir, error: BaseException) -> NoReturn:
     """Write down what ended the run before it was done, and raise it."""
     if isinstance(error, KeyboardInterrupt):
         run.write_status("interrupted", reason="stopped at once; continue from the last checkpoint, if there is one")
+        raise error
+    if is_closed_pipe(error):
+        run.write_status("interrupted", reason="nobody read its output any more (closed pipe)")
         raise error
     run.fail(error)
 

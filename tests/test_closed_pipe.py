@@ -1,0 +1,65 @@
+"""Output that nobody reads any more, as in `gpt2lab list | head -1`: silent, and the exit code of SIGPIPE."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gpt2lab.cli import main
+from gpt2lab.errors import CLOSED_PIPE
+from gpt2lab.run import main as run_main
+from gpt2lab.train.progress import Display
+from tests.many_experiments import write_archive
+from tests.tiny_runs import QUIET, status
+
+
+@contextlib.contextmanager
+def closed_pipe() -> Iterator[io.StringIO]:
+    """stdout is a pipe that nobody reads; yields what stderr gets."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (
+        os.fdopen(writer, "w") as stdout,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        yield errors
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", "1"], ["sql", "--tables"], ["list", "--json"], ["--help"], ["list", "--help"]]
+)
+def test_a_command_ends_in_silence(tmp_path, monkeypatch, words):
+    write_archive(tmp_path / "experiments", 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpt2lab", *words])
+    with pytest.raises(SystemExit) as stop, closed_pipe() as errors:
+        main()
+    assert (stop.value.code, errors.getvalue()) == (CLOSED_PIPE, "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_the_training_command_ends_in_silence(words):
+    with closed_pipe() as errors:
+        code = run_main(words)
+    assert (code, errors.getvalue()) == (CLOSED_PIPE, "")
+
+
+def test_a_run_whose_output_nobody_reads_is_interrupted(workplace, monkeypatch):
+    def advance(_: Display, done: int) -> None:
+        if done == 2:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(Display, "advance", advance)
+    monkeypatch.setattr("gpt2lab.run.Console", lambda **_: Console(file=io.StringIO()))
+    with closed_pipe():
+        assert run_main([*QUIET, "train.max_steps=3", "hydra.run.dir=run"]) == CLOSED_PIPE
+    assert (status(Path("run"))["state"], status(Path("run"))["reason"]) == (
+        "interrupted",
+        "nobody read its output any more (closed pipe)",
+    )
