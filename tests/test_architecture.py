@@ -52,7 +52,7 @@ LIBRARIES = {
     "jinja2": ["report/*"],
     "markdown_it": ["report/notes.py"],
     "scipy": ["report/comparison/statistics.py"],
-    "yaml": ["compose/*", "record/rundir.py", "record/plain_yaml.py"],
+    "yaml": ["compose/*", "record/rundir.py", "archive/import_check.py"],
     "click": ["cli/*"],
     "rich": [
         "run.py",

@@ -1,24 +1,29 @@
-"""Every command on an archive from strangers: one line and an exit code, nothing read or written outside of it."""
+"""Experiments from strangers: import refuses what no run leaves behind, and the commands can read what it takes."""
 
+import gzip
+import hashlib
+import io
 import json
-import os
 import re
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpt2lab.archive import create
+from gpt2lab.archive.transfer import export_experiment
 from gpt2lab.cli import main
 from gpt2lab.report import write_report
 from tests.run_records import text_rows, write_record
 
-SECRET = "the-words-of-another-folder"
+FOLDER = "00001-seed-1"
 COMMANDS = {
     "list": ["list"],
     "where": ["list", "--where", "seed<9", "--sort", "optim.beta1"],
+    "sql": ["sql", "SELECT * FROM runs"],
     "show": ["show", "1"],
     "show json": ["show", "1", "--json"],
     "compare": ["compare", "1", "2"],
@@ -27,6 +32,7 @@ COMMANDS = {
     "reproduce": ["reproduce", "1"],
     "export": ["export", "1", "--output", "out.tar"],
     "gc": ["gc"],
+    "import": ["import", "hostile.tar", "--force"],
 }
 FILES = (
     "README.md",
@@ -39,6 +45,7 @@ FILES = (
     "status.json",
     "summary.json",
 )
+SOUND = ["list", "where", "sql", "show", "show json", "compare", "report", "verify", "export", "gc"]
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +59,22 @@ def two_experiments(tmp_path_factory) -> Path:
         run = write_record(
             folder / "runs" / f"s{seed}", rows, config=config, provenance=facts, samples={"0.txt": "It is."}
         )
-        (run / "source.tar.gz").write_bytes(b"no source")
+        (run / "source.tar.gz").write_bytes(gzip.compress(bytes(10_240), mtime=0))  # an empty tar
         create(run, folder / "experiments", name=f"seed {seed}", hypothesis=None, write_report=write_report)
     return folder
 
 
 @pytest.fixture
 def archive(two_experiments, tmp_path, monkeypatch) -> Path:
-    """The first of two experiments in a copy, beside a folder that no command may look into; the current directory."""
+    """The first of two experiments, in a copy; the current directory holds experiments/."""
     shutil.copytree(two_experiments, tmp_path / "place")
-    outside = tmp_path / "outside"
-    (outside / "samples").mkdir(parents=True)
-    for name in (*FILES, "samples/0.txt", "loss.svg"):
-        (outside / name).write_text(SECRET)
     monkeypatch.chdir(tmp_path / "place")
-    return Path("experiments/00001-seed-1")
+    return Path("experiments") / FOLDER
 
 
 @pytest.fixture
 def ending(monkeypatch, capsys) -> Callable[[str], tuple[int, str, str]]:
-    """Runs one of COMMANDS and returns (exit code, stdout, stderr)."""
+    """Runs one of COMMANDS and returns (exit code, stdout, stderr), which hold no control code."""
 
     def run(name: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -83,103 +86,192 @@ def ending(monkeypatch, capsys) -> Callable[[str], tuple[int, str, str]]:
             code = stop.code or 0
         output = capsys.readouterr()
         assert isinstance(code, int)
+        assert all(char.isprintable() or char in "\n\t" for char in output.out + output.err), name
         return code, output.out, output.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def exported(two_experiments) -> dict[str, bytes]:
+    """The files of the tar that an export of the first experiment gives."""
+    tar = export_experiment(two_experiments / "experiments" / FOLDER, two_experiments / "sound.tar")
+    with tarfile.open(tar) as entries:
+        return {info.name.removeprefix(f"{FOLDER}/"): entries.extractfile(info).read() for info in entries}
+
+
+@pytest.fixture
+def refused(archive, exported, ending) -> Callable[..., None]:
+    """Imports the exported experiment with some files changed: refused in one line, with the archive as it was."""
+
+    def check(changes: dict[str, bytes | None], message: str, *headers: tarfile.TarInfo, **sizes: int) -> None:
+        before = contents(Path())
+        write_tar(Path("hostile.tar"), exported, changes, headers, sizes)
+        code, out, err = ending("import")
+        Path("hostile.tar").unlink()
+        assert (code, out, err.count("\n")) == (5, "", 1), err
+        assert re.search(message, err), err
+        assert contents(Path()) == before
+
+    return check
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_contained(ending: Callable[[str], tuple[int, str, str]], *, works: set[str]) -> None:
-    """Each command ends with 0, or with one line; exactly `works` with 0, and nothing of outside is seen or changed."""
-    outside = contents(Path("../outside"))
-    codes = {}
-    for name in COMMANDS:
-        codes[name], out, err = ending(name)
-        assert codes[name] in (0, 2, 5), (name, err)
-        assert err.count("\n") == (codes[name] != 0), (name, err)
-        assert SECRET not in out + err, name
-        assert all(char.isprintable() or char in "\n\t" for char in out + err), name
-    assert {name for name, code in codes.items() if code == 0} == works
-    assert contents(Path("../outside")) == outside
-    for path in Path("experiments").rglob("*"):
-        if path.is_file() and not path.is_symlink() and not any(part.is_symlink() for part in path.parents):
-            assert SECRET.encode() not in path.read_bytes()[: 1 << 20], path
+def write_tar(path: Path, files: dict[str, bytes], changes=(), headers=(), sizes=()) -> None:
+    """Write a tar whose manifest agrees with its files; `headers` replace entries, `sizes` what the manifest says."""
+    replaced = {info.name.removeprefix(f"{FOLDER}/") for info in headers}
+    changed = {name: content for name, content in {**files, **dict(changes)}.items() if content is not None}
+    entries = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": dict(sizes).get(name, len(content))}
+        for name, content in changed.items()
+        if name != "manifest.json"
+    }
+    if "manifest.json" not in dict(changes):
+        changed["manifest.json"] = json.dumps({"version": 1, "files": entries}).encode()
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("manifest.json", *sorted(changed.keys() - {"manifest.json"} - replaced)):
+            info = tarfile.TarInfo(f"{FOLDER}/{name}")
+            info.size = len(changed[name])
+            tar.addfile(info, io.BytesIO(changed[name]))
+        for info in headers:
+            tar.addfile(info)
 
 
-SOUND = {"list", "where", "show", "show json", "compare", "report", "verify", "export", "gc"}
-ALWAYS = {"list", "gc"}
+def link(name: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"{FOLDER}/{name}")
+    info.type, info.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+    return info
 
 
-def test_a_sound_archive_can_be_read_by_every_command_but_has_no_source_to_run(archive, ending):
-    assert_contained(ending, works=SOUND)
-
-
-def test_an_experiment_that_is_a_link_is_none(archive, ending):
+def test_a_sound_experiment_is_taken_and_every_command_can_read_it(archive, exported, ending):
     shutil.rmtree(archive)
-    archive.symlink_to(Path("../../outside").resolve(), target_is_directory=True)
-    shutil.copytree(Path("experiments/00002-seed-2"), Path("../outside/00001-x"))
-    assert_contained(ending, works={*ALWAYS, "where"})
+    write_tar(Path("hostile.tar"), exported)
+    code, out, err = ending("import")
+    assert (code, err) == (0, "") and "experiments/00003-seed-1" in out
+    Path("experiments/00003-seed-1").rename(archive)
+    assert {name: ending(name)[0] for name in SOUND} == dict.fromkeys(SOUND, 0)
+    code, _, err = ending("reproduce")
+    assert code == 5 and "source.tar.gz: its source hash is" in err
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_a_link_or_a_pipe_in_place_of_a_file_is_not_opened(archive, ending, name, kind):
-    (archive / name).unlink()
-    if kind == "link":
-        (archive / name).symlink_to(Path("../outside").resolve() / name)
-    else:
-        os.mkfifo(archive / name)
-    never = {"report", "verify", "reproduce", "export"}
-    reads = {
-        "README.md": {"show"},
-        "summary.json": {"show json"},
-        "manifest.json": set(),
-    }.get(name, {"compare"})
-    assert_contained(ending, works=SOUND - never - reads)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE])
+def test_a_link_or_a_pipe_in_place_of_a_file_is_refused(refused, name, kind):
+    refused({}, "expected plain files only|expected an exported", link(name, kind))
 
 
 @pytest.mark.parametrize("name", ["samples", "figures"])
-def test_a_folder_that_is_a_link_is_not_entered(archive, ending, name):
-    shutil.rmtree(archive / name)
-    (archive / name).symlink_to(Path("../outside").resolve(), target_is_directory=True)
-    assert_contained(ending, works=SOUND - {"compare", "report", "verify", "export"})
+def test_a_folder_that_is_a_link_is_refused(refused, name):
+    refused({}, "expected plain files only", link(name))
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "size", "limit"),
     [
-        ("metrics.csv", 3 << 30),
-        ("config.yaml", 50 << 20),
-        ("README.md", 100 << 20),
-        ("notes.md", 2 << 20),
-        ("summary.json", 3 << 30),
-        ("provenance.json", 3 << 30),
-        ("status.json", 3 << 30),
-        ("manifest.json", 3 << 30),
-        ("samples/0.txt", 3 << 30),
+        ("metrics.csv", 3 << 30, 256 << 20),
+        ("config.yaml", 50 << 20, 256 << 10),
+        ("overrides.yaml", 50 << 20, 256 << 10),
+        ("README.md", 100 << 20, 1 << 20),
+        ("notes.md", 2 << 20, 1 << 20),
+        ("summary.json", 3 << 30, 64 << 20),
+        ("provenance.json", 3 << 30, 64 << 20),
+        ("status.json", 3 << 30, 64 << 20),
+        ("samples/0.txt", 3 << 30, 1 << 20),
+        ("source.tar.gz", 3 << 30, 256 << 20),
     ],
 )
-def test_a_file_beyond_all_measure_is_not_read(archive, ending, name, size):
-    os.truncate(archive / name, size)  # holes, which take no room on the disk
-    for command in COMMANDS:
-        code, _, err = ending(command)
-        assert code in (0, 5) and err.count("\n") == (code != 0), command
-        if code and command not in ("verify", "reproduce", "export"):
-            assert f"has {size:,} bytes, and at most" in err, command
+def test_a_file_beyond_all_measure_is_refused_before_it_is_read(refused, name, size, limit):
+    refused({name: b"x"}, f"{name}': it has {size:,} bytes, at most {limit:,}", **{name: size})
 
 
-def test_names_that_leave_the_folder_are_refused(archive, ending):
-    manifest = json.loads((archive / "manifest.json").read_text())
-    entry = manifest["files"]["notes.md"]
-    for name in ("../../../outside/notes.md", str(Path("../outside/notes.md").resolve()), "a/../../b", "\x1b[2J"):
-        changed = {**manifest, "files": {**manifest["files"], name: entry}}
-        (archive / "manifest.json").write_text(json.dumps(changed))
-        code, out, err = ending("verify")
-        assert code == 5 and "refused" in out and SECRET not in out + err and "\x1b" not in out + err
-        assert ending("export")[0] == 5
+@pytest.mark.parametrize("name", ["../../../outside/notes.md", "/etc/passwd", "a/../../b", "\x1b[2J", ".git/config"])
+def test_a_name_that_leaves_the_folder_is_refused(refused, name):
+    refused({name: b""}, "manifest.json lists .*: (its name is not|no experiment has a file)")
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "provenance.json", "status.json", "summary.json"])
+def test_an_experiment_without_a_file_that_each_has_is_refused(refused, name):
+    refused({name: None}, f"{name}: missing; every experiment has one")
+
+
+ALIASES = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" if i else "a0: &a0 [x]" for i in range(30))
+MERGES = "\n".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" if i else "a0: &a0 {x: 1}" for i in range(30))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # Each of the first six ends the process when libyaml's loader follows it down the C stack.
+        ("[" * 200_000, "nests deeper than 100"),
+        ("{a: " * 60_000, "nests deeper than 100"),
+        ("- " * 100_000, "nests deeper than 100"),
+        ("? " * 100_000, "nests deeper than 100"),
+        ("\n".join(" " * n + "a:" for n in range(700)), "nests deeper than 100"),
+        ("\u2028".join(" " * n + "a:" for n in range(700)), "nests deeper than 100"),
+        (ALIASES, "by an alias"),
+        ("a: &a [*a]", "by an alias"),
+        (MERGES, "by an alias"),
+        ("a: 1" + ":1" * 100_000, "a number of 200001 digits"),
+        ("a: " + "1" * 5000, "a number of 5000 digits"),
+        ("a: " + "1" * 900, "a number of 900 digits"),
+        ("a: .nan", "a value that no record has"),
+        ("a: 2020-01-01", "a value that no record has"),
+        ("a: !!binary aGk=", "a value that no record has"),
+        ("a: ${oc.env:HOME}", "resolved values only"),
+        ("a: !!python/object/apply:os.mkdir [made]", "could not determine a constructor for the tag"),
+        ("a: !!python/name:os.system", "could not determine a constructor for the tag"),
+        ("a: 2020-01-99", "day is out of range"),
+        (b"a: \xff", "(can't decode byte|invalid)"),
+        ("a: \x1b[31m", "(special|control) characters are not allowed"),
+        ("a: 'open", "(end of stream|unexpected end)"),
+        ("[]", "expected a mapping, got list"),
+        ("", "expected a mapping, got NoneType"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(refused, content, message):
+    refused({"config.yaml": content if isinstance(content, bytes) else content.encode()}, message)
+
+
+@pytest.mark.parametrize("override", ["--multirun", "-cd /tmp", "", "a b=1", "[1]"])
+def test_an_override_that_is_an_option_is_refused(refused, override):
+    refused({"overrides.yaml": json.dumps([override]).encode()}, "is not an override")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not JSON"),
+        (b'{"a": ' + b"1" * 400 + b"}", "a number of 400 digits"),
+        (b'{"a": NaN}', "a value that no record has"),
+        (b'{"a": "\\ud800"}', "a value that no record has"),
+        (b'{"version": 9}', "version '9', and this gpt2lab reads version 1"),
+        (b"{", "not JSON"),
+        (b"[]", "expected a JSON object"),
+    ],
+)
+def test_a_summary_that_is_none_is_refused(refused, content, message):
+    refused({"summary.json": content}, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("status.json", {"state": "gone"}, "state is 'gone'"),
+        ("provenance.json", {"data": [1], "model": "x"}, "no report can be made"),
+    ],
+)
+def test_a_record_that_no_report_can_be_made_of_is_refused(refused, exported, name, change, message):
+    refused({name: json.dumps({**json.loads(exported[name]), **change}).encode()}, message)
+
+
+def test_metrics_and_source_are_read(refused):
+    refused({"metrics.csv": b"step,tokens\n1,x\n"}, r"metrics\.csv, line 2: damaged, tokens is 'x'")
+    refused({"source.tar.gz": b"no gzip"}, r"source\.tar\.gz: damaged, it is not gzip")
+    refused({"more.yaml": b"a: 1"}, "no experiment has a file of this name")
 
 
 HOSTILE_NAME = '<script>alert(1)</script>|[x](javascript:y)\n# "\x1b[2J`a`![z](http://example.com/z.png)'
@@ -194,7 +286,11 @@ def test_markup_in_a_name_and_a_hypothesis_shows_itself(archive, ending):
     page = (path / "README.md").read_text()
     assert "<script" not in page and "<img" not in page and not re.search(r"(?<!\\)\]\((javascript|http)", page)
     assert "\x1b" not in page and (path / "notes.md").read_text() == notes
-    assert_contained(ending, works=SOUND)
+    shutil.rmtree(archive)
+    export_experiment(path, Path("hostile.tar"))
+    assert ending("import")[0] == 0
+    path.rename(archive)
+    assert {name: ending(name)[0] for name in SOUND} == dict.fromkeys(SOUND, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +312,7 @@ def test_markup_in_a_name_and_a_hypothesis_shows_itself(archive, ending):
 def test_notes_may_hold_anything_and_are_never_changed(archive, ending, notes):
     (archive / "notes.md").write_bytes(notes)
     assert ending("report")[0] == 0
-    for command in sorted(SOUND):
-        code, out, err = ending(command)
+    for command in ("show", "verify", "export"):
+        code, _, err = ending(command)
         assert (code, err) == (0, ""), command
-        assert all(char.isprintable() or char in "\n\t" for char in out), command
     assert (archive / "notes.md").read_bytes() == notes

@@ -108,21 +108,15 @@ def test_values_of_a_wrong_type_do_not_break_the_page(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["val_loss", "val_accuracy", "n_params", "n_params_active", "tokens"])
-@pytest.mark.parametrize("value", [10**400, True, float("inf")])
-def test_a_number_beyond_all_counts_is_left_blank_and_hides_no_other_experiment(tmp_path, command, key, value):
+@pytest.mark.parametrize("value", [True, float("inf")])
+def test_a_value_that_is_no_number_is_left_blank_and_hides_no_other_experiment(tmp_path, command, key, value):
     make_experiment(tmp_path, "00001-sound")
-    make_experiment(tmp_path, "00002-huge", **{key: value})
+    make_experiment(tmp_path, "00002-odd", **{key: value})
     write_index(tmp_path)
     assert [row[0][:7] for row in read_cells(tmp_path)] == ["[00002]", "[00001]"]
     out, _ = command("list", "--sort", "val_loss", "--root", str(tmp_path))
     assert sorted(line[:5] for line in out.splitlines()[1:]) == ["00001", "00002"]
     assert command("list", "--where", "tokens>0", "--root", str(tmp_path))[0].count("00001") == 1
-
-
-def test_a_huge_count_of_jobs_is_left_out_of_the_status(tmp_path):
-    make_experiment(tmp_path, "00001-x", kind="sweep", jobs={"finished": 10**400, "failed": 2})
-    write_index(tmp_path)
-    assert read_cells(tmp_path)[0][2] == "0 of 2 finished"
 
 
 @pytest.mark.parametrize(

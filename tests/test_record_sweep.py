@@ -68,13 +68,6 @@ def test_a_job_of_another_machine_counts_as_running_for_an_hour(tmp_path: Path) 
         ({"jobs": []}, "expected jobs with a number"),
         ({"jobs": None}, "does not hold the plan"),
         ({"extra": 1}, "does not hold the plan"),
-        ({"name": ["a"]}, r"name is .*'a'"),
-        ({"sweep_id": {}}, "sweep_id is"),
-        ({"created": 5}, "created is '5'"),
-        ({"varies": "abc"}, "varies is 'abc'"),
-        ({"hypothesis": {"a": 1}}, "hypothesis is"),
-        ({"baseline": [1]}, "baseline is"),
-        ({"baseline": {"seed": 10**400}}, "baseline is"),
         ({"jobs": [{"number": 0}]}, "does not hold the plan"),
     ],
 )
@@ -82,16 +75,6 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, change: dict, says: str) -> N
     path = write_banded_sweep(tmp_path / "sweep") / "sweep.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArchiveError, match=says):
-        read_sweep(path.parent)
-
-
-@pytest.mark.parametrize("folder", ["../outside", "runs/../../x", "/etc", "runs/.hidden", "runs/a/b", "runs/", "x", 3])
-def test_a_plan_that_leaves_its_directory_is_refused(tmp_path: Path, folder: object) -> None:
-    path = write_banded_sweep(tmp_path / "sweep") / "sweep.json"
-    plan = json.loads(path.read_text())
-    plan["jobs"][1]["folder"] = folder
-    path.write_text(json.dumps(plan))
-    with pytest.raises(ArchiveError, match="is not one below runs/"):
         read_sweep(path.parent)
 
 

@@ -104,15 +104,6 @@ def test_an_empty_archive_says_so_for_a_job_too(tmp_path):
         resolve(tmp_path, "2/3")
 
 
-def test_a_run_directory_that_is_a_link_is_refused(root, tmp_path):
-    run = root / "00002-grid" / "runs" / SECOND
-    run.rename(tmp_path / "outside")
-    run.symlink_to(tmp_path / "outside")
-    for look in (lambda: resolve(root, "2/2"), lambda: expand(root, "2")):
-        with pytest.raises(ArchiveError, match=r"it is a link"):
-            look()
-
-
 def test_a_plan_of_another_version_is_refused_with_its_number(root):
     plan = root / "00002-grid" / "sweep.json"
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"version": 2}))

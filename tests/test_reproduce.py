@@ -227,14 +227,6 @@ def test_a_run_that_the_clock_ended_is_compared_up_to_its_last_regular_row(exper
     assert {"train.time_limit=null", 'train.stop_when="step>=6"'} <= set(found.overrides)
 
 
-@pytest.mark.parametrize("override", ["--config-dir=/evil", "-m", 7, "", "a b=1"])
-def test_an_override_that_is_none_is_refused(experiment, override):
-    (experiment / "overrides.yaml").write_text(yaml.safe_dump([override]))
-    write_manifest(experiment)
-    with pytest.raises(ArchiveError, match=r"overrides\.yaml: .* is not an override"):
-        plan(experiment)
-
-
 def test_more_steps_than_the_run_has_are_refused(experiment):
     with pytest.raises(ConfigError, match="--steps 9: the archived run has 8 steps"):
         plan(experiment, steps=9)

@@ -25,7 +25,7 @@ def make_run(path: Path, *, state: str = "finished", run_id: str | None = None, 
             metrics.append({"step": 0, "val_loss": 5.5})
         run.samples.mkdir()
         (run.samples / "0.txt").write_text("once upon a time")
-        run.source_archive.write_bytes(gzip.compress(b"source", mtime=0))
+        run.source_archive.write_bytes(gzip.compress(bytes(10_240), mtime=0))  # an empty tar
         run.model.write_bytes(b"weights" * 100)
         run.state.write_bytes(b"moments")
         run.write_status(state, reason=reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_store import archive, make_run
 
-from gpt2lab.archive import list_experiments, transfer
+from gpt2lab.archive import import_check, list_experiments, transfer
 from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import verify
 from gpt2lab.errors import ArchiveError
@@ -208,9 +208,9 @@ def test_another_version_is_refused_with_its_number(exported, tmp_path):
 
 
 def test_oversized_files_are_refused_before_they_are_read(exported, tmp_path, monkeypatch):
-    huge = {"sha256": "0" * 64, "bytes": transfer.MAX_FILE_BYTES + 1, "in_git": True}
+    huge = {"sha256": "0" * 64, "bytes": import_check.MAX_FILE_BYTES + 1, "in_git": True}
     path = with_manifest(exported, tmp_path / "x.tar", lambda manifest: manifest["files"].update({"big": huge}))
-    refused(path, tmp_path / "other", "big has 268,435,457 bytes, at most 268,435,456")
+    refused(path, tmp_path / "other", "lists 'big': it has 268,435,457 bytes, at most 268,435,456")
     for limit, match in (
         ("MAX_MANIFEST_BYTES", "are read"),
         ("MAX_FILES", "files, at most"),

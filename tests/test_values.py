@@ -10,8 +10,8 @@ def test_a_finite_value_is_a_number(value):
     assert is_number(value)
 
 
-@pytest.mark.parametrize("value", [True, None, "1", [1], math.nan, math.inf, -math.inf, 2**63 + 1, -(10**400)])
-def test_what_cannot_be_reckoned_with_is_no_number(value):
+@pytest.mark.parametrize("value", [True, None, "1", [1], math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_or_not_a_count_is_no_number(value):
     assert not is_number(value)
 
 

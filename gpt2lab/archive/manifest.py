@@ -1,6 +1,5 @@
 """manifest.json: size and SHA-256 of every file of an experiment, so that a changed byte can be found."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,9 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     manifest = read_json(path)
     check_version(path, manifest, VERSION)
     files = manifest.get("files")
-    if not isinstance(files, dict):
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys() for entry in files.values()
+    ):
         raise ArchiveError(f"{path}: damaged, it does not list the files of the experiment")
     return files
 
@@ -65,23 +66,6 @@ def check_version(path: Path, content: dict[str, Any], known: int) -> None:
             f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {known}: "
             "use the gpt2lab that wrote it"
         )
-
-
-def refuse_entry(name: str, entry: object) -> str | None:
-    """Return why a line of a manifest cannot be used, or None: its name may not leave the folder or be hidden."""
-    parts = name.split("/")
-    if not all(parts) or any(part.startswith(".") for part in parts):
-        return "its name is not that of a visible file inside the experiment"
-    if "\\" in name or not name.isprintable() or name == MANIFEST:
-        return "no experiment has a file of this name"
-    if not isinstance(entry, dict):
-        return "its entry is damaged, expected sha256 and bytes"
-    digest, size = entry.get("sha256"), entry.get("bytes")
-    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        return "its sha256 is damaged, expected 64 hex digits"
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        return f"its size is {str(size)[:40]!r}, expected a number of bytes"
-    return None
 
 
 def is_weights(name: str) -> bool:

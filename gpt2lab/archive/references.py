@@ -54,7 +54,7 @@ def expand(root: Path, ref: str) -> list[Path]:
     if not is_sweep(path):
         return [path]
     sweep = read_sweep(path)
-    runs = [_inside(sweep, sweep.path / job.folder) for job in sweep.jobs if has_record(sweep.path / job.folder)]
+    runs = [sweep.run_dir(job) for job in sweep.jobs if has_record(sweep.path / job.folder)]
     if not runs:
         raise ArchiveError(f"{path.name}: none of its {len(sweep.jobs)} jobs left a record")
     return runs
@@ -71,13 +71,6 @@ def _job_directory(sweep: Sweep, name: str) -> Path:
     path = sweep.run_dir(found[0])
     if not path.is_dir():
         raise ArchiveError(f"{sweep.path.name}: job {found[0].number} ({found[0].folder}) left nothing: it never began")
-    return _inside(sweep, path)
-
-
-def _inside(sweep: Sweep, path: Path) -> Path:
-    """Return `path`, unless a link leads out of the experiment."""
-    if path.is_symlink() or path.parent.is_symlink():
-        raise ArchiveError(f"{path}: it is a link; an experiment holds plain files and folders only")
     return path
 
 

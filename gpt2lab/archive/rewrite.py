@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2lab.archive.manifest import MANIFEST, is_report, is_weights, refreshed, write_entries
 from gpt2lab.archive.staging import staging_folder
-from gpt2lab.archive.verify import refuse_links, walk_files
+from gpt2lab.archive.verify import walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, fsync_directory
 
@@ -15,10 +15,9 @@ from gpt2lab.record.disk import disk_errors, fsync_directory
 def rewrite_report(directory: Path, title: str, write_report: Callable[[Path, str], None]) -> None:
     """Let `write_report(folder, title)` rewrite the report of the experiment `directory`; notes.md is not changed.
 
-    Raises ArchiveError, and leaves the experiment as it was, for a link in it, a record that no report can be made of,
+    Raises ArchiveError, and leaves the experiment as it was, for a record that no report can be made of,
     a damaged manifest, and a full disk.
     """
-    refuse_links(directory)  # nothing is written through one
     with staging_folder(directory.parent, "write the report into") as staging:
         copy = staging / directory.name
         try:

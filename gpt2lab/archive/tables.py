@@ -14,6 +14,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import is_sweep, read_state, read_sweep
+from gpt2lab.record.values import flatten
 
 # The columns that every archive has; the others are those of its files.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -97,14 +98,14 @@ class Tables:
             self.rows["metrics"] += [{**names, **values} for values in measured]
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
     """Return {dotted name: value}; a list of plain values is JSON text, and one of groups is left out."""
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif not isinstance(value, list):
-            flat[f"{prefix}{name}"] = value if isinstance(value, int | float | None) else str(value)
-        elif not any(isinstance(item, dict | list) for item in value):
-            flat[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False, default=str)
+    flat = {name: value for name, value in flatten(content).items() if not isinstance(value, dict)}
+    for name, value in list(flat.items()):
+        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            del flat[name]
+        elif isinstance(value, list):
+            flat[name] = json.dumps(value, ensure_ascii=False, default=str)
+        elif not isinstance(value, int | float | None):
+            flat[name] = str(value)
     return flat

@@ -1,19 +1,22 @@
 """One experiment as one tar: the same experiment gives the same bytes, and what is read back is what was written.
 
-The tar comes from anybody. It is read without tarfile's unpacking: plain files only, manifest.json first, every other
-entry one that the manifest lists, once, with its size and hash. So there are no links, devices, folders or extension
-headers to follow, and nothing is written outside the staging folder or beyond the limits below.
+The tar comes from anybody, and this is the one place where that matters: what is imported is trusted from then on. It
+is read without tarfile's unpacking: plain files only, manifest.json first, every other entry one that the manifest
+lists, once, with its size and hash. So there are no links, devices, folders or extension headers to follow, and nothing
+is written outside the staging folder or beyond the limits below. Then `import_check` reads every file.
 """
 
 import hashlib
 import re
 import tarfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2lab.archive.experiments import NUMBER
-from gpt2lab.archive.manifest import MANIFEST, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.import_check import check_record, refuse_entry
+from gpt2lab.archive.manifest import MANIFEST, is_weights, read_manifest
 from gpt2lab.archive.staging import staging_folder
 from gpt2lab.archive.store import claim_number
 from gpt2lab.archive.verify import verify
@@ -22,9 +25,7 @@ from gpt2lab.record.disk import disk_errors, read_json
 
 MAX_FILES = 10_000
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_FILE_BYTES = 256 << 20  # of one file of the record
 MAX_RECORD_BYTES = 1 << 30  # of all files but weights
-MAX_WEIGHTS_BYTES = (8 << 30) - 1  # the largest entry of a ustar header; GPT-2 XL in float32 is 6.2 GB
 _BLOCK = 512
 _END = 20 * _BLOCK  # zeros that pad a tar
 _PIECE = 1 << 20
@@ -43,7 +44,7 @@ def export_experiment(directory: Path, output: Path, *, weights: bool = False) -
     for fault in verdict.faults:
         raise ArchiveError(f"{directory}: {fault.kind} {fault.file}: {fault.why}; only a sound experiment is exported")
     manifest = read_manifest(directory)
-    _check_limits(directory / MANIFEST, manifest)
+    _check_manifest(directory / MANIFEST, manifest)
     names = [MANIFEST, *sorted(name for name in manifest if weights or not is_weights(name))]
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
     with disk_errors("write", output):
@@ -59,11 +60,14 @@ def export_experiment(directory: Path, output: Path, *, weights: bool = False) -
     return output
 
 
-def import_experiment(file: Path, root: Path, *, force: bool = False) -> Path:
+def import_experiment(
+    file: Path, root: Path, *, write_report: Callable[[Path, str], None] | None = None, force: bool = False
+) -> Path:
     """Put the experiment in the tar `file` into the archive below `root` under the next number; return its directory.
 
-    `force` takes a run that is there already once more. Raises ArchiveError, and leaves the archive as it was, when
-    anything in the tar is not as its manifest says, or is no plain file, or is larger than the limits of this module.
+    `write_report(directory, title)` is tried on a copy of the record; `force` takes a run that is there already once
+    more. Raises ArchiveError, and leaves the archive as it was, when anything in the tar is not as its manifest says,
+    is no plain file or too large, or is not what a run leaves behind.
     """
     with disk_errors("read", file):
         source = file.open("rb")
@@ -80,37 +84,35 @@ def import_experiment(file: Path, root: Path, *, force: bool = False) -> Path:
             try:
                 with disk_errors("import into", staging):
                     _copy_entry(source, file, staging / MANIFEST, size)
-                    manifest = _read_manifest(file, staging)
+                    manifest = read_manifest(staging)
+                    _check_manifest(staging / MANIFEST, manifest)
                     _copy_entries(source, file, staging, f"{match[0]}/", manifest)
-                # Not only of the right bytes: the list reads these.
-                read = [name for name in ("provenance.json", "status.json") if name in manifest]
-                facts = {name: read_json(staging / name) for name in read}
-                run_id, step = facts.get("provenance.json", {}).get("run_id"), facts.get("status.json", {}).get("step")
+                check_record(staging, (name for name in manifest if not is_weights(name)))
+                _check_report(staging, write_report)
+                run_id = read_json(staging / "provenance.json").get("run_id")
+                step = read_json(staging / "status.json").get("step")
                 return claim_number(staging, root, match[2], run_id=run_id, step=step, force=force)
             except ArchiveError as error:
                 raise ArchiveError(str(error).replace(f"{staging}/", f"{file}, ")) from None
 
 
-def _read_manifest(file: Path, staging: Path) -> dict[str, dict[str, Any]]:
-    manifest = read_manifest(staging)
-    for name, entry in manifest.items():
-        refusal = refuse_entry(name, entry)
-        if refusal:
-            raise ArchiveError(f"{file}: {MANIFEST} lists {name[:200]!r}: {refusal}")
-    _check_limits(file, manifest)
-    return manifest
-
-
-def _check_limits(path: Path, manifest: dict[str, dict[str, Any]]) -> None:
+def _check_manifest(path: Path, manifest: dict[str, dict[str, Any]]) -> None:
     if len(manifest) > MAX_FILES:
         raise ArchiveError(f"{path}: {len(manifest):,} files, at most {MAX_FILES:,} go into one tar")
     for name, entry in manifest.items():
-        limit = MAX_WEIGHTS_BYTES if is_weights(name) else MAX_FILE_BYTES
-        if entry["bytes"] > limit:
-            raise ArchiveError(f"{path}: {name} has {entry['bytes']:,} bytes, at most {limit:,} go into a tar")
+        refusal = refuse_entry(name, entry)
+        if refusal:
+            raise ArchiveError(f"{path} lists {name[:200]!r}: {refusal}")
     total = sum(entry["bytes"] for name, entry in manifest.items() if not is_weights(name))
     if total > MAX_RECORD_BYTES:
         raise ArchiveError(f"{path}: {total:,} bytes without weights, at most {MAX_RECORD_BYTES:,} go into a tar")
+
+
+def _check_report(staging: Path, write_report: Callable[[Path, str], None] | None) -> None:
+    """Raise ArchiveError when no report can be made of the record; one that differs is of another version."""
+    for fault in verify(staging, write_report=write_report).faults:
+        if fault.kind == "refused":
+            raise ArchiveError(f"{staging / fault.file}: {fault.why}")
 
 
 def _add(tar: tarfile.TarFile, directory: Path, name: str) -> None:

@@ -1,8 +1,7 @@
 """Whether an experiment is still what was archived: its files, its config or plan, and its report.
 
 The manifest finds what changed by accident or on the way; it is not a signature, which a person who changes a file
-and its line in the manifest would have to forge too. A link, or a name that leaves the folder, ends the check before
-anything is read through it.
+and its line in the manifest would have to forge too.
 """
 
 import os
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.manifest import MANIFEST, NOTES, is_rewritten, is_weights, read_manifest, refuse_entry
+from gpt2lab.archive.manifest import MANIFEST, NOTES, is_rewritten, is_weights, read_manifest
 from gpt2lab.archive.report_check import check_report
 from gpt2lab.archive.sweeps import plan_faults
 from gpt2lab.errors import ArchiveError, Gpt2labError
@@ -54,9 +53,6 @@ def verify(
     title)` writes the report of a record, here into a temporary folder. Each is left out where None. Weights that are
     not there are a fault only with `weights`. Raises ArchiveError when the disk cannot be read.
     """
-    faults = list(_check_tree(directory))
-    if faults:
-        return Verification(path=directory, faults=tuple(faults))
     try:
         manifest = read_manifest(directory)
     except ArchiveError as error:
@@ -97,34 +93,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _check_tree(directory: Path) -> Iterator[Fault]:
-    """Yield what may not be followed or opened: links, devices, pipes."""
-    if directory.is_symlink():
-        yield Fault(file=directory.name, kind="refused", why="the experiment is a link")
-        return
-    with disk_errors("read", directory):
-        for name, status in walk_files(directory):
-            if not stat.S_ISREG(status.st_mode):
-                what = "a link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
-                yield Fault(file=name, kind="refused", why=f"it is {what}; an experiment holds plain files only")
-
-
-def refuse_links(directory: Path) -> None:
-    """Raise ArchiveError for the first link, pipe or device of an experiment."""
-    for fault in _check_tree(directory):
-        raise ArchiveError(f"{directory / fault.file}: {fault.why}")
-
-
 def _check_files(
     directory: Path, manifest: dict[str, dict[str, Any]], weights: bool
 ) -> tuple[list[Fault], tuple[str, ...], bool]:
     on_disk = {name: status for name, status in walk_files(directory) if name != MANIFEST}
     faults, absent, notes_edited = [], [], False
     for name, entry in manifest.items():
-        refusal = refuse_entry(name, entry)
-        if refusal:
-            faults.append(Fault(file=name, kind="refused", why=refusal))
-        elif name not in on_disk:
+        if name not in on_disk:
             if is_weights(name) and not weights:
                 absent.append(name)
             else:
@@ -164,8 +139,8 @@ def _check_configs(directory: Path, manifest: dict[str, Any], check: Callable[[P
         return [Fault(file="config.yaml", kind="missing", why="the manifest lists none")]
     faults = []
     for name in names:
-        if refuse_entry(name, manifest[name]) or not (directory / name).is_file():
-            continue  # said already
+        if not (directory / name).is_file():
+            continue  # reported as missing
         try:
             check(directory / name)
         except Gpt2labError as error:

@@ -1,11 +1,8 @@
 """Commands on the archive: snapshot, list, show, report."""
 
-import functools
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
@@ -20,47 +17,18 @@ from gpt2lab.archive import (
 from gpt2lab.archive.query import choose
 from gpt2lab.archive.rewrite import rewrite_report
 from gpt2lab.cli.terminal import printable, table
-from gpt2lab.errors import TRACEBACK_VARIABLE, ArchiveError, Gpt2labError
+from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column
-from gpt2lab.record.disk import read_plain_file
+from gpt2lab.record.disk import read_bytes
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.sweep import find_results, is_sweep, latest_result, read_sweep
 from gpt2lab.record.values import is_number
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_LONGEST_PAGE = 4 << 20  # bytes of a README.md; a report has some thousands, and notes at most a million
 _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
 
 root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
 )
-
-
-def says_what_is_damaged(command: Callable[P, T]) -> Callable[P, T]:
-    """Let a command end in one line that names its experiments, whatever the record of a stranger does to it.
-
-    GPT2LAB_TRACEBACK=1 shows where, as for every error.
-    """
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **options: P.kwargs) -> T:
-        try:
-            return command(*args, **options)
-        except (Gpt2labError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-            raise
-        except Exception as error:
-            if os.environ.get(TRACEBACK_VARIABLE):
-                raise
-            names = options.get("experiment") or options.get("experiments")
-            named = " ".join(map(str, names)) if isinstance(names, tuple) else str(names)
-            why = f"{type(error).__name__}: {error}"[:400]
-            raise ArchiveError(
-                f"{named}: no report can be made of this record ({why}); gpt2lab verify says what is damaged in it"
-            ) from None
-
-    return wrapped
 
 
 @click.command()
@@ -167,7 +135,6 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 @click.argument("experiment")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json.")
 @root_option
-@says_what_is_damaged
 def show(experiment: str, as_json: bool, root: Path) -> None:
     """Show the report of EXPERIMENT: a number, a folder name, or a name that only one has."""
     from rich.console import Console  # a list does without
@@ -180,7 +147,7 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
     readme = path / "README.md"
     if not readme.exists():
         raise ArchiveError(f"{readme}: missing; write it again with gpt2lab report {experiment}")
-    page = read_plain_file(readme, _LONGEST_PAGE).decode("utf-8", errors="replace")
+    page = read_bytes(readme).decode("utf-8", errors="replace")
     if len(page) > _LONGEST_RENDERED:
         click.echo(printable(page))
     else:
@@ -191,7 +158,6 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
 @click.command()
 @click.argument("experiment")
 @root_option
-@says_what_is_damaged
 def report(experiment: str, root: Path) -> None:
     """Write the report of EXPERIMENT again from its data; notes.md is merged in and never changed."""
     from gpt2lab.report import write_report

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2lab.archive import expand, list_provenance, resolve, resolve_run
-from gpt2lab.cli.archive import root_option, says_what_is_damaged
+from gpt2lab.cli.archive import root_option
 from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
@@ -31,7 +31,6 @@ MOST_LABEL = 80  # characters of what varies; the sentence below the table has a
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Folder to write a page with figures into.")
 @root_option
-@says_what_is_damaged
 def compare(
     experiments: tuple[str, ...],
     metric: str | None,

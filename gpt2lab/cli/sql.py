@@ -32,7 +32,7 @@ def sql(query: str | None, tables: bool, as_json: bool, root: Path) -> None:
         click.echo(f"{root}: there are no experiments in it yet", err=as_json)
         return
     result = describe(experiments) if query is None else select(experiments, query)
-    for damage in result.damage:
+    for damage in dict.fromkeys(result.damage):
         click.echo(f"left out: {printable(damage)}", err=True)
     for line in _json_lines(result) if as_json else _table_lines(result):
         click.echo(line)

@@ -1,20 +1,14 @@
 """Writing to disk so that a reader finds the old content or the new, never half of either."""
 
 import contextlib
-import errno
 import hashlib
-import io
 import json
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-
-MAX_JSON_BYTES = 64 << 20  # provenance.json holds the patch of a whole working tree
-_PIECE = 1 << 20
 
 
 @contextlib.contextmanager
@@ -45,41 +39,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         fsync_directory(path.parent)
 
 
-def read_plain_file(path: Path, limit: int) -> bytes:
-    """Return the bytes of a plain file of at most `limit` bytes.
-
-    Raises ArchiveError when it is missing or larger, and for what is not read at all, because it would lead out of
-    its folder or never end: a link, a pipe, a device.
-    """
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raises ArchiveError when it cannot be read."""
     with disk_errors("read", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise ArchiveError(f"{path}: is a link; expected a plain file") from None
-            raise
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ArchiveError(f"{path}: is not a plain file; expected one")
-            content = _read_up_to(file, limit + 1) if status.st_size <= limit else b""
-    if max(status.st_size, len(content)) > limit:
-        size = max(status.st_size, len(content))
-        raise ArchiveError(f"{path}: has {size:,} bytes, and at most {limit:,} of such a file are read")
-    return content
-
-
-def _read_up_to(file: io.RawIOBase, limit: int) -> bytes:
-    pieces = []
-    while limit > 0 and (piece := file.read(min(limit, _PIECE))):
-        pieces.append(piece)
-        limit -= len(piece)
-    return b"".join(pieces)
+        return path.read_bytes()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises ArchiveError when it is missing, damaged or no plain file."""
-    content = read_plain_file(path, MAX_JSON_BYTES)
+    """Return the JSON object in a file. Raises ArchiveError when it is missing or damaged."""
+    content = read_bytes(path)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # the latter for a file that nests thousands of lists

@@ -15,9 +15,7 @@ from types import TracebackType
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record import columns as entries
 from gpt2lab.record.columns import Column
-from gpt2lab.record.disk import disk_errors, read_plain_file, write_atomic
-
-MAX_BYTES = 256 << 20  # two million rows
+from gpt2lab.record.disk import disk_errors, read_bytes, write_atomic
 
 Row = dict[str, float | int | None]
 
@@ -167,7 +165,7 @@ def read_metrics(path: Path) -> list[Row]:
     A torn last line is dropped. A column without an entry in COLUMNS is kept, as a plain number. Steps ascend, from 0
     or later. Raises ArchiveError naming file and line for a damaged row, and for a missing file.
     """
-    return _parse(path, _whole_lines(read_plain_file(path, MAX_BYTES)))
+    return _parse(path, _whole_lines(read_bytes(path)))
 
 
 def drop_rows_after(path: Path, step: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, read_plain_file
+from gpt2lab.record.disk import disk_errors, read_bytes
 
 # About a hundred times what this project's own source needs.
 MAX_PACKED_BYTES = 64 * 2**20
@@ -45,9 +45,16 @@ def read_source(path: Path) -> tuple[list[tuple[str, bool, bytes]], str]:
     return list(_entries(path, tar)), hashlib.sha256(tar).hexdigest()
 
 
+def check_source_archive(path: Path) -> None:
+    """Raise ArchiveError for a source archive that `unpack_source` refuses."""
+    read_source(path)
+
+
 def _inflate(path: Path) -> bytes:
     """Return the decompressed archive, reading no more than the limits allow."""
-    packed = read_plain_file(path, MAX_PACKED_BYTES)
+    packed = read_bytes(path)
+    if len(packed) > MAX_PACKED_BYTES:
+        raise ArchiveError(f"{path}: has more than {MAX_PACKED_BYTES >> 20} MiB: refused, no source needs that")
     stream = zlib.decompressobj(wbits=31)  # gzip
     try:
         tar = stream.decompress(packed, MAX_BYTES + 1)

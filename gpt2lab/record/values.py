@@ -1,18 +1,14 @@
-"""Values of JSON and YAML files, which may come from a stranger: numbers, and nested mappings."""
+"""Values of JSON and YAML files: numbers, and nested mappings."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-_LARGEST = 2**63  # beyond it no count of a record lies, and float() may fail
-
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a number that can be shown and computed with: finite, not a bool, no int beyond ±2^63."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    """Whether a value is a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

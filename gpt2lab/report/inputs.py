@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, read_json, read_plain_file
+from gpt2lab.record.disk import disk_errors, read_bytes, read_json
 from gpt2lab.record.metrics import read_metrics
-from gpt2lab.record.plain_yaml import read_yaml
+from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.values import look_up
-
-MAX_NOTES_BYTES = 1 << 20
-MAX_SAMPLE_BYTES = 1 << 20
-MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +82,27 @@ def _is_not_finite(value: Any) -> bool:
     return value is not None and not math.isfinite(value)
 
 
-def _read_overrides(path: Path) -> list[str]:
-    return [str(item) for item in read_yaml(path, list, empty=True)] if path.exists() else []
-
-
-def _read_text(path: Path, limit: int) -> str:
+def _read_text(path: Path) -> str:
     # Samples and notes are shown, not computed with: a stray byte must not cost the report.
-    return read_plain_file(path, limit).decode("utf-8", errors="replace")
-
-
-def _refuse_links(directory: Path) -> None:
-    """Raise ArchiveError for a folder of a record that stands somewhere else; of files, the reader says so."""
-    for folder in (directory, directory / "samples", directory / "figures"):
-        if folder.is_symlink():
-            raise ArchiveError(f"{folder}: is a link; expected a folder")
+    return read_bytes(path).decode("utf-8", errors="replace")
 
 
 def _samples(directory: Path) -> list[Path]:
     with disk_errors("read", directory):
-        found = sorted(directory.glob("samples/*.txt"))
-    if len(found) > MAX_SAMPLES:
-        raise ArchiveError(f"{directory / 'samples'}: holds {len(found):,} samples, at most {MAX_SAMPLES:,} are read")
-    return found
+        return sorted(directory.glob("samples/*.txt"))
 
 
 def read_inputs(directory: Path) -> Inputs:
-    """Read the record of a run. Raises ArchiveError naming the file that is missing, damaged, a link or too large."""
-    _refuse_links(directory)
+    """Read the record of a run. Raises ArchiveError naming the file that is missing, or damaged."""
+    record = RunDir(directory)
     metrics = directory / "metrics.csv"
     notes = directory / "notes.md"
     return Inputs(
-        config=read_yaml(directory / "config.yaml", dict),
-        overrides=_read_overrides(directory / "overrides.yaml"),
+        config=record.read_config(),
+        overrides=record.read_overrides() if record.overrides.exists() else [],
         provenance=read_json(directory / "provenance.json"),
         status=read_json(directory / "status.json"),
         rows=list(read_metrics(metrics)) if metrics.exists() else [],
-        notes=_read_text(notes, MAX_NOTES_BYTES) if notes.exists() else "",
-        samples={path.name: _read_text(path, MAX_SAMPLE_BYTES) for path in _samples(directory)},
+        notes=_read_text(notes) if notes.exists() else "",
+        samples={path.name: _read_text(path) for path in _samples(directory)},
     )
