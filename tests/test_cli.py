@@ -125,15 +125,15 @@ def test_a_folder_of_which_nothing_is_archived_makes_no_archive(tmp_path, monkey
     assert not Path("experiments").exists()
 
 
-def test_a_record_that_breaks_a_report_is_one_line_unless_a_traceback_is_asked_for(workplace, command, monkeypatch):
+def test_a_fault_in_a_report_is_one_line_unless_a_traceback_is_asked_for(workplace, command, monkeypatch):
     def broken(*_: object) -> None:
         raise TypeError("unhashable type: 'list'")
 
     monkeypatch.setattr("gpt2lab.report.write_report", broken)
     monkeypatch.setattr("gpt2lab.cli.compare.compare_runs", lambda *_, **__: broken())
-    line = "no report can be made of this record (TypeError: unhashable type: 'list')"
-    assert command("report", "1", expect=5)[1].startswith(f"gpt2lab: 1: {line}")
-    assert command("compare", "1", "first", expect=5)[1].startswith(f"gpt2lab: 1 first: {line}")
+    line = "gpt2lab: internal error: TypeError: unhashable type: 'list'"
+    assert command("report", "1", expect=1)[1].startswith(line)
+    assert command("compare", "1", "first", expect=1)[1].startswith(line)
     monkeypatch.setenv("GPT2LAB_TRACEBACK", "1")
     with pytest.raises(TypeError, match="unhashable"):
         command("report", "1")
