@@ -10,12 +10,12 @@ import yaml
 
 from gpt2lab.archive.experiments import read_summary
 from gpt2lab.archive.manifest import MANIFEST, is_weights
-from gpt2lab.record.unpack import check_source_archive
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import Loader, RunDir
 from gpt2lab.record.sweep import PLAN, RUNS, is_sweep, read_sweep
+from gpt2lab.record.unpack import check_source_archive
 
 MAX_WEIGHTS_BYTES = (8 << 30) - 1  # the largest entry of a ustar header; GPT-2 XL in float32 is 6.2 GB
 MAX_FILE_BYTES = 256 << 20  # of a file that is not named below

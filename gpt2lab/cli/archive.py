@@ -1,6 +1,7 @@
 """Commands on the archive: snapshot, list, show, report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
