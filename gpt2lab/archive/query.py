@@ -35,7 +35,7 @@ _ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class QueryResult:
     """What a query gave, in SQLite's values: None, int, float, str or bytes."""
 
     columns: tuple[str, ...]
@@ -43,7 +43,7 @@ class Result:
     damage: tuple[str, ...]  # files that could not be read, so that their values are missing
 
 
-def select(experiments: list[Listed], query: str) -> Result:
+def select(experiments: list[Listed], query: str) -> QueryResult:
     """Return the result of `query`, one SELECT over the tables.
 
     Raises ConfigError for what SQLite refuses, an unknown name, a statement that does more than read, and a query
@@ -67,7 +67,7 @@ def choose(experiments: list[Listed], *, where: str | None = None, sort: str | N
     return [experiments[position - 1] for (position,) in positions]
 
 
-def describe(experiments: list[Listed]) -> Result:
+def describe(experiments: list[Listed]) -> QueryResult:
     """Return a row per column of each table: how many values it has and the last of them."""
     tables = Tables(experiments, names=RUN_TABLES, every_config=True)
     rows = []
@@ -78,10 +78,10 @@ def describe(experiments: list[Listed]) -> Result:
                 if value is not None:
                     values[column].append(value)
         rows += [(table, name, len(found), found[-1] if found else None) for name, found in values.items()]
-    return Result(columns=("table", "column", "values", "example"), rows=rows, damage=tuple(tables.damage))
+    return QueryResult(columns=("table", "column", "values", "example"), rows=rows, damage=tuple(tables.damage))
 
 
-def _run(experiments: list[Listed], query: str, label: str) -> Result:
+def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
     """Return the result of a query; `label` begins its errors."""
     _check(query, label)
     names = _names(query)
@@ -97,7 +97,7 @@ class _UnknownNameError(ConfigError):
     """A query that names a column or a table that there is not."""
 
 
-def _execute(tables: Tables, query: str, label: str) -> Result:
+def _execute(tables: Tables, query: str, label: str) -> QueryResult:
     columns = tables.columns()
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
@@ -106,7 +106,7 @@ def _execute(tables: Tables, query: str, label: str) -> Result:
         cursor = connection.execute(_translate(query, columns))
         rows = list(_limited(cursor, label))
         named = tuple(column[0] for column in cursor.description or ())
-        return Result(columns=named, rows=rows, damage=tuple(tables.damage))
+        return QueryResult(columns=named, rows=rows, damage=tuple(tables.damage))
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gpt2lab.archive import list_experiments
-from gpt2lab.archive.query import Result, describe, select
+from gpt2lab.archive.query import QueryResult, describe, select
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ConfigError
@@ -38,7 +38,7 @@ def sql(query: str | None, tables: bool, as_json: bool, root: Path) -> None:
         click.echo(line)
 
 
-def _json_lines(result: Result) -> list[str]:
+def _json_lines(result: QueryResult) -> list[str]:
     doubled = {name for name in result.columns if result.columns.count(name) > 1}
     if doubled:
         raise ConfigError(f"--json: several columns are named {sorted(doubled)[0]!r}; name them with AS")
@@ -52,7 +52,7 @@ def _json_value(value: Any) -> Any:
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table_lines(result: Result) -> list[str]:
+def _table_lines(result: QueryResult) -> list[str]:
     numeric = [
         all(isinstance(value, int | float | None) for value in values) for values in zip(*result.rows, strict=True)
     ]

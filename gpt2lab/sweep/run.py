@@ -26,7 +26,7 @@ PATIENCE_S = 60.0  # while another start looks for its directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class SweepResult:
     """The result of one start of a sweep."""
 
     sweep: Sweep
@@ -40,7 +40,7 @@ def run_sweep(
     check: Callable[[RunConfig], dict[str, str]],
     execute: Execute,
     console: Console,
-) -> Result:
+) -> SweepResult:
     """Run the missing jobs of the sweep that `grid` describes; existing results stay unchanged.
 
     `check` returns {file: sha256} of the data of a run, or raises the error that would stop it; `execute` trains
@@ -117,7 +117,7 @@ def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console:
             watcher.join()
 
 
-def _result(agenda: Agenda, interrupted: bool) -> Result:
+def _result(agenda: Agenda, interrupted: bool) -> SweepResult:
     sweep = agenda.sweep
     states = [(job, read_state(sweep.run_dir(job)).word) for job in sweep.jobs]
     has_ended = not interrupted and all(word != "not started" for _, word in states)
@@ -126,4 +126,4 @@ def _result(agenda: Agenda, interrupted: bool) -> Result:
         if code == 0 and word not in ("finished", "not started"):
             run = RunDir(sweep.run_dir(job))
             code = int(run.read_status().get("exit_code") or 1)
-    return Result(sweep=sweep, has_ended=has_ended, exit_code=code or (0 if has_ended else 1))
+    return SweepResult(sweep=sweep, has_ended=has_ended, exit_code=code or (0 if has_ended else 1))
