@@ -154,7 +154,7 @@ def test_a_sound_experiment_is_taken_and_every_command_can_read_it(archive, expo
     Path("experiments/00003-seed-1").rename(archive)
     assert {name: ending(name)[0] for name in SOUND} == dict.fromkeys(SOUND, 0)
     code, _, err = ending("reproduce")
-    assert code == 5 and "source.tar.gz: its source hash is" in err
+    assert code == 5 and "source.tar.gz: holds no gpt2lab/run.py" in err
 
 
 @pytest.mark.parametrize("name", FILES)
