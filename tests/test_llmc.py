@@ -9,7 +9,7 @@ from gpt2lab.model.init import init_params
 from gpt2lab.model.llmc import read_checkpoint, read_debug_state, read_tensors, write_checkpoint
 from gpt2lab.model.params import GPTConfig
 
-CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=10)
+CONFIG = GPTConfig(n_layer=3, n_head=2, n_embd=8, max_seq_len=6, vocab_size=10)  # no two fields alike
 
 
 @pytest.fixture

@@ -99,7 +99,9 @@ def test_stop_when_is_read(text, expected):
     assert parse_stop_when(text) == expected
 
 
-@pytest.mark.parametrize("text", ["val_accuracy", "val_accuracy>=", "val_accuracy>=much", "val_loss<=nan", "=3", ""])
+@pytest.mark.parametrize(
+    "text", ["val_accuracy", "val_accuracy>=", "val_accuracy>=much", "val_loss<=nan", "val_loss<=inf", "=3", ""]
+)
 def test_a_stop_when_of_another_form_is_refused(text):
     with pytest.raises(ConfigError, match=r"expected METRIC>=NUMBER"):
         parse_stop_when(text)

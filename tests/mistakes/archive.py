@@ -1,0 +1,104 @@
+"""Mistakes in the archive: experiments that are made, checked, found, sent, run again and deleted."""
+
+from mistakes.mistake import mistake
+
+MISTAKES = (
+    mistake(
+        "verify does not compare hashes",
+        "gpt2lab/archive/verify.py",
+        'if digest == entry["sha256"]:',
+        "if digest:",
+        "test_verify.py::test_one_changed_byte_in_any_file_is_found_and_named",
+    ),
+    mistake(
+        "verify does not look for files that nobody listed",
+        "gpt2lab/archive/verify.py",
+        "extra = sorted(on_disk.keys() - manifest.keys())",
+        "extra = sorted(manifest.keys() - manifest.keys())",
+        "test_verify.py::test_missing_and_extra_files_are_named",
+    ),
+    mistake(
+        "a new report takes a changed record into the manifest",
+        "gpt2lab/archive/manifest.py",
+        'frozenset({"README.md", "summary.json", "notes.md"})',
+        'frozenset({"README.md", "summary.json", "notes.md", "metrics.csv"})',
+        "test_store.py::test_a_new_report_is_taken_into_the_manifest_and_the_record_is_not",
+    ),
+    mistake(
+        "the next number is the count of experiments",
+        "gpt2lab/archive/store.py",
+        "max((int(match[1]) for match in numbers if match), default=0)",
+        "sum(1 for match in numbers if match)",
+        "test_store.py::test_the_number_follows_the_highest_even_after_a_gap",
+    ),
+    mistake(
+        "whether a run is archived already is not looked at under the lock",
+        "gpt2lab/archive/store.py",
+        "        _sync(staging)\n        _refuse_twice(root, run_id, step, force)",
+        "        _sync(staging)",
+        "test_store.py::test_a_run_that_is_archived_meanwhile_is_refused_under_the_lock",
+    ),
+    mistake(
+        "a file that changes while it is copied is not noticed",
+        "gpt2lab/archive/staging.py",
+        "if before.get(path) != after.get(path):",
+        "if path not in after:",
+        "test_store_processes.py::test_a_run_that_writes_while_it_is_copied_is_refused",
+    ),
+    mistake(
+        "a difference of just the tolerance is different",
+        "gpt2lab/archive/agreement.py",
+        "self.largest.relative <= tolerance",
+        "self.largest.relative < tolerance",
+        "test_agreement.py",
+    ),
+    mistake(
+        "another source than the recorded one is executed",
+        "gpt2lab/archive/reproduce.py",
+        "if found != recorded:",
+        "if not found:",
+        "test_reproduce.py::test_a_source_that_is_not_the_recorded_one_is_refused",
+    ),
+    mistake(
+        "an imported file is not compared with its hash",
+        "gpt2lab/archive/transfer.py",
+        'if digest != entry["sha256"]:',
+        "if not digest:",
+        "test_transfer.py::test_any_changed_byte_of_a_file_is_refused",
+    ),
+    mistake(
+        "a source archive may write into the folder above",
+        "gpt2lab/archive/unpack.py",
+        'part in ("", ".", "..")',
+        'part in ("", ".")',
+        "test_unpack.py::test_a_name_that_leads_elsewhere_or_cannot_be_shown_is_refused",
+    ),
+    mistake(
+        "gc compares sizes alone",
+        "gpt2lab/archive/gc.py",
+        'status.st_size == entry.get("bytes") and file_sha256(path / name) == entry.get("sha256")',
+        'status.st_size == entry.get("bytes")',
+        "test_gc.py::test_a_run_that_is_not_what_was_archived_stays",
+    ),
+    mistake(
+        "gc deletes the only way to continue a run",
+        "gpt2lab/archive/gc.py",
+        "(True, held) if waiting is None else",
+        "(True, held) if True else",
+        "test_gc.py::test_the_only_way_to_continue_a_run_is_kept_though_the_run_is_archived",
+    ),
+    mistake(
+        "a sweep with more rows counts as the same result",
+        "gpt2lab/archive/sweeps.py",
+        r'f"{job.number} {word} {rows}\n"',
+        r'f"{job.number} {word}\n"',
+        "test_sweeps.py::test_a_row_more_makes_another_result",
+    ),
+    mistake(
+        "runs of different source become one experiment",
+        "gpt2lab/archive/sweeps.py",
+        "elif found != first[1]:",
+        "elif found is None:",
+        "test_sweeps.py::test_runs_of_different_source_are_refused_naming_two",
+    ),
+)
