@@ -268,12 +268,12 @@ def test_gpt2_shards_count_the_bytes_they_are_evaluated_on(tmp_path):
 def test_an_id_above_the_vocabulary_is_named_by_file_and_position(tmp_path):
     tokens = np.zeros(50, dtype=np.uint16)
     write_shard(tmp_path / "good.bin", tokens)
-    tokens[31] = 300
+    tokens[31] = 256
     write_shard(tmp_path / "bad.bin", tokens)
     files = {"train": str(tmp_path / "good.bin"), "val": str(tmp_path / "bad.bin")}
-    with pytest.raises(DataError, match=r"bad\.bin: token 300 at position 31 is outside the vocabulary of 256"):
+    with pytest.raises(DataError, match=r"bad\.bin: token 256 at position 31 is outside the vocabulary of 256"):
         read_source(config("shards", **files))
-    assert read_source(config("shards", **files), vocab_size=301).vocab_size == 301
+    assert read_source(config("shards", **files), vocab_size=257).vocab_size == 257
 
 
 def test_a_vocabulary_smaller_than_the_text_is_refused():

@@ -41,16 +41,30 @@ MISTAKES = (
     mistake(
         "every error of a run ends with the exit code of a bad config",
         "gpt2lab/compose/jobs.py",
-        "codes.append(error.exit_code)",
+        "codes.append(code)",
         "codes.append(2)",
         "test_run.py::test_token_files_with_ids_above_the_vocabulary_are_refused",
     ),
     mistake(
         "every error of a command ends with exit code 1",
         "gpt2lab/cli/main.py",
-        "sys.exit(error.exit_code)",
+        "sys.exit(code)",
         "sys.exit(1)",
         "test_cli.py::test_nonsense_is_one_line_and_its_exit_code",
+    ),
+    mistake(
+        "an operating system's error without a file is taken for the user's",
+        "gpt2lab/errors.py",
+        "isinstance(error, OSError) and error.filename is not None:",
+        "isinstance(error, OSError):",
+        "test_errors.py",
+    ),
+    mistake(
+        "the traceback of an internal error is lost",
+        "gpt2lab/record/rundir.py",
+        'write_atomic(self.traceback, "".join(traceback.format_exception(error)).encode())',
+        "pass",
+        "test_errors.py",
     ),
     mistake(
         "gc deletes without being told to",
