@@ -183,8 +183,9 @@ def test_a_seed_that_an_arm_has_twice_is_refused_by_name(archive):
 
 def test_unfinished_and_diverged_runs_are_named_and_counted_out(three_seeds, archive):
     failed = archive(seed=4, band=256, status={"state": "failed", "reason": "loss nan at step 80"})
-    found = compare([*three_seeds, failed])
-    assert found.left_out == (("00007-run", "failed (loss nan at step 80)"),)
+    stopped = archive(seed=5, band=256, status={"state": "interrupted", "reason": "SIGINT"})
+    found = compare([*three_seeds, failed, stopped])
+    assert found.left_out == (("00007-run", "failed (loss nan at step 80)"), ("00008-run", "interrupted (SIGINT)"))
     assert found.rows[1].estimate.n == 3
 
 

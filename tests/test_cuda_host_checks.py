@@ -55,6 +55,11 @@ FAULTS = {
         " out[threadIdx.x] = s[threadIdx.x ^ 1]; s[threadIdx.x] = 2.0f;",
         r"thread 1: race: reads shared memory at byte \d+, which thread 0 wrote with no barrier between",
     ),
+    "race of a write after a read": (
+        "__shared__ float s[64]; s[threadIdx.x] = 1.0f; __syncthreads();"
+        " if (threadIdx.x == 0) out[0] = s[1]; if (threadIdx.x == 1) s[1] = 2.0f;",
+        r"thread 1: race: writes shared memory at byte 4, which thread 0 read with no barrier between",
+    ),
     "race between warps that only met their own lanes": (
         "out[threadIdx.x] = 1.0f; __syncwarp(); if (threadIdx.x == 40) out[3] = 2.0f;",
         r"thread 40: race: writes `out\[3\]`, which thread 3 wrote with no barrier between",

@@ -67,10 +67,16 @@ def test_the_bytes_are_those_that_deleting_frees(archived):
     assert found()["a"].bytes == sizes - linked.st_size
 
 
+def reverse_metrics(run: Path) -> None:
+    """Change metrics.csv, but not its size."""
+    (run / "metrics.csv").write_text((run / "metrics.csv").read_text()[::-1])
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (lambda run: (run / "metrics.csv").write_text("step\n9\n"), "metrics.csv is not what 00001-first-light holds"),
+        (reverse_metrics, "metrics.csv is not what 00001-first-light holds"),
         (lambda run: (run / "samples" / "1.txt").write_text("new"), "does not hold samples/1.txt"),
         (lambda run: (run / "thoughts.txt").write_text("mine"), "does not hold thoughts.txt"),
         (lambda run: (run / "notes.md").write_text("mine"), "notes.md is not what 00001-first-light holds"),

@@ -166,6 +166,17 @@ def test_a_longer_run_records_how_long_it_was_to_be(workplace):
     assert main([f"resume={path}"]) == 0  # as it stands now
 
 
+def test_rows_behind_the_checkpoint_are_measured_again(workplace):
+    overrides = [*QUIET, "schedule=constant", "train.log_every=1", "train.eval_every=2"]
+    straight = run(*overrides, "train.max_steps=4")
+    killed = run(*overrides, "train.max_steps=2")
+    later = (straight / "metrics.csv").read_bytes().splitlines(keepends=True)[4:]
+    with (killed / "metrics.csv").open("ab") as file:
+        file.writelines(later)  # of steps 3 and 4, which a killed process did after its last checkpoint
+    assert main([f"resume={killed}", "train.max_steps=4"]) == 0
+    assert numbers(killed) == numbers(straight)
+
+
 def test_a_continuation_says_what_is_not_as_it_was(workplace, capsys):
     path = run(*QUIET, "train.max_steps=4", "schedule=constant")
     provenance = json.loads((path / "provenance.json").read_text())

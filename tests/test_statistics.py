@@ -153,12 +153,14 @@ def test_an_effect_inside_the_noise_floor_is_not_distinguishable_however_sure():
     assert "inside the noise floor of 0.1" in found.rule
 
 
-@pytest.mark.parametrize(("higher_is_better", "expected"), [(False, "worse"), (True, "better")])
+@pytest.mark.parametrize(("higher_is_better", "expected"), [(False, ["worse", "better"]), (True, ["better", "worse"])])
 def test_the_direction_of_the_metric_decides_between_better_and_worse(higher_is_better, expected):
-    difference = paired_difference(np.array([2.0, 2.1, 1.91]), np.array([1.0, 1.1, 0.9]))
-    found = verdict(difference, floor=noise_floor([np.array([1.0, 1.1, 0.9])]), higher_is_better=higher_is_better)
-    assert found.verdict == expected
-    assert "larger than the noise floor" in found.rule
+    high, low = np.array([2.0, 2.1, 1.91]), np.array([1.0, 1.1, 0.9])
+    floor = noise_floor([low])
+    for difference, word in zip((paired_difference(high, low), paired_difference(low, high)), expected, strict=True):
+        found = verdict(difference, floor=floor, higher_is_better=higher_is_better)
+        assert found.verdict == word
+        assert "larger than the noise floor" in found.rule
 
 
 def test_a_correction_can_take_a_difference_away():

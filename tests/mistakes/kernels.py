@@ -77,10 +77,10 @@ KERNELS = (
         _ROWS.format("layer_norm", "{}"),
     ),
     mistake(
-        "the gradient where nothing is counted is left as it was",
+        "the gradient of the first counted position is lost",
         "cuda/positions.cu",
-        "store(values.at[k], 0);",
-        "(void)k;",
+        "if (slot >= 0) {",
+        "if (slot > 0) {",
         _ROWS.format("positions", "{}"),
     ),
     mistake(

@@ -36,7 +36,7 @@ TRAIN = (
         "gpt2lab/train/resume.py",
         "drop_rows_after(run.metrics, checkpoint.step)",
         "drop_rows_after(run.metrics, checkpoint.step + 1)",
-        "test_resume.py::test_a_killed_run_continues_from_its_last_checkpoint",
+        "test_resume.py::test_rows_behind_the_checkpoint_are_measured_again",
     ),
     mistake(
         "a run goes on with another seed",
@@ -132,7 +132,7 @@ SWEEP = (
         "a finished job runs again",
         "gpt2lab/sweep/plan.py",
         '    if state.word == "finished":\n        return None',
-        '    if state.word == "finished":\n        return ""',
+        '    if state.word == "finished":\n        return "it ran before"',
         "test_sweep_again.py::test_the_same_sweep_again_runs_nothing",
     ),
     mistake(
