@@ -55,6 +55,7 @@ def test_a_mistake_is_found(copy_of_the_project, mistake):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # all of them in one process: two to three minutes
 def test_without_a_mistake_the_same_tests_pass(copy_of_the_project):
     tests = dict.fromkeys(test for mistake in MISTAKES for test in mistake.tests)
     result = run_tests(copy_of_the_project, list(tests))

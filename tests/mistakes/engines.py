@@ -195,8 +195,8 @@ PLAN = (
     mistake(
         "the workspace of cuBLAS is not planned",
         "gpt2lab/engine/cuda/plan.py",
-        "workspace_bytes = 0 if device is Device.host else WORKSPACE_BYTES",
-        "workspace_bytes = 0",
+        "0 if device is DeviceChoice.host else WORKSPACE_BYTES",
+        "0",
         "test_plan.py",
         "test_flops.py",
     ),

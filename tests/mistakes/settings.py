@@ -69,8 +69,8 @@ MISTAKES = (
     mistake(
         "gc deletes without being told to",
         "gpt2lab/cli/gc.py",
-        "if really else [finding",
-        "if not really else [finding",
+        "delete(root, runs, folders) if really",
+        "delete(root, runs, folders) if not really",
         "test_gc.py::test_the_command_is_a_dry_run_until_it_is_told_to_delete",
     ),
     mistake(

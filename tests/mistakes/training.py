@@ -151,4 +151,29 @@ SWEEP = (
     ),
 )
 
-MISTAKES = (*TRAIN, *RECORD, *SWEEP)
+METRICS = (
+    mistake(
+        "a higher accuracy is worse",
+        "gpt2lab/record/columns.py",
+        'format="share",\n        higher_is_better=True,',
+        'format="share",\n        higher_is_better=False,',
+        "test_columns.py",
+        "test_compare.py",
+    ),
+    mistake(
+        "a column that is there twice is read",
+        "gpt2lab/record/metrics.py",
+        "if count > 1:",
+        "if count > 2:",
+        "test_metrics.py",
+    ),
+    mistake(
+        "rows of an older run get one cell too few for its new columns",
+        "gpt2lab/record/metrics.py",
+        'blank = b"," * len(names) + b"\\n"',
+        'blank = b"," * (len(names) - 1) + b"\\n"',
+        "test_metrics.py",
+    ),
+)
+
+MISTAKES = (*TRAIN, *RECORD, *METRICS, *SWEEP)
