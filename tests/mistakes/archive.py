@@ -2,7 +2,7 @@
 
 from mistakes.mistake import mistake
 
-MISTAKES = (
+EXPERIMENTS = (
     mistake(
         "verify does not compare hashes",
         "gpt2lab/archive/verify.py",
@@ -20,8 +20,8 @@ MISTAKES = (
     mistake(
         "a new report takes a changed record into the manifest",
         "gpt2lab/archive/manifest.py",
-        'frozenset({"README.md", "summary.json", "notes.md"})',
-        'frozenset({"README.md", "summary.json", "notes.md", "metrics.csv"})',
+        'frozenset({"README.md", "summary.json"})',
+        'frozenset({"README.md", "summary.json", "metrics.csv"})',
         "test_store.py::test_a_new_report_is_taken_into_the_manifest_and_the_record_is_not",
     ),
     mistake(
@@ -55,8 +55,8 @@ MISTAKES = (
     mistake(
         "another source than the recorded one is executed",
         "gpt2lab/archive/reproduce.py",
-        "if found != recorded:",
-        "if not found:",
+        "if archived != recorded:",
+        "if not archived:",
         "test_reproduce.py::test_a_source_that_is_not_the_recorded_one_is_refused",
     ),
     mistake(
@@ -68,7 +68,7 @@ MISTAKES = (
     ),
     mistake(
         "a source archive may write into the folder above",
-        "gpt2lab/archive/unpack.py",
+        "gpt2lab/record/unpack.py",
         'part in ("", ".", "..")',
         'part in ("", ".")',
         "test_unpack.py::test_a_name_that_leads_elsewhere_or_cannot_be_shown_is_refused",
@@ -95,10 +95,43 @@ MISTAKES = (
         "test_sweeps.py::test_a_row_more_makes_another_result",
     ),
     mistake(
-        "runs of different source become one experiment",
+        "runs of different code become one experiment",
         "gpt2lab/archive/sweeps.py",
         "elif found != first[1]:",
         "elif found is None:",
-        "test_sweeps.py::test_runs_of_different_source_are_refused_naming_two",
+        "test_sweeps.py::test_runs_of_different_code_are_refused_naming_two",
     ),
 )
+
+QUERY = (
+    mistake(
+        "a query may do anything",
+        "gpt2lab/archive/query.py",
+        "return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY",
+        "return sqlite3.SQLITE_OK",
+        "test_query.py::test_a_query_that_does_more_than_read_is_refused",
+    ),
+    mistake(
+        "an unknown name in double quotes is text",
+        "gpt2lab/archive/query.py",
+        "return name if '\"' not in name else",
+        "return name if name else",
+        "test_query.py",
+    ),
+    mistake(
+        "a huge result is printed",
+        "gpt2lab/archive/query.py",
+        "if count > MAX_ROWS or characters > MAX_CHARACTERS:",
+        "if characters > MAX_CHARACTERS:",
+        "test_query.py::test_a_huge_result_is_refused",
+    ),
+    mistake(
+        "experiments without a value are listed first",
+        "gpt2lab/archive/query.py",
+        "{key} IS NULL, typeof",
+        "{key} IS NOT NULL, typeof",
+        "test_query.py::test_a_list_is_sorted_with_what_is_not_measured_at_the_end",
+    ),
+)
+
+MISTAKES = (*EXPERIMENTS, *QUERY)

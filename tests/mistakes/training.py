@@ -176,4 +176,28 @@ METRICS = (
     ),
 )
 
-MISTAKES = (*TRAIN, *RECORD, *METRICS, *SWEEP)
+IDENTITY = (
+    mistake(
+        "the kernels are no part of the code",
+        "gpt2lab/record/identity.py",
+        'name.startswith(("conf/", "cuda/"))',
+        'name.startswith("conf/")',
+        "test_identity.py::test_one_byte_of_what_can_change_a_number_is_other_code",
+    ),
+    mistake(
+        "a report template changes the identity of a run",
+        "gpt2lab/record/identity.py",
+        'RUN_PARTS = {"schema",',
+        'RUN_PARTS = {"report", "schema",',
+        "test_identity.py::test_one_byte_of_anything_else_is_the_same_code",
+    ),
+    mistake(
+        "the source archived with an older run is not compared with its hash",
+        "gpt2lab/record/identity.py",
+        "if found != source_hash:",
+        "if not found:",
+        "test_identity.py::test_an_archive_that_is_damaged_or_of_other_source_is_refused",
+    ),
+)
+
+MISTAKES = (*TRAIN, *RECORD, *METRICS, *IDENTITY, *SWEEP)
