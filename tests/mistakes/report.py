@@ -119,10 +119,10 @@ ONE_RUN = (
 
 NOTES = (
     mistake(
-        "a comment may hide the rest of a page",
+        "a tag in a person's notes is a tag of the page",
         "gpt2lab/report/notes.py",
-        '"" if found[1] is None else found[0]',
-        "found[0]",
+        '"" if is_comment else "&lt;"',
+        '"" if is_comment else "<"',
         "test_notes.py",
     ),
     mistake(
