@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_rows import addition_table
 
-from gpt2lab.engine import Batch, EngineSpec, Work, plan_engine
+from gpt2lab.engine import EngineSpec, TokenBatch, Work, plan_engine
 from gpt2lab.engine.cuda.ops.banded_linear import product_blocks
 from gpt2lab.engine.passes import PassPlanner, count_passes
 from gpt2lab.model.bands import band_mask
@@ -26,11 +26,11 @@ def spec_of(model: GPTConfig, counted: tuple[int, ...] | None, **engine: Any) ->
     return EngineSpec(model=model, optim=OptimConfig(), engine=EngineConfig(**engine), counted=counted)
 
 
-def work_of(spec: EngineSpec, batch: Batch) -> Work:
+def work_of(spec: EngineSpec, batch: TokenBatch) -> Work:
     return plan_engine(spec, batch).work
 
 
-def dense_flop(spec: EngineSpec, batch: Batch) -> int:
+def dense_flop(spec: EngineSpec, batch: TokenBatch) -> int:
     return batch[0].size * dense_flop_per_token(spec.model, batch[0].shape[1])
 
 
