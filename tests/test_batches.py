@@ -1,7 +1,5 @@
 """Which tokens each update sees."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +9,6 @@ from gpt2lab.data.batches import Batches, Split, eval_batches
 from gpt2lab.data.shards import read_shard
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import Order
-
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "llmc-small"
 
 
 def stream(*sizes):
@@ -121,10 +117,8 @@ def test_full_takes_every_window_of_a_stream():
     assert made.batch_size == 5
 
 
-def test_sequential_reads_like_llmc():
-    if not GOLDEN.exists():
-        pytest.skip("the files written by llm.c are not beside this checkout")
-    tokens = read_shard(GOLDEN / "train.bin")
+def test_sequential_reads_like_llmc(golden):
+    tokens = read_shard(golden / "train.bin")
     made = batches(Split(shards=(tokens,), n_bytes=None), T=16, B=4, order=Order.sequential)
     per_epoch = (6000 - 1) // 64
     for step in (0, 1, 39, per_epoch - 1, per_epoch, per_epoch + 2):

