@@ -13,14 +13,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from proof import compare, tolerance
-from tiny_models import random_params
 
-from gpt2lab.engine import EngineSpec
-from gpt2lab.engine.torch.engine import TorchEngine
-from gpt2lab.model.bands import apply_bands, banded_tensors
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import DeviceChoice, EngineConfig, OptimConfig
+from gpt2lab.schema import OptimConfig
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
@@ -35,11 +30,6 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def plain_gpt(tool) -> ModuleType:
-    return tool("plain_gpt")
-
-
-@pytest.fixture
 def turns(tool) -> ModuleType:
     return tool("bench_turns")
 
@@ -47,42 +37,6 @@ def turns(tool) -> ModuleType:
 def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
     inputs, targets = np.random.default_rng(seed).integers(0, 11, (2, 5, 6), dtype=np.int32)
     return inputs, targets
-
-
-@pytest.mark.parametrize("counted", [None, (2, 4)], ids=["all", "masked"])
-@pytest.mark.parametrize("masked_weights", [False, True], ids=["gradients", "weights"])
-@pytest.mark.parametrize("padded", [False, True], ids=["V", "Vp"])
-def test_the_plain_model_trains_as_the_engine_does(plain_gpt, tool, counted, masked_weights, padded):
-    params = apply_bands(random_params(MODEL), MODEL)
-    if padded:  # never predicted
-        params["wte"][11:], params["lnfw"][0], params["lnfb"][0] = 0, 0, 1
-        params["wte"][11:, 0] = -200
-    kind = EngineConfig(device=DeviceChoice.cpu)
-    spec = EngineSpec(model=MODEL, optim=OPTIM, engine=kind, counted=counted, batch_size=5, seq_len=6)
-    engine = TorchEngine(spec, params)
-    peer = plain_gpt.PlainStep(MODEL, params, OPTIM, counted, masked_weights=masked_weights, padded=padded)
-    loss, gradients = engine.loss_and_gradients(*batch(0))
-    found = peer.loss(*batch(0))
-    found.backward()
-    allowed = 5 * tolerance(terms=32, roundings=4)
-    assert found.item() == pytest.approx(loss, rel=allowed)
-    masks = banded_tensors(MODEL)
-    for name, _, index, tensor in peer.model.named_tensors():
-        assert tensor.grad is not None
-        expected = gradients[name][index][: len(tensor)]
-        if name == "qkvb":  # a softmax ignores the bias of the keys: its gradient is rounding noise
-            tensor.grad[8:16], expected[8:16] = 0, 0
-        check = compare(name, tensor.grad.numpy(), expected.astype(np.float64), allowed)
-        assert check.passed, check
-    for step in range(3):
-        engine.train_step(*batch(step), learning_rate=OPTIM.learning_rate)
-        peer.train_step(*batch(step), learning_rate=OPTIM.learning_rate)
-        assert peer.loss(*batch(step)).item() == pytest.approx(engine.evaluate(*batch(step)).loss, rel=1e-4)
-    for name, _, _, tensor in peer.model.named_tensors():
-        if name in masks:
-            assert not tensor.detach()[torch.from_numpy(~masks[name])].any()
-    held = [side.moments() | side.parameters() for side in (engine, peer)]
-    assert list(tool("bench_equal").differences(params, *held, vocab_size=11, allowed=allowed)) == []
 
 
 def test_sides_take_turns_and_rounds_to_warm_up_do_not_count(turns, monkeypatch):

@@ -16,6 +16,7 @@ from gpt2lab.engine.torch import banded as torch_banded
 from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.engine.torch import model as torch_model
 from gpt2lab.model.params import GPTConfig
+from tests import reference_gpt
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
@@ -99,7 +100,7 @@ def test_a_mistake_in_training_is_found_before_anything_is_timed(tool, mistake):
 def test_attention_that_is_not_causal_is_found_before_anything_is_timed(tool, monkeypatch):
     peers = tool("bench_peers")
     functions = {"linear": nn.functional.linear, "cross_entropy": nn.functional.cross_entropy}
-    monkeypatch.setattr(tool("plain_gpt"), "F", SimpleNamespace(scaled_dot_product_attention=not_causal, **functions))
+    monkeypatch.setattr(reference_gpt, "F", SimpleNamespace(scaled_dot_product_attention=not_causal, **functions))
     with pytest.raises(SystemExit, match="nothing was timed"):
         peers.require_same_updates("step", peers.our_engine(MODEL, batch()), peers.variants(MODEL), batch())
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_models import CUDA_ON_HOST, TORCH, batch, config, engine
+from proof import tolerance
+from tiny_models import CUDA_ON_HOST, TORCH, assert_near, batch, config, engine, random_params, reference
 
 from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.errors import DivergedError
-from gpt2lab.model.bands import banded_tensors, is_dense
+from gpt2lab.model.bands import apply_bands, banded_tensors, is_dense
 from gpt2lab.model.llmc import read_checkpoint, read_tensors
 from gpt2lab.schema import Decay, EngineConfig, OptimConfig, Precision
 
@@ -26,6 +27,35 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Eng
 def small_tiles(spec: EngineSpec, _device: str) -> dict[str, int | None]:
     shape = spec.model
     return {name: None if is_dense(shape.n_embd, band) else 5 for name, band in shape.bands.items()}
+
+
+@pytest.mark.parametrize(
+    ("bands", "counted"),
+    [({}, None), ({"fc1_band": 9, "fc2_band": 4}, None), ({"fc1_band": 6}, (2, 4))],
+    ids=["dense", "banded", "masked"],
+)
+def test_gradients_and_three_updates_are_those_of_the_reference(kind, bands, counted):
+    shape, optim = config(**bands), OptimConfig(weight_decay=0.1, grad_clip=0.5, eps=1e-3)
+    spec = EngineSpec(model=shape, optim=optim, engine=kind, counted=counted, batch_size=6, seq_len=10)
+    params = apply_bands(random_params(shape), shape)
+    ours, theirs = create_engine(spec, params), reference(spec, params)
+    limit = 5 * tolerance(terms=60, roundings=4)  # five crossings of a layer; sums over 60 targets
+    loss, gradients = ours.loss_and_gradients(*batch())
+    expected_loss, expected = theirs.loss_and_gradients(*batch())
+    assert loss == pytest.approx(expected_loss, rel=limit)
+    assert_near(gradients, expected, shape, limit)
+    for step in range(3):
+        for trained in (ours, theirs):
+            trained.train_step(*batch(seed=step), learning_rate=1e-2)
+    found, wanted = ours.result(), theirs.result()
+    assert wanted.grad_norm > optim.grad_clip  # else nothing is clipped here
+    assert (found.loss, found.grad_norm) == pytest.approx((wanted.loss, wanted.grad_norm), rel=limit)
+    assert_near(ours.parameters(), theirs.parameters(), shape, limit)
+    for kind_of_moment in ("m.", "v."):
+        held = ({n[2:]: a for n, a in e.moments().items() if n.startswith(kind_of_moment)} for e in (ours, theirs))
+        assert_near(*held, shape, 2 * limit)  # second moments hold squares
+    logits = np.abs(ours.logits(batch()[0]) - theirs.logits(batch()[0])).max()
+    assert logits <= limit * np.abs(theirs.logits(batch()[0])).max()
 
 
 def test_the_mask_of_positions_counts_only_their_targets(kind):

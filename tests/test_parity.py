@@ -2,11 +2,46 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_models import CUDA_ON_HOST, TORCH
+import torch
+from proof import tolerance
+from tiny_models import CUDA_ON_HOST, TORCH, assert_near
 
-from gpt2lab.model.llmc import read_checkpoint, write_checkpoint
-from gpt2lab.schema import Precision
+from gpt2lab.data.shards import read_shard
+from gpt2lab.model.llmc import DebugState, read_checkpoint, read_debug_state, read_tensors, write_checkpoint
+from gpt2lab.model.params import GPTConfig
+from gpt2lab.schema import Decay, OptimConfig, Precision
 from gpt2lab.train.parity import compare_with_llmc
+from tests.reference_gpt import GPT, Reference
+
+
+@pytest.fixture
+def llmc(golden) -> tuple[Reference, DebugState, GPTConfig]:
+    """The reference model with the parameters of llm.c, and what llm.c computed with them."""
+    params, config = read_checkpoint(golden / "model.bin")
+    optim = OptimConfig(beta2=0.999, decay=Decay.all, grad_clip=0.0)
+    model = GPT(config, params, dtype=torch.float64)
+    return Reference(model, optim), read_debug_state(golden / "debug_state.bin", config), config
+
+
+def test_the_reference_model_agrees_with_llmc(llmc):
+    model, state, config = llmc
+    limit = 5 * tolerance(terms=128, roundings=4)  # llm.c computes in float32; five crossings of a layer
+    loss, gradients = model.loss_and_gradients(state.inputs, state.targets)
+    assert state.loss == pytest.approx(loss, rel=limit)
+    assert_near(state.gradients, gradients, config, limit)
+    np.testing.assert_allclose(state.logits[..., : config.vocab_size], model.logits(state.inputs), rtol=0, atol=limit)
+
+
+def test_forty_updates_of_the_reference_model_follow_llmc(llmc, golden):
+    model, _, config = llmc
+    tokens = read_shard(golden / "train.bin")
+    losses = []
+    for step in range(40):
+        piece = tokens[step * 64 : step * 64 + 65]
+        model.train_step(piece[:-1].reshape(4, 16), piece[1:].reshape(4, 16), learning_rate=1e-3)
+        losses.append(model.result().loss)
+    np.testing.assert_allclose(losses, np.loadtxt(golden / "losses.txt"), rtol=0, atol=8 * 2**-24 * 4.7 * 8)
+    assert_near(read_tensors(golden / "params_after.bin", config), model.parameters(), config, 8e-6)
 
 
 def test_the_torch_engine_agrees_with_llmc(golden):

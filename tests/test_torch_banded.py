@@ -1,5 +1,6 @@
 """Products over tiles of a band against the whole matrix multiplied with its mask."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from proof import UNIT_ROUNDOFF, compare, tolerance
-from tiny_models import TORCH, batch, config, engine, random_params, tokens_for
+from tiny_models import (
+    TORCH,
+    assert_near,
+    batch,
+    comparable,
+    config,
+    engine,
+    random_params,
+    reference,
+    spec_for,
+    tokens_for,
+)
 from torch import Tensor, nn
 
 from gpt2lab.engine.torch import engine as torch_engine
@@ -17,6 +29,8 @@ from gpt2lab.engine.torch.model import GPT
 from gpt2lab.engine.torch.passes import DeviceRows
 from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
 from gpt2lab.model.bands import band_mask, banded_tensors
+from gpt2lab.model.params import Params, tensor_shapes
+from gpt2lab.schema import Decay, OptimConfig
 
 BANDS = st.sampled_from([1, 2, 3, 7, 64, 256, 10**6])
 WIDENS = {"fc1": True, "fc2": False}
@@ -166,65 +180,56 @@ TRAINED = [
 ]
 
 
-def matrices(model: GPT, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return values keyed by parameter as arrays with whole matrices, in float64."""
-    found = {}
-    for key, value in values.items():
-        path, _, name = key.rpartition(".")
-        module = model.get_submodule(path)
-        banded = isinstance(module, BandedLinear) and name == "weight"
-        found[key] = (module.to_matrix(value) if banded else value).detach().numpy()
+def matrices(model: GPT, value: Callable[[nn.Parameter], Tensor]) -> Params:
+    """Return a value per parameter as the 16 tensors, with whole matrices, in float64."""
+    found = {name: np.empty(shape) for name, shape in tensor_shapes(model.config).items()}
+    for name, key, index, p in model.named_tensors():
+        layer = model.get_submodule(key.rpartition(".")[0])
+        banded = isinstance(layer, BandedLinear) and key.endswith("weight")
+        found[name][index] = (layer.to_matrix(value(p)) if banded else value(p)).detach().numpy()
     return found
 
 
 @pytest.mark.parametrize(("n_embd", "bands", "tiles"), TRAINED, ids=str)
-def test_a_model_in_tiles_trains_as_the_masked_one(n_embd, bands, tiles):
-    shape = config(
-        n_layer=1 if n_embd > 96 else 2,
-        n_embd=n_embd,
-        max_seq_len=5,
-        vocab_size=17,
-        padded_vocab_size=19,
-        fc1_band=bands[0],
-        fc2_band=bands[1],
-    )
+def test_a_model_in_tiles_trains_as_the_reference(n_embd, bands, tiles):
+    n_layer = 1 if n_embd > 96 else 2
+    shape = config(n_layer=n_layer, n_embd=n_embd, max_seq_len=5, padded_vocab_size=19)
+    shape = replace(shape, fc1_band=bands[0], fc2_band=bands[1])
     # Smaller weights where a sum has more of them, so that activations are as large at every width; and an eps far
     # above gradients that are rounding alone (of key biases).
     params, eps, rate = random_params(shape, std=0.2 * (12 / n_embd) ** 0.5), 1e-4, 1e-2
-    rows = DeviceRows(*(torch.from_numpy(array).long() for array in tokens_for(shape)))
-    cut = dict(zip(WHOLE, tiles, strict=True))
-    models = [GPT.from_params(shape, params, dtype=torch.float64, tiles=tiles) for tiles in (cut, WHOLE)]
-    optimizers = [torch.optim.AdamW(m.parameters(), lr=rate, eps=eps, weight_decay=0.1) for m in models]
-    masks = {name: torch.from_numpy(mask) for name, mask in banded_tensors(shape).items()}
+    batch_of = tokens_for(shape)
+    rows = DeviceRows(*(torch.from_numpy(array).long() for array in batch_of))
+    model = GPT.from_params(shape, params, dtype=torch.float64, tiles=dict(zip(WHOLE, tiles, strict=True)))
+    optim = OptimConfig(eps=eps, weight_decay=0.1, grad_clip=0.0, decay=Decay.all)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, eps=eps, weight_decay=0.1, betas=(optim.beta1, optim.beta2)
+    )
+    theirs = reference(spec_for(shape, None, TORCH, optim=optim), params)
     # Error of a gradient relative to the largest of its tensor.
     allowed = tolerance(terms=rows.n_counted * shape.n_hidden, compute="fp64", roundings=0)
     drift = 0.0  # bound on the difference of a parameter: a step divides a gradient by eps at least
     for _ in range(20):
-        losses = []
-        for model, optimizer in zip(models, optimizers, strict=True):
-            optimizer.zero_grad()
-            loss = model.loss_sum(rows) / rows.n_counted
-            loss.backward()
-            losses.append(loss.item())
-        for name, _, _, p in models[1].named_tensors():
-            if name in masks:
-                p.grad *= masks[name]
-        found, expected = (matrices(m, {key: p.grad for key, p in m.named_parameters()}) for m in models)
+        optimizer.zero_grad()
+        loss = model.loss_sum(rows) / rows.n_counted
+        loss.backward()
+        model.clear_gradients_outside_bands()  # of a matrix that is not in tiles
+        theirs.train_step(*batch_of, learning_rate=rate)
+        found = matrices(model, lambda p: p.grad)
+        expected = theirs.model.collect(lambda p: p.grad)
         slope = sum(np.abs(gradient).sum() for gradient in expected.values())
-        assert losses[0] == pytest.approx(losses[1], rel=allowed, abs=slope * drift)
+        assert loss.item() == pytest.approx(theirs.result().loss, rel=allowed, abs=slope * drift)
         if drift == 0:
-            for key, gradient in expected.items():
-                check = compare(key, found[key], gradient, allowed)
-                assert check.passed, str(check)
+            assert_near(found, expected, shape, allowed)
         drift += rate * allowed * max(np.abs(gradient).max() for gradient in expected.values()) / eps
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
     assert drift < rate / 1e6
-    found, expected = (matrices(m, dict(m.named_parameters())) for m in models)
-    for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, rtol=0, atol=drift, err_msg=key)
-    for name, array in models[0].params().items():
-        assert name not in masks or not array[:, ~masks[name].numpy()].any()
+    found = comparable(matrices(model, lambda p: p), shape)
+    for name, value in comparable(theirs.parameters(), shape).items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=drift, err_msg=name)
+    masks = banded_tensors(shape)
+    for name, array in model.params().items():
+        assert name not in masks or not array[:, ~masks[name]].any()
 
 
 @pytest.fixture

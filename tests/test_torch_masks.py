@@ -1,18 +1,20 @@
-"""What the PyTorch engine leaves out changes nothing but the work: every combination of switches against plain rows."""
+"""What the PyTorch engine leaves out changes nothing but the work: all switches against the reference model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from proof import UNIT_ROUNDOFF, compare, tolerance
-from tiny_models import TORCH, config, random_params
-from torch.nn import functional
+from proof import UNIT_ROUNDOFF, tolerance
+from tiny_models import TORCH, assert_near, comparable, config, random_params, reference
+from torch import nn
 
 from gpt2lab.engine import EngineSpec, create_engine
 from gpt2lab.engine.passes import PassPlanner
 from gpt2lab.engine.torch.engine import TorchEngine
 from gpt2lab.engine.torch.passes import DeviceRows, TorchPlanner, Tree
+from gpt2lab.model.params import Params, tensor_shapes
 from gpt2lab.schema import OptimConfig, Precision
 
 T, C = 6, 12
@@ -45,32 +47,38 @@ def engine(
     return made
 
 
-def gradients(made: TorchEngine, batch: tuple[np.ndarray, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+def collect(made: TorchEngine, value: Callable[[nn.Parameter], torch.Tensor]) -> Params:
+    """Return a value per parameter, stacked into the 16 tensors, in float64."""
+    found: dict[str, np.ndarray] = {name: np.empty(shape) for name, shape in tensor_shapes(made._model.config).items()}
+    for name, _, index, p in made._model.named_tensors():
+        found[name][index] = value(p).detach().numpy()
+    return found
+
+
+def gradients(made: TorchEngine, batch: tuple[np.ndarray, np.ndarray]) -> tuple[float, Params]:
     loss, _ = made.loss_and_gradients(*batch)
-    return loss, {key: p.grad.double().numpy().copy() for key, p in made._model.named_parameters()}
+    return loss, collect(made, lambda p: p.grad)
 
 
 @pytest.mark.parametrize("counted", POSITIONS, ids=str)
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize("switches", [PLAIN, *SWITCHES.values()], ids=["plain", *SWITCHES])
 @pytest.mark.parametrize(("n_layer", "micro"), [(1, None), (2, None), (2, 5)])
-def test_loss_gradients_and_accuracy_are_those_of_plain_rows(counted, switches, n_layer, micro):
+def test_loss_gradients_and_accuracy_are_those_of_the_reference(counted, switches, n_layer, micro):
     batch, shape = equations(), replace(SHAPE, n_layer=n_layer)
-    plain = engine(PLAIN, counted, shape=shape)
-    spared = engine(switches, counted, shape=shape, micro_batch_size=micro)
+    made = engine(switches, counted, shape=shape, micro_batch_size=micro)
+    plain = reference(made._spec, random_params(shape))
     # forward and backward cross every layer; the longest sum is over all positions of all rows
     allowed = (2 * n_layer + 1) * tolerance(terms=batch[0].size, compute="fp64", store="fp64")
-    (loss, found), (expected_loss, expected) = gradients(spared, batch), gradients(plain, batch)
+    (loss, found), (expected_loss, expected) = gradients(made, batch), plain.loss_and_gradients(*batch)
     assert loss == pytest.approx(expected_loss, rel=allowed)
-    for name, wanted in expected.items():
-        check = compare(name, found[name], wanted, allowed)
-        assert check.passed, check
+    assert_near(found, expected, shape, allowed)
     likeliest = plain.logits(batch[0]).argmax(axis=-1)
     batch[1][:7] = likeliest[:7]  # equal rows that are right, besides those that are not
-    one, other = spared.evaluate(*batch), plain.evaluate(*batch)
-    assert 0 < other.n_correct < other.n_counted or counted == (0,)
-    assert (one.n_correct, one.n_counted) == (other.n_correct, other.n_counted)
-    assert one.loss_sum == pytest.approx(other.loss_sum, rel=allowed)
-    assert one.n_counted == 14 * len(counted or range(T))
+    right = (likeliest == batch[1])[:, list(counted or range(T))]
+    assert 0 < right.sum() < right.size or counted == (0,)
+    evaluated = made.evaluate(*batch)
+    assert (evaluated.n_correct, evaluated.n_counted) == (right.sum(), right.size)
+    assert evaluated.loss == pytest.approx(plain.loss_and_gradients(*batch)[0], rel=allowed)
 
 
 @pytest.mark.parametrize("switches", [PLAIN, *SWITCHES.values()], ids=["plain", *SWITCHES])
@@ -83,7 +91,7 @@ def test_losses_of_passes_are_added_up_as_precisely_as_they_are_computed(micro, 
         tokens, wanted = (torch.from_numpy(array).long() for array in (inputs, targets))
         with torch.no_grad():
             logits = made._model(DeviceRows(tokens))[:, list(counted)]
-        mean = functional.cross_entropy(logits.flatten(0, 1), wanted[:, list(counted)].flatten()).item()
+        mean = nn.functional.cross_entropy(logits.flatten(0, 1), wanted[:, list(counted)].flatten()).item()
         assert made.loss_and_gradients(inputs, targets)[0] == pytest.approx(mean, rel=allowed, abs=0)
         assert made.evaluate(inputs, targets).loss == pytest.approx(mean, rel=allowed, abs=0)
         made.train_step(inputs, targets, learning_rate=0.0)
@@ -92,19 +100,19 @@ def test_losses_of_passes_are_added_up_as_precisely_as_they_are_computed(micro, 
 
 @pytest.mark.parametrize("counted", POSITIONS, ids=str)
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-def test_twenty_updates_end_where_plain_rows_end(counted, switches):
-    plain, spared = engine(PLAIN, counted), engine(switches, counted, micro_batch_size=9)
+def test_twenty_updates_end_where_those_of_the_reference_end(counted, switches):
+    made, start = engine(switches, counted, micro_batch_size=9), random_params(SHAPE)
+    plain = reference(made._spec, start)
     for step in range(20):
-        for trained in (plain, spared):
+        for trained in (plain, made):
             trained.train_step(*equations(step), learning_rate=1e-2)
     # AdamW divides by sqrt(v) + eps: an error d of a gradient below 1 moves an update by at most rate * d / eps.
     allowed = 20 * 1e-2 / 1e-4 * 5 * tolerance(terms=14 * T, compute="fp64", store="fp64")
-    start = random_params(SHAPE)
-    for name, key, index, wanted in plain._model.named_tensors():
-        found, wanted = (dict(e._model.named_parameters())[key].detach().numpy() for e in (spared, plain))
-        assert np.abs(found - wanted).max() < allowed, name
+    found = comparable(collect(made, lambda p: p), SHAPE)
+    for name, wanted in comparable(plain.parameters(), SHAPE).items():
+        assert np.abs(found[name] - wanted).max() < allowed, name
         if name != "wpe":
-            assert np.abs(wanted - start[name][index]).max() > 1e-3, name  # else nothing was trained here
+            assert np.abs(wanted - comparable(start, SHAPE)[name]).max() > 1e-3, name  # else nothing was trained here
 
 
 def distinct(inputs: np.ndarray, ends: range | tuple[int, ...]) -> int:

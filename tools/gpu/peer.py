@@ -1,6 +1,6 @@
 """The other side of the comparison: the same model trained by PyTorch, as fast as PyTorch does it.
 
-The model is that of tools/plain_gpt.py, which has no part of ours. torch.compile, fused AdamW,
+The model is that of tests/reference_gpt.py, which has no part of ours. torch.compile, fused AdamW,
 scaled_dot_product_attention (flash where the precision allows it), products in the same precision, batches in pinned
 memory as 64-bit integers before the clock starts; and, where that is faster, the whole step as one CUDA graph. A batch
 that comes again stays on the card, as with ours. The output layer has all padded columns, as nanoGPT's: odd row
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain_gpt import PlainGPT, Training, create_adamw
+from bench_peers import mask_gradients
 from torch import Tensor, nn
 
 from gpt2lab.engine.torch.device import set_precision
@@ -20,6 +20,7 @@ from gpt2lab.model.params import Params
 from gpt2lab.schema import OptimConfig, Precision
 from gpu.cases import Case
 from gpu.report import first_line
+from tests.reference_gpt import GPT, Training, create_adamw
 
 COMPILED, EAGER = "compiled", "eager"
 
@@ -45,7 +46,9 @@ class Peer(Training):
         on_cpu = device.type == "cpu" and case.precision is Precision.tf32
         self._autocast = set_precision(device, Precision.fp32 if on_cpu else case.precision)
         torch.use_deterministic_algorithms(False)
-        model = PlainGPT(case.model, params, masked_weights=masked_weights, padded=True).to(device)
+        model = GPT(case.model, params, padded=True).to(device)
+        if not masked_weights:
+            mask_gradients(model)
         super().__init__(model, create_adamw(model, optim, capturable=device.type == "cuda"))
         self._counted = None if case.counted is None else torch.tensor(case.counted, device=device)
         self._static = tuple(self._empty() for _ in range(2))  # inputs, targets: where a graph reads them

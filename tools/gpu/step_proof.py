@@ -1,4 +1,4 @@
-"""The whole step on a device: against PyTorch in float64 there, replayed against launched, and twice the same."""
+"""The whole step on a device: against the reference model in float64, replayed against launched, and run twice."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +12,10 @@ from tiny_models import random_params
 from gpt2lab.engine import EngineSpec
 from gpt2lab.engine.cuda.device import Device
 from gpt2lab.engine.cuda.engine import CudaEngine
-from gpt2lab.engine.torch.model import GPT
-from gpt2lab.engine.torch.passes import DeviceRows
-from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig, Params
 from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, OptimConfig, Precision
 from gpu.proof import summary
+from tests.reference_gpt import GPT
 
 # Rows that take the kernels of attention for long rows and for short ones; heads of 20; V = 97, Vp = 128.
 LONG = GPTConfig(n_layer=2, n_head=2, n_embd=40, max_seq_len=33, vocab_size=97)
@@ -95,19 +93,17 @@ class _Step:
         return depth * tolerance(terms=terms, store=self.precision.name, roundings=4)
 
     def reference(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float, Params]:
-        """Return logits at the counted positions, mean loss and gradients, all float64 but the last."""
-        model = GPT.from_params(self.model, self.params, dtype=torch.float64).to(self.reference_device)
+        """Return logits at the counted positions, mean loss and gradients, all float64."""
+        model = GPT(self.model, self.params, dtype=torch.float64).to(self.reference_device)
         tokens, expected = (
             torch.from_numpy(array.astype(np.int64)).to(self.reference_device) for array in (inputs, targets)
         )
         counted = None if self.counted is None else torch.tensor(self.counted, device=self.reference_device)
-        rows = DeviceRows(tokens, expected if counted is None else expected[:, counted], counted)
         with torch.no_grad():
-            logits = model(rows)
-        loss = model.loss_sum(rows) / rows.n_counted
+            logits = model(tokens, counted)
+        loss = model.loss(tokens, expected, counted)
         loss.backward()
-        gradients = model.collect({key: p.grad for key, p in model.named_parameters()})
-        return logits.cpu().numpy(), loss.item(), apply_bands(gradients, self.model)
+        return logits.cpu().numpy(), loss.item(), model.collect(lambda p: p.grad)
 
     def check_gradients(self, engine: CudaEngine) -> Iterator[Check]:
         inputs, targets = self.batch(1)
@@ -118,9 +114,10 @@ class _Step:
         C = self.model.n_embd
         for name, found in gradients.items():
             wanted = expected[name]
+            found = found[: len(wanted)]  # not the rows of the vocabulary's padding
             if name == "qkvb":  # a softmax ignores the bias of the keys: its gradient is rounding noise
                 found, wanted = (np.delete(array, np.s_[C : 2 * C], axis=1) for array in (found, wanted))
-            yield compare(f"gradient of {name}", found, wanted.astype(np.float64), allowed)
+            yield compare(f"gradient of {name}", found, wanted, allowed)
 
     def check_evaluation(self, engine: CudaEngine) -> Iterator[Check]:
         inputs, targets = self.batch(2)

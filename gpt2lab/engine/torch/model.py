@@ -1,4 +1,4 @@
-"""GPT-2 in PyTorch, in nanoGPT's shape: the reference that other engines are compared with.
+"""GPT-2 in PyTorch, in nanoGPT's shape, without the work that bands and masks make unnecessary.
 
 Pre-norm blocks, learned positions, tanh-GELU, output layer tied to the token embedding (Radford et al., 2019).
 """
