@@ -1,5 +1,6 @@
 # make run ARGS="sparsity=banded fc1_band=256"   train, archive and report (builds .venv first)
-# make test                                      the whole test suite
+# make test                                      the tests for every day: all but those marked slow
+# make test-slow, make test-all                  the slow ones; both
 # make check                                     lint and types
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +10,19 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: run test check format clean
+.PHONY: run test test-slow test-all check format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m gpt2lab.run $(ARGS)
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(VENV)/.installed-dev

@@ -18,20 +18,31 @@ CHOSEN_SHORT = Case(B=9, T=8, NH=3, HS=20, positions=(1, 4))
 CHOSEN = Case(B=2, T=70, NH=2, HS=20, positions=tuple(range(2, 70, 3)))
 
 
+BOTH = (Precision.fp32, Precision.bf16)
+
+
 def failed(checks) -> list[str]:
     return [str(check) for check in checks if not check.passed]
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
-@pytest.mark.parametrize("mode", [{"checked": True}, {}, {"reverse": True}])
-def test_attention_is_that_of_the_reference(mode, precision):
-    checks = list(attention.check(HostDevice(**mode), precision))
-    assert len(checks) > 100
+# Heads of 20 and 64 channels, which share what is compiled: short and long rows, every position or chosen ones.
+FEW = [case for case in attention.CASES if case.HS in (20, 64) and (case.positions is None or case.T > 32)]
+MODES = [
+    ({"checked": True}, Precision.fp32, FEW),
+    ({}, Precision.bf16, FEW),
+    ({"float64": True}, Precision.fp32, FEW),
+    *(pytest.param({"checked": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
+    *(pytest.param({}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
+    *(pytest.param({"reverse": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
+    pytest.param({"float64": True}, Precision.fp32, attention.CASES, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("mode", "precision", "cases"), MODES)
+def test_attention_is_that_of_the_reference(mode, precision, cases):
+    checks = list(attention.check(HostDevice(**mode), precision, cases))
+    assert len(checks) > 7 * len(cases)
     assert failed(checks) == []
-
-
-def test_attention_in_float64_is_that_of_the_reference_to_the_last_bits():
-    assert failed(attention.check(HostDevice(float64=True), Precision.fp32)) == []
 
 
 @pytest.mark.parametrize(
@@ -49,6 +60,7 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "right", "wrong"),
     [
@@ -69,6 +81,7 @@ def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
     assert failed(attention.check_case(bench)) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "barrier"),
     [

@@ -22,8 +22,13 @@ from gpt2lab.schema import OptimConfig, Precision
 CUDA = Path(__file__).parent.parent / "cuda"
 PROOFS = [embedding, layer_norm, positions, cross_entropy, grad_norm, adamw]
 DEVICES = [
-    *itertools.product([{}, {"checked": True}, {"reverse": True}], [Precision.fp32, Precision.bf16]),
+    ({"checked": True}, Precision.fp32),
+    ({}, Precision.bf16),
     ({"float64": True}, Precision.fp32),
+    pytest.param({}, Precision.fp32, marks=pytest.mark.slow),
+    pytest.param({"checked": True}, Precision.bf16, marks=pytest.mark.slow),
+    pytest.param({"reverse": True}, Precision.fp32, marks=pytest.mark.slow),
+    pytest.param({"reverse": True}, Precision.bf16, marks=pytest.mark.slow),
 ]
 
 
@@ -68,6 +73,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("proof", "right", "wrong"), MISTAKES)
 def test_a_mistake_in_a_kernel_is_found(tmp_path, proof, right, wrong):
     folder = shutil.copytree(CUDA, tmp_path / "cuda")
@@ -82,6 +88,7 @@ def test_a_mistake_in_a_kernel_is_found(tmp_path, proof, right, wrong):
     assert found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "wrong"), [("half_band + 3", "half_band + 4"), ("4 * row + half_band + 1", "4 * row + half_band")]
 )
