@@ -13,6 +13,7 @@ from gpt2lab.engine.cuda.device.offline import (
     compile_offline,
     header_folders,
     kernel_resources,
+    sources_hash,
     variants,
 )
 from gpt2lab.engine.cuda.device.sources import find_cuda_folder
@@ -47,13 +48,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_kernel_compiles_without_spills_and_the_table_is_current(kernels: ModuleType) -> None:
-    found = list(kernel_resources())
+FILES = sorted(path.name for path in find_cuda_folder().glob("*.cu"))
+
+
+def test_the_tables_were_made_from_the_kernels_as_they_are(kernels: ModuleType) -> None:
+    tables = kernels.tables(kernels.README.read_text(encoding="utf-8"))
+    assert {file: key for file, (key, _) in tables.items()} == kernels.current_hashes(), "run python tools/kernels.py"
+    for file, (_, table) in tables.items():
+        rows = {line.split("`")[1] for line in table.splitlines()[2:]}
+        assert len(rows) == (find_cuda_folder() / file).read_text(encoding="utf-8").count("__global__ "), file
+
+
+def test_a_change_of_a_file_or_of_a_header_changes_its_hash(folder: Path) -> None:
+    keys = [sources_hash("sum.cu", folder)]
+    for name in ("sum.cu", "common.cuh"):
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write("// one more line\n")
+        keys.append(sources_hash("sum.cu", folder))
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_every_kernel_compiles_without_spills_as_its_table_says(kernels: ModuleType, file: str) -> None:
+    found = list(kernel_resources(pattern=file))
     assert [each for each in found if each.local_bytes] == []
-    readme = kernels.README.read_text(encoding="utf-8")
-    assert readme == kernels.with_table(readme, found), "run python tools/kernels.py"
-    sources = "".join(path.read_text(encoding="utf-8") for path in find_cuda_folder().glob("*.cu"))
-    assert len({each.kernel for each in found}) == sources.count("__global__ ")
+    table = kernels.tables(kernels.README.read_text(encoding="utf-8"))[file][1]
+    assert "\n".join(kernels.rows(found)) == table, "run python tools/kernels.py --all"
 
 
 def test_what_a_kernel_occupies_is_read_from_the_assembler(folder: Path) -> None:

@@ -134,11 +134,17 @@ def _call(result: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def kernel_resources(folder: Path | None = None) -> Iterator[KernelResources]:
-    """Compile every .cu file in each variant of its build line for each architecture; yield what each kernel takes."""
+def sources_hash(file: str, folder: Path | None = None) -> str:
+    """Return a hash of folder/`file` and of the headers that it includes."""
+    sources = read_sources(folder or find_cuda_folder(), file)
+    return hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
+
+
+def kernel_resources(folder: Path | None = None, pattern: str = "*.cu") -> Iterator[KernelResources]:
+    """Compile .cu files in each variant of their build line for each architecture; yield what each kernel takes."""
     folder = folder or find_cuda_folder()
     jobs = []
-    for path in sorted(folder.glob("*.cu")):
+    for path in sorted(folder.glob(pattern)):
         try:
             asked = variants(path.read_text(encoding="utf-8"))
         except InternalError as error:
