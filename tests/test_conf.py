@@ -107,7 +107,7 @@ def test_choosing_every_default_by_hand_changes_nothing() -> None:
     assert plain(compose(chosen)) == plain(compose([]))
 
 
-@pytest.mark.parametrize("option", WHOLE_RUNS)
+@pytest.mark.parametrize("option", [pytest.param(o, marks=pytest.mark.slow) if o in SWEEPS else o for o in WHOLE_RUNS])
 def test_a_whole_run_runs_two_steps(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs = SWEEPS.get(option, 1)

@@ -103,12 +103,13 @@ def test_gradients_equal_finite_differences_in_float64(changes, counted):
     for name, end in zip(gradients, ends, strict=True):
         inside = np.arange(end - gradients[name].size, end)
         inside = inside[kept[inside]]
-        for i in rng.choice(inside, size=min(4, len(inside)), replace=False):
+        for i in rng.choice(inside, size=min(2, len(inside)), replace=False):
             value, losses = float(flat[i]), []
-            for moved in (value + step, value - step, value):
+            for moved in (value + step, value - step):
                 flat[i] = moved
                 losses.append(trained.loss_and_gradients(inputs, targets)[0])
-            up, down, _ = losses
+            flat[i] = value
+            up, down = losses
             assert gradient[i] == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-9), name
 
 

@@ -211,6 +211,7 @@ def test_a_kernel_is_compiled_once_for_the_same_content(tmp_path: Path, monkeypa
         cuda_host_build.cache_folder.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_processes_may_compile_the_same_file_at_once(tmp_path: Path) -> None:
     compiled(device(tmp_path), KERNEL + "right(float *out) { out[0] = 1.0f; }")
     code = (

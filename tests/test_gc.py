@@ -232,6 +232,7 @@ def test_an_earlier_attempt_that_is_an_experiment_of_its_own_goes_with_the_sweep
     assert found()["banded"].can_go and found()["banded"].why == "archived as 00002-banded"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_several_processes_ran_can_go(workplace):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
     quiet = [*(word for word in QUIET if not word.startswith("archive.")), "train.max_steps=1", "name=tiny"]

@@ -36,6 +36,7 @@ def written(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(gpu_check, tmp_path, capsys):
     assert gpu_check.main([*REHEARSAL, "--proofs", "adamw", "positions", "--out", str(tmp_path)]) == 0
     record = written(tmp_path)
@@ -83,8 +84,10 @@ def test_a_rehearsal_fills_in_every_key_and_says_what_it_is(gpu_check, tmp_path,
 
 def test_a_check_that_fails_makes_the_exit_code_1_and_nothing_is_timed(gpu_check, tmp_path, monkeypatch, capsys):
     from gpu.step_proof import _Step
+    from proof import Check
 
-    monkeypatch.setattr(_Step, "allowed", lambda self, backward: 1e-12)
+    found = [Check(name="gradient of wte", error=1e-6, tolerance=1e-12)]
+    monkeypatch.setattr(_Step, "check", lambda self: iter(found))
     assert gpu_check.main([*REHEARSAL, "--proofs", "adamw", "--out", str(tmp_path)]) == 1
     record = written(tmp_path)
     assert [bool(each["failed"]) for each in record["proof"]] == [False, False, True, True]

@@ -91,6 +91,7 @@ def two_steps(command: list[str], folder: Path) -> None:
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["train"]["max_steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_conf_cuda_and_what_a_run_is_repeated_with(
     built_wheel: Path, tracked_files: list[str]
 ) -> None:
@@ -103,26 +104,31 @@ def test_the_wheel_carries_conf_cuda_and_what_a_run_is_repeated_with(
             assert f"gpt2lab/{name}" in names
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_nothing_else(built_wheel: Path, tracked_files: list[str]) -> None:
     with zipfile.ZipFile(built_wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names <= {name for tracked in tracked_files for name in (tracked, f"gpt2lab/{tracked}")}
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_the_one_that_is_imported(installed_bin: Path, tmp_path: Path) -> None:
     code = "import gpt2lab, gpt2lab.compose as c; print(gpt2lab.__file__, c.CONF)"
     for path in run_command([str(installed_bin / "python"), "-c", code], tmp_path).split():
         assert Path(path).is_relative_to(installed_bin.parent)
 
 
+@pytest.mark.slow
 def test_the_installed_module_trains_from_a_foreign_directory(installed_bin: Path, tmp_path: Path) -> None:
     two_steps([str(installed_bin / "python"), "-m", "gpt2lab.run"], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_console_script_trains_from_a_foreign_directory(installed_bin: Path, tmp_path: Path) -> None:
     two_steps([str(installed_bin / "gpt2lab"), "run"], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_console_script_lists_an_archive_that_is_not_there_yet(installed_bin: Path, tmp_path: Path) -> None:
     assert "no experiments" in run_command([str(installed_bin / "gpt2lab"), "list"], tmp_path)
 

@@ -200,6 +200,7 @@ def test_a_disk_that_refuses_is_reported_by_file(server, tmp_path):
         download(remote(server), tmp_path / "flat" / "c")
 
 
+@pytest.mark.slow
 def test_four_processes_at_once_download_once(server, tmp_path):
     assert in_four_processes(download, remote(server), tmp_path / "c") == [0] * 4
     assert (tmp_path / "c").read_bytes() == CONTENT and server.ranges == [None]
@@ -286,6 +287,7 @@ def test_a_folder_that_a_killed_process_left_is_replaced(data_folder, tmp_path):
     assert prepare_split(path, key="k", tokenizer=ByteTokenizer()).n_tokens == 5
 
 
+@pytest.mark.slow
 def test_four_processes_at_once_prepare_one_corpus(data_folder, tmp_path):
     path = tmp_path / "t.txt"
     path.write_text(STORIES)

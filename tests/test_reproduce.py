@@ -1,5 +1,7 @@
 """`gpt2lab reproduce`, on archived runs of a tiny model."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -44,6 +47,22 @@ def experiment(archived, workplace) -> Path:
     """A copy of the experiment, below the current directory."""
     shutil.copytree(archived / "experiments", "experiments")
     return Path("experiments/00001-first")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs what `reproduce` would start as a process in this one: for tests that are about something else."""
+
+    @contextlib.contextmanager
+    def child(command, environment, output):
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            code = run_main(command[3:])
+        output.write(text.getvalue().encode())
+        output.flush()
+        yield SimpleNamespace(wait=lambda: code)
+
+    monkeypatch.setattr("gpt2lab.archive.reproduce._child", child)
 
 
 @pytest.fixture
@@ -111,7 +130,7 @@ def test_the_archived_source_runs_and_not_the_installed_one(experiment, reproduc
     assert json.loads(Path("kept/status.json").read_text())["reason"] == "all 8 steps done as of old"
 
 
-def test_a_prefix_keeps_the_learning_rates_of_the_whole_run(experiment, reproduce):
+def test_a_prefix_keeps_the_learning_rates_of_the_whole_run(experiment, in_process, reproduce):
     out, _ = reproduce("--steps", "5", "--keep", "kept", "--json")
     result = json.loads(out)
     assert (result["verdict"], result["rows"], result["stop"]) == ("identical", 6, 5)
@@ -121,7 +140,7 @@ def test_a_prefix_keeps_the_learning_rates_of_the_whole_run(experiment, reproduc
     assert kept[5]["val_loss"] is not None  # measured because the run ended there, and left out
 
 
-def test_a_changed_number_is_found_with_its_place_and_size(experiment, reproduce):
+def test_a_changed_number_is_found_with_its_place_and_size(experiment, in_process, reproduce):
     rows = read_metrics(experiment / "metrics.csv")
     value = rows[3]["train_loss"]
     edit(experiment / "metrics.csv", repr(value), repr(value * 1.01))
@@ -133,7 +152,7 @@ def test_a_changed_number_is_found_with_its_place_and_size(experiment, reproduce
     assert error == "gpt2lab: experiments/00001-first: its numbers were not reproduced\n"
 
 
-def test_a_difference_within_the_stated_tolerance_is_success(experiment, reproduce):
+def test_a_difference_within_the_stated_tolerance_is_success(experiment, in_process, reproduce):
     value = read_metrics(experiment / "metrics.csv")[1]["grad_norm"]
     edit(experiment / "metrics.csv", repr(value), repr(value * 1.001))
     edit(experiment / "provenance.json", '"numpy": "', '"numpy": "0.')
@@ -153,7 +172,7 @@ def test_a_run_that_cannot_be_made_passes_its_own_message_on(experiment, reprodu
     assert error.count("\n") == 1
 
 
-def test_a_run_that_diverged_diverges_again_at_the_same_step(experiment, reproduce, monkeypatch):
+def test_a_run_that_diverged_diverges_again_at_the_same_step(experiment, in_process, reproduce, monkeypatch):
     tiny = [override for override in RUN if not override.startswith(("name", "train.max_steps"))]
     assert run_main([*tiny, "debug=diverge", "archive.mode=off", "hydra.run.dir=runs/diverged"]) == 4
     monkeypatch.setattr(sys, "argv", ["gpt2lab", "snapshot", "runs/diverged", "--force"])
@@ -174,7 +193,7 @@ def test_control_characters_of_an_archive_do_not_reach_the_terminal(experiment, 
     assert error.count("\n") == 1
 
 
-def test_a_config_that_the_overrides_do_not_give_is_named(experiment, reproduce):
+def test_a_config_that_the_overrides_do_not_give_is_named(experiment, in_process, reproduce):
     edit(experiment / "config.yaml", "seed: 0", "seed: 1")
     assert "config   seed: 1 in config.yaml, 0 from overrides.yaml" in reproduce("--steps", "1")[0]
 
@@ -238,6 +257,7 @@ def test_a_directory_that_holds_something_is_not_written_into(experiment, reprod
     assert "--keep kept: exists already" in reproduce("--keep", "kept", expect=2)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_kills_the_run_and_removes_its_files(experiment, tmp_path, number):
     slow = 'import os, pathlib, time\npathlib.Path("child").write_text(str(os.getpid()))\ntime.sleep(600)\n"""'
@@ -248,12 +268,12 @@ def test_an_interrupt_kills_the_run_and_removes_its_files(experiment, tmp_path, 
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(project)}
     code = "from gpt2lab.cli import main; main()"
     parent = subprocess.Popen([sys.executable, "-c", code, "reproduce", "1"], env=environment)
-    waited = time.monotonic() + 60
+    waited = time.monotonic() + 300
     while not (Path("child").is_file() and Path("child").read_text()) and time.monotonic() < waited:
         time.sleep(0.05)
     child = int(Path("child").read_text())
     parent.send_signal(number)
-    assert parent.wait(timeout=30) == 130
+    assert parent.wait(timeout=300) == 130
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert list(temporary.iterdir()) == []

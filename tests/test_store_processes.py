@@ -42,6 +42,7 @@ def assert_whole(root: Path, *, at_least: int) -> None:
         assert verify(experiment.path, weights=True).faults == ()
 
 
+@pytest.mark.slow
 def test_eight_processes_make_two_hundred_numbers_without_a_gap(tmp_path):
     root = tmp_path / "experiments"
     runs = [make_run(tmp_path / "runs" / f"run-{k}") for k in range(8)]
@@ -57,6 +58,7 @@ def test_eight_processes_make_two_hundred_numbers_without_a_gap(tmp_path):
     assert staging_folders(root) == []
 
 
+@pytest.mark.slow
 def test_a_hundred_kills_leave_no_half_experiment_and_no_gap(tmp_path):
     root = tmp_path / "experiments"
     run = make_run(tmp_path / "run")

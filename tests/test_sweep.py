@@ -104,6 +104,7 @@ def test_a_killed_worker_takes_only_its_own_jobs_with_it(workplace, monkeypatch,
     assert "the launcher ended with RuntimeError: a worker was killed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_starts_at_once_are_one_sweep(workplace):
     command = [sys.executable, "-m", "gpt2lab.run", "-m", *SHORT, "seed=5,6"]
     codes = sorted(process.wait() for process in [subprocess.Popen(command) for _ in range(2)])
@@ -162,6 +163,7 @@ def test_the_baseline_is_written_into_the_plan(workplace):
     assert sweeps()[0].baseline == {"optim.weight_decay": 0.1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "settings"),
     [("joblib", ["hydra.launcher.n_jobs=2"]), ("submitit_local", ["hydra.launcher.timeout_min=5"])],

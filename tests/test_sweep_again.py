@@ -89,6 +89,7 @@ def test_a_sweep_can_be_resumed_by_its_directory(workplace, monkeypatch):
     assert words(sweeps()[0]) == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_from_its_last_checkpoint(workplace):
     steps = ["train.max_steps=400", "train.checkpoint_every=20", "train.eval_every=0", "schedule=constant"]
     grid = ["-m", *QUIET, *steps, "seed=5,6", "hydra.sweep.dir=s"]

@@ -73,7 +73,7 @@ def read_records(path: Path):
 
 def wait_for_exit(path: Path) -> list:
     """Return the records once the last one is there: W&B's service may still be writing when `finish` returns."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         records = list(read_records(path))
         if time.monotonic() > deadline or any(record.WhichOneof("record_type") == "exit" for record in records):
