@@ -261,6 +261,7 @@ def test_a_sweep_without_any_validation_is_a_page(banded: Path) -> None:
     assert "Nothing was compared" in page
 
 
+@pytest.mark.slow
 def test_sixty_arms_are_one_page(tmp_path: Path, banded: Path) -> None:
     widths = tuple(range(16, 336, 16))  # 20 widths give 61 arms
     sweep = sweep_records.write_banded_sweep(tmp_path / "many", widths=widths)
