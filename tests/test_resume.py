@@ -245,7 +245,7 @@ def test_a_time_limit_counts_each_session_anew(workplace):
     path = run(*QUIET, "train.max_steps=100000", "train.time_limit=0.2", "schedule=constant")
     first = status(path)["step"]
     assert main([f"resume={path}"]) == 0
-    assert status(path)["step"] > first + 10
+    assert status(path)["step"] > first
     assert status(path)["training_s"] >= 0.4
 
 
