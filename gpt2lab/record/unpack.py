@@ -54,7 +54,7 @@ def _inflate(path: Path) -> bytes:
     """Return the decompressed archive, reading no more than the limits allow."""
     packed = read_bytes(path)
     if len(packed) > MAX_PACKED_BYTES:
-        raise ArchiveError(f"{path}: has more than {MAX_PACKED_BYTES >> 20} MiB: refused, no source needs that")
+        raise ArchiveError(f"{path}: has {len(packed):,} bytes: refused, at most {MAX_PACKED_BYTES:,} are allowed")
     stream = zlib.decompressobj(wbits=31)  # gzip
     try:
         tar = stream.decompress(packed, MAX_BYTES + 1)
