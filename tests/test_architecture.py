@@ -51,7 +51,7 @@ LIBRARIES = {
     "matplotlib": ["report/*"],
     "jinja2": ["report/*"],
     "markdown_it": ["report/notes.py"],
-    "scipy": ["report/comparison/statistics.py"],
+    "scipy": ["report/analysis.py", "report/comparison/statistics.py"],
     "yaml": ["compose/*", "record/rundir.py", "archive/import_check.py"],
     "click": ["cli/*"],
     "rich": [

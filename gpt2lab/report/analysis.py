@@ -30,17 +30,6 @@ class Finding:
     text: str
 
 
-def student_t(degrees: int) -> float:
-    """97.5 % quantile of Student's t, to 1 % from three degrees of freedom (Abramowitz & Stegun 26.7.5)."""
-    z = 1.959964
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / degrees ** (power + 1) for power, term in enumerate(terms))
-
-
 def fit_line(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return the least-squares slope of values (N,) over steps (N,), and its standard error, both per step."""
     x = steps - steps.mean()
@@ -51,6 +40,8 @@ def fit_line(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
     """Whether validation loss still moves at the end: a line through the last third, or the last five evaluations."""
+    from scipy.special import stdtrit  # Student's t; a list of the archive starts without it
+
     trained = val.since(1)
     if not len(trained):
         return None
@@ -64,7 +55,7 @@ def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
     first, last = int(tail.steps[0]), int(tail.steps[-1])
     slope, error = fit_line(tail.steps.astype(np.float64), tail.values)
     change = slope * (last - first)
-    margin = student_t(len(tail) - 2) * error * (last - first)
+    margin = float(stdtrit(len(tail) - 2, 0.975)) * error * (last - first)
     small = abs(change) < NOTABLE_NATS
     if change + margin < 0 and not small:
         verdict = "Still falling"
