@@ -94,14 +94,18 @@ def best_earlier(val: Curve) -> Finding | None:
     )
 
 
+def last_of_both(first: Curve, second: Curve) -> tuple[int, float, float] | None:
+    """Return the last step at which both curves were measured, and the two values; None where there is none."""
+    steps, at, other = np.intersect1d(first.steps, second.steps, return_indices=True)
+    return (int(steps[-1]), float(first.values[at[-1]]), float(second.values[other[-1]])) if len(steps) else None
+
+
 def gap(train: Curve, val: Curve) -> Finding | None:
     """Distance between the splits at the last step at which both were evaluated."""
-    common = np.intersect1d(train.steps, val.steps)
-    if not len(common) or common[-1] == 0:
+    together = last_of_both(train, val)
+    if not together or together[0] == 0:
         return None
-    step = int(common[-1])
-    train_loss, val_loss = train.at(step), val.at(step)
-    assert train_loss is not None and val_loss is not None
+    step, train_loss, val_loss = together
     distance = val_loss - train_loss
     if abs(distance) < NOTABLE_NATS:
         verdict = "No gap between the splits"
