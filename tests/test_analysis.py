@@ -16,15 +16,6 @@ def curve(values: list[float] | np.ndarray, every: int = 100, start: int = 0) ->
 NOTHING = curve([])
 
 
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(3, 3.182), (4, 2.776), (5, 2.571), (8, 2.306), (20, 2.086), (1000, 1.962)]
-)
-def test_the_quantile_of_students_t_agrees_with_the_printed_tables_to_one_percent(
-    degrees: int, quantile: float
-) -> None:
-    assert analysis.student_t(degrees) == pytest.approx(quantile, rel=0.01)
-
-
 def test_a_fitted_line_gives_numpys_slope_and_the_textbook_error() -> None:
     steps, values = np.array([0.0, 1, 2, 3, 5]), np.array([1.0, 2.5, 2.0, 4.0, 5.5])
     slope, error = analysis.fit_line(steps, values)

@@ -81,11 +81,13 @@ def test_the_band_picture_states_the_exact_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_embd", [128, 768])
 def test_the_band_outline_covers_exactly_the_kept_cells(tmp_path: Path, monkeypatch, n_embd: int) -> None:
-    drawn = []
-    monkeypatch.setattr("gpt2lab.report.band_figure.write_svg", lambda figure, path, title: drawn.append(figure))
+    drawn = {}
+    monkeypatch.setattr(
+        "gpt2lab.report.canvas.write_svg", lambda figure, path, title: drawn.update({path.name: figure})
+    )
     banded = {"model": {"n_embd": n_embd, "fc1_band": 256, "fc2_band": 256}}
     draw(run_records.write_record(tmp_path / "run", run_records.text_rows(), provenance=banded), tmp_path / "figures")
-    for axes, transposed in zip(drawn[0].axes, (False, True), strict=True):
+    for axes, transposed in zip(drawn["bands.svg"].axes, (False, True), strict=True):
         outline = axes.collections[0].get_paths()[0].vertices
         x, y = outline[:, 0], outline[:, 1]
         area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2  # shoelace; a cell has area 1

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from gpt2lab.archive import expand, list_provenance, resolve, resolve_run
 from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.terminal import print_table
 from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.report import numbers
@@ -69,28 +68,16 @@ def compare(
         click.echo(f"left out: {name}: {reason}")
     for names, reasons in comparison.apart:
         click.echo(f"not compared: {names}: {', '.join(reasons)}")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width to fit into
+    difference = "difference [corrected]" if comparison.comparisons > 1 else "difference [95 %]"
+    numeric = ("fc1 kept", "fc2 kept", "n", f"{comparison.metric} ± std", "95 % interval", difference, "p")
     click.echo()
-    console.print(_table(comparison))
+    print_table(
+        ("no.", "arm", *numeric, "verdict"), [_cells(row, comparison.metric) for row in comparison.rows], "llrrrrrrrl"
+    )
     click.echo()
     for sentence in comparison.sentences:
         click.echo(sentence)
     click.echo(_floor(comparison))
-
-
-def _table(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("no.")
-    table.add_column("arm")
-    difference = "difference [corrected]" if comparison.comparisons > 1 else "difference [95 %]"
-    for title in ("fc1 kept", "fc2 kept", "n", f"{comparison.metric} ± std", "95 % interval", difference, "p"):
-        table.add_column(title, justify="right")
-    table.add_column("verdict")
-    for row in comparison.rows:
-        table.add_row(*_cells(row, comparison.metric))
-    return table
 
 
 def _cells(row: ArmResult, metric: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,10 @@ import click
 
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import FoundModel, find_model
+from gpt2lab.cli.terminal import print_table
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.disk import file_sha256
+from gpt2lab.record.markdown import one_line
 from gpt2lab.record.rundir import now_utc
 from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision
 
@@ -58,10 +60,8 @@ def evaluate(
     MODELS are experiments, run directories, checkpoint files or hf:gpt2. OVERRIDES are applied to the config that a
     model was trained with. As many models as data, in order, are the phases of a chain (model.init_from) and its tasks.
     """
-    from gpt2lab.compose import (
-        compose_requested,
-        parse_requested,
-    )  # Hydra, torch and matplotlib are needed by few commands
+    # Hydra, torch and matplotlib are needed by few commands
+    from gpt2lab.compose import compose_requested, parse_requested
     from gpt2lab.report.evaluation.page import check_output, write_evaluation
     from gpt2lab.report.evaluation.record import record_evaluation
     from gpt2lab.train.evaluate_models import evaluate_cells, open_candidate, plan_evaluation
@@ -89,10 +89,7 @@ def evaluate(
     record = record_evaluation(
         models=[_describe_model(found[cell.model], cell) for cell in measured[:: len(requested)]],
         tasks=[_describe_task(r, cell) for r, cell in zip(requested, rows[0], strict=True)],
-        measured=[
-            {key: getattr(cell, key) for key in ("model", "task", "loss", "accuracy", "tokens", "n_bytes")}
-            for cell in measured
-        ],
+        measured=[asdict(cell) for cell in measured],
         before=next(iter(found)) if before is not None else None,
         date=now_utc(),
         command=["gpt2lab", *sys.argv[1:]],
@@ -146,38 +143,20 @@ def _describe_task(requested: "Requested", cell: Any) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any]) -> None:
-    from gpt2lab.record.markdown import one_line
     from gpt2lab.report.evaluation.page import DOMAIN_COLUMNS, chain_rows, domain_rows, matrix_rows
 
-    _print_table(DOMAIN_COLUMNS, domain_rows(record), left=2)
+    print_table(DOMAIN_COLUMNS, domain_rows(record), "llrrrrr")
     if record["chain"]:
         for measure in record["matrices"]:
-            click.echo(f"\n{measure}")
-            _print_table(*matrix_rows(record, measure), left=1)
-            click.echo()
-            _print_table(*chain_rows(record, measure), left=1)
+            for above, make in ((f"\n{measure}", matrix_rows), ("", chain_rows)):
+                titles, rows = make(record, measure)
+                click.echo(above)
+                print_table(titles, rows, "l" + "r" * (len(titles) - 1))
     click.echo()
     for finding in record["findings"]:
         click.echo(one_line(f"{finding['verdict']}. {finding['text']}"))
     for note in record["notes"]:
         click.echo(one_line(f"note: {note}"))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from gpt2lab.record.markdown import one_line  # names of any origin: no control code may reach the terminal
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width to fit into
-    table = Table(box=None, pad_edge=False)
-    for number, title in enumerate(columns):
-        table.add_column(one_line(title), justify="left" if number < left else "right")
-    for row in rows:
-        table.add_row(*map(one_line, row))
-    console.print(table)
 
 
 COMMANDS = (evaluate,)

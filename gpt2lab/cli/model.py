@@ -1,13 +1,14 @@
 """Commands on models: plan, sample, parity."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import find_model
+from gpt2lab.cli.terminal import print_table
 from gpt2lab.errors import ConfigError, Gpt2labError
 from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision, TokenizerName
 
@@ -102,26 +103,23 @@ def parity(model: Path, debug_state: Path, engine: str, device: str, precision: 
 
     MODEL is an llm.c checkpoint, DEBUG_STATE the state file written beside it.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from gpt2lab.train.parity import compare_with_llmc
 
     settings = EngineConfig(name=EngineName[engine], device=DeviceChoice[device], precision=Precision[precision])
     rows = compare_with_llmc(model, debug_state, settings)
     if as_json:
         for row in rows:
-            click.echo(json.dumps(_json_row(row)))
+            click.echo(json.dumps({**asdict(row), "passed": row.passed}))
     else:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("what")
-        for title in ("largest", "max error", "relative", "allowed"):
-            table.add_column(title, justify="right")
-        table.add_column("")
-        for row in rows:
-            numbers = (row.max_abs, row.max_error, row.relative_error, row.tolerance)
-            table.add_row(row.name, *(f"{n:.3g}" for n in numbers), "ok" if row.passed else "DIFFERS")
-        Console(highlight=False, markup=False).print(table)
+        cells = [
+            (
+                row.name,
+                *(f"{n:.3g}" for n in (row.max_abs, row.max_error, row.relative_error, row.tolerance)),
+                "ok" if row.passed else "DIFFERS",
+            )
+            for row in rows
+        ]
+        print_table(("what", "largest", "max error", "relative", "allowed", ""), cells, "lrrrrl")
     if not all(row.passed for row in rows):
         raise ParityError(
             f"{sum(not row.passed for row in rows)} of {len(rows)} comparisons differ by more than allowed"
@@ -132,17 +130,6 @@ class ParityError(Gpt2labError):
     """An engine computes something else than llm.c did."""
 
     exit_code = 5
-
-
-def _json_row(row: Any) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "max_abs": row.max_abs,
-        "max_error": row.max_error,
-        "relative_error": row.relative_error,
-        "tolerance": row.tolerance,
-        "passed": row.passed,
-    }
 
 
 COMMANDS = (plan, sample, parity)

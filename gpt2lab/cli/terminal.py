@@ -1,7 +1,9 @@
 """Text of any origin on a terminal: no control code gets through, and a table costs no more than its text."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from gpt2lab.record.markdown import one_line
 
 _LONGEST_CELL = 60  # characters
 
@@ -24,6 +26,22 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> I
             space = " " * (width - _width(text))
             padded.append(space + text if side == "r" else text + space)
         yield "  ".join(padded).rstrip()
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> None:
+    """Print a table of few rows and full cells, fitted to a terminal; `sides` has an l or r for each column."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width to fit into
+    grid = Table(box=None, pad_edge=False)
+    for title, side in zip(titles, sides, strict=True):
+        grid.add_column(one_line(title), justify="right" if side == "r" else "left")
+    for row in rows:
+        grid.add_row(*map(one_line, row))
+    console.print(grid)
 
 
 def _cell(text: str) -> str:

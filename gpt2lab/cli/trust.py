@@ -104,14 +104,8 @@ def _words(fault: Fault) -> str:
 
 
 def _as_json(verdict: Verification) -> dict[str, Any]:
-    return {
-        "experiment": verdict.path.name,
-        "ok": not verdict.faults,
-        "faults": [asdict(fault) for fault in verdict.faults],
-        "absent": list(verdict.absent),
-        "notes_edited": verdict.notes_edited,
-        "report_by": verdict.report_by,
-    }
+    facts = asdict(verdict)
+    return {"experiment": facts.pop("path").name, "ok": not verdict.faults, **facts}
 
 
 COMMANDS = (verify, export_command, import_command)

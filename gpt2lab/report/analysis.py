@@ -30,17 +30,6 @@ class Finding:
     text: str
 
 
-def student_t(degrees: int) -> float:
-    """97.5 % quantile of Student's t, to 1 % from three degrees of freedom (Abramowitz & Stegun 26.7.5)."""
-    z = 1.959964
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / degrees ** (power + 1) for power, term in enumerate(terms))
-
-
 def fit_line(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return the least-squares slope of values (N,) over steps (N,), and its standard error, both per step."""
     x = steps - steps.mean()
@@ -51,6 +40,8 @@ def fit_line(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
     """Whether validation loss still moves at the end: a line through the last third, or the last five evaluations."""
+    from scipy.special import stdtrit  # Student's t; a list of the archive starts without it
+
     trained = val.since(1)
     if not len(trained):
         return None
@@ -64,7 +55,7 @@ def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
     first, last = int(tail.steps[0]), int(tail.steps[-1])
     slope, error = fit_line(tail.steps.astype(np.float64), tail.values)
     change = slope * (last - first)
-    margin = student_t(len(tail) - 2) * error * (last - first)
+    margin = float(stdtrit(len(tail) - 2, 0.975)) * error * (last - first)
     small = abs(change) < NOTABLE_NATS
     if change + margin < 0 and not small:
         verdict = "Still falling"
@@ -103,14 +94,18 @@ def best_earlier(val: Curve) -> Finding | None:
     )
 
 
+def last_of_both(first: Curve, second: Curve) -> tuple[int, float, float] | None:
+    """Return the last step at which both curves were measured, and the two values; None where there is none."""
+    steps, at, other = np.intersect1d(first.steps, second.steps, return_indices=True)
+    return (int(steps[-1]), float(first.values[at[-1]]), float(second.values[other[-1]])) if len(steps) else None
+
+
 def gap(train: Curve, val: Curve) -> Finding | None:
     """Distance between the splits at the last step at which both were evaluated."""
-    common = np.intersect1d(train.steps, val.steps)
-    if not len(common) or common[-1] == 0:
+    together = last_of_both(train, val)
+    if not together or together[0] == 0:
         return None
-    step = int(common[-1])
-    train_loss, val_loss = train.at(step), val.at(step)
-    assert train_loss is not None and val_loss is not None
+    step, train_loss, val_loss = together
     distance = val_loss - train_loss
     if abs(distance) < NOTABLE_NATS:
         verdict = "No gap between the splits"

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from gpt2lab.model import bands
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import BLUE, LIGHT, WIDTH, Picture, style, write_svg
+from gpt2lab.report.canvas import BLUE, LIGHT, Picture, drawing
 from gpt2lab.report.inputs import Inputs
 
 
@@ -20,9 +19,7 @@ def draw_bands(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture
     n_hidden = 4 * n_embd
     channels = np.arange(n_embd)
     described = []
-    with style():
-        figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
-        panels = figure.subplots(1, 2)
+    with drawing(folder / "bands.svg", "Kept weights of FC1 and FC2", 3.9, 2) as panels:
         for axes, matrix in zip(panels, ("fc1", "fc2"), strict=True):
             half_band = (summary[f"{matrix}_band"] or 8 * n_embd) // 2
             first = np.maximum(4 * channels - half_band, 0)
@@ -41,16 +38,10 @@ def draw_bands(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture
                 axis.set_ticks([0, size // 4, size // 2, 3 * size // 4, size])
             axes.grid(False)
             axes.set_facecolor(LIGHT)
-            kept = bands.kept_weights(n_embd, summary[f"{matrix}_band"])
-            axes.set_title(
-                f"{matrix.upper()}: {kept:,} of {n_hidden * n_embd:,} weights, "
-                f"{numbers.percent(summary['density'][matrix])}",
-                fontsize=10,
-            )
+            kept = f"{bands.kept_weights(n_embd, summary[f'{matrix}_band']):,}"
+            share = numbers.percent(summary["density"][matrix])
+            axes.set_title(f"{matrix.upper()}: {kept} of {n_hidden * n_embd:,} weights, {share}", fontsize=10)
             shape = f"{n_embd} × {n_hidden}" if wide else f"{n_hidden} × {n_embd}"
-            described.append(
-                f"{matrix.upper()} ({shape}) keeps {kept:,} weights, {numbers.percent(summary['density'][matrix])}"
-            )
-        write_svg(figure, folder / "bands.svg", "Kept weights of FC1 and FC2")
+            described.append(f"{matrix.upper()} ({shape}) keeps {kept} weights, {share}")
     alt = f"Kept weights of the MLP matrices around the diagonal h = 4c: {'; '.join(described)}."
     return Picture("bands.svg", alt, "Weights kept by the bands (blue) in every layer; the rest are zero.")

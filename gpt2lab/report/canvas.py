@@ -63,6 +63,15 @@ def style() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawing(path: Path, title: str, height: float, panels: int = 1) -> Iterator[Any]:
+    """Yield the axes of a figure of `height` inches, an array of them for several panels, and write it to `path`."""
+    with style():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        yield figure.subplots(1, panels)
+        write_svg(figure, path, title)
+
+
 def line_style(number: int) -> dict[str, Any]:
     """Return colour and dash of the line `number`, from 0: the first is black and solid, the baseline's."""
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.record.columns import SPLITS, evaluated
@@ -17,14 +16,12 @@ from gpt2lab.report.canvas import (
     GREEN,
     GREY,
     ORANGE,
-    WIDTH,
     Picture,
+    drawing,
     label_line,
     log_loss_axis,
     step_axis,
-    style,
     thin,
-    write_svg,
 )
 from gpt2lab.report.inputs import Curve, Inputs
 from gpt2lab.report.summary import counts_every_position
@@ -65,15 +62,13 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
     log = _is_delayed(summary)
     running = inputs.curve("train_loss")
     splits = _splits(inputs, "loss", log)
-    drawn = [curve.since(int(log)).values for curve in (running, *(curve for _, curve, _ in splits))]
-    values = np.concatenate(drawn)
-    if len({int(step) for curve in (running, *(curve for _, curve, _ in splits)) for step in curve.steps}) < 2:
+    curves = [running, *(curve for _, curve, _ in splits)]
+    values = np.concatenate([curve.since(int(log)).values for curve in curves])
+    if len(np.unique(np.concatenate([curve.steps for curve in curves]))) < 2:
         return None
     low, high = float(values.min()), float(values.max())
     log_loss = low > 0 and high / low > LOG_LOSS_RATIO
-    with style():
-        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-        axes = figure.subplots()
+    with drawing(folder / "loss.svg", "Loss over steps", 3.8) as axes:
         shown = thin(running.since(1) if log else running)
         if len(shown):
             axes.plot(shown.steps, shown.values, color=ORANGE, alpha=0.35, linewidth=1, label="training batches")
@@ -88,7 +83,6 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
                 axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
                 label_line(axes, f"{name} {numbers.loss(value)}", value)
         axes.legend(loc="lower left" if log_loss else "best")
-        write_svg(figure, folder / "loss.svg", "Loss over steps")
     described = [
         f"{label} from {numbers.loss(float(curve.values[0]))} at step {int(curve.steps[0]):,} to "
         f"{numbers.loss(curve.last[1])} at step {curve.last[0]:,}"
@@ -107,31 +101,25 @@ def draw_accuracy(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Pict
     if not splits:
         return None
     threshold = summary["accuracy_threshold"]
-    reached = {
-        "training": (summary["steps_to_train_accuracy"], ORANGE),
-        "validation": (summary["steps_to_val_accuracy"], BLUE),
-    }
-    with style():
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-        axes = figure.subplots()
+    reached = {split: summary[f"steps_to_{split}_accuracy"] for split in ("train", "val")}
+    with drawing(folder / "accuracy.svg", "Accuracy over steps", 3.2) as axes:
         _draw_splits(axes, splits, log)
         step_axis(axes, log)
         axes.set_ylabel("Accuracy at counted positions")
         axes.set_ylim(-0.03, 1.05)
         axes.axhline(threshold, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-        for step, colour in reached.values():
+        for split, step in reached.items():
             if step:
-                axes.axvline(step, color=colour, linestyle=":", linewidth=1.2)
+                axes.axvline(step, color=COLOURS[split], linestyle=":", linewidth=1.2)
         axes.legend(loc="best")
-        write_svg(figure, folder / "accuracy.svg", "Accuracy over steps")
     firsts = [
-        f"{name} reached {threshold} at step {step:,}" if step is not None else f"{name} did not reach {threshold}"
-        for name, (step, _) in reached.items()
-        if len(inputs.curve("train_accuracy" if name == "training" else "val_accuracy"))
+        f"{NAMES[split]} " + (f"did not reach {threshold}" if step is None else f"reached {threshold} at step {step:,}")
+        for split, step in reached.items()
+        if len(inputs.curve(f"{split}_accuracy"))
     ]
-    text = "; ".join(firsts)
+    text = f": {'; '.join(firsts)}" if firsts else ""
     caption = f"Accuracy at counted positions. The dashed line is {threshold}, a dotted line its first step."
-    return Picture("accuracy.svg", f"Accuracy over steps: {text}." if text else "Accuracy over steps.", caption)
+    return Picture("accuracy.svg", f"Accuracy over steps{text}.", caption)
 
 
 def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
@@ -140,10 +128,10 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
     if len(lr) < 2:
         return None
     clip = inputs.fact("config.optim.grad_clip")
-    with style():
-        columns = 2 if len(norm) > 1 else 1
-        figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
-        panels = figure.subplots(1, columns, squeeze=False)[0]
+    columns = 2 if len(norm) > 1 else 1
+    title = "Learning rate and gradient norm over steps"
+    with drawing(folder / "learning_rate.svg", title, 2.7, columns) as drawn:
+        panels = np.atleast_1d(drawn)
         panels[0].plot(lr.steps, lr.values, color=GREEN)
         panels[0].set_ylabel("Learning rate")
         panels[0].set_ylim(0, 1.08 * float(lr.values.max()) or 1)
@@ -160,7 +148,6 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
         for axes in panels:
             step_axis(axes, log=False)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-        write_svg(figure, folder / "learning_rate.svg", "Learning rate and gradient norm over steps")
     peak_step, peak = lr.best(largest=True)
     alt = f"Learning rate over steps: peak {numbers.rounded(peak)} at step {peak_step:,}, "
     alt += f"{numbers.rounded(lr.last[1])} at step {lr.last[0]:,}."

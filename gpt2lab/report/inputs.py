@@ -60,26 +60,19 @@ class Inputs:
 
     def curve(self, column: str) -> Curve:
         """The rows of metrics.csv in which `column` was measured and is finite."""
-        pairs = [(row["step"], row[column]) for row in self.rows if _is_finite(row.get(column))]
-        return Curve(np.array([p[0] for p in pairs], dtype=np.int64), np.array([p[1] for p in pairs], dtype=np.float64))
+        steps = np.array([row["step"] for row in self.rows], dtype=np.int64)
+        values = np.array([row.get(column) for row in self.rows], dtype=np.float64)  # nan where it was not measured
+        return Curve(steps[np.isfinite(values)], values[np.isfinite(values)])
 
     def not_finite(self, *columns: str) -> list[int]:
         """Steps at which one of `columns` was measured and is infinite or not a number."""
-        found = (row["step"] for row in self.rows for name in columns if _is_not_finite(row.get(name)))
-        return sorted(set(found))
+        measured = ((row["step"], row.get(name)) for row in self.rows for name in columns)
+        return sorted({step for step, value in measured if value is not None and not math.isfinite(value)})
 
     def fact(self, path: str) -> Any:
         """Look up `provenance.model.n_layer` and the like; None where any part of the path is absent."""
         file, _, keys = path.partition(".")
         return look_up(getattr(self, file), keys)
-
-
-def _is_finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _is_not_finite(value: Any) -> bool:
-    return value is not None and not math.isfinite(value)
 
 
 def _read_text(path: Path) -> str:

@@ -32,7 +32,7 @@ def headline(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, show(value)) for name, value, show in cells if value is not None]
 
 
-def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> list[tuple[str, list[str]]]:
+def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> list[list[str]]:
     def before(split: str) -> str:
         return numbers.loss(inputs.curve(evaluated(split)["loss"].name).at(0))
 
@@ -54,7 +54,7 @@ def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> 
 
     rows = [("Loss before training (nats/token)", [before(split) for split in splits])]
     if not summary["loss_step"]:
-        return rows
+        return [[name, *cells] for name, cells in rows]
     every = counts_every_position(inputs)
     rows += [
         ("Last loss (nats/token)", of_each("loss", last)),
@@ -64,7 +64,7 @@ def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> 
     ]
     for measure in [measure for measure in columns.measures() if measure != "loss"]:
         rows += [(f"Last {measure}", of_each(measure, last)), (f"Best {measure}", of_each(measure, best))]
-    return [(name, cells) for name, cells in rows if any(cell != numbers.MISSING for cell in cells)]
+    return [[name, *cells] for name, cells in rows if any(cell != numbers.MISSING for cell in cells)]
 
 
 def speed_line(summary: dict[str, Any]) -> str | None:

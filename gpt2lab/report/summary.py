@@ -28,7 +28,8 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     """Return the summary of `inputs`: plain JSON values, losses in nats per counted token."""
     fact = inputs.fact
     model = fact("provenance.model") or {}
-    val, train = inputs.curve("val_loss"), inputs.curve("train_eval_loss")
+    val = inputs.curve("val_loss")
+    together = analysis.last_of_both(inputs.curve("train_eval_loss"), val)
     val_loss = _last_measured(inputs, "val_loss")
     train_seen = analysis.reached(inputs.curve("train_accuracy"))
     val_seen = analysis.reached(inputs.curve("val_accuracy"))
@@ -56,7 +57,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "loss_step": val.last[0] if len(val) else None,
         "perplexity": perplexity(val_loss),
         "bits_per_byte": bits_per_byte(inputs, "val", val_loss),
-        "gap": _gap(train, val),
+        "gap": together and together[2] - together[1],
         "accuracy_threshold": analysis.ACCURACY_REACHED,
         "steps_to_train_accuracy": train_seen,
         "steps_to_val_accuracy": val_seen,
@@ -71,7 +72,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         **_density(inputs),
         "tokens_per_s": median_speed(inputs.curve("tokens_per_s")),
         "step_ms": median_speed(inputs.curve("step_ms")),
-        "peak_mem_mib": _largest(inputs.curve("peak_mem_mib")),
+        "peak_mem_mib": _best(inputs.curve("peak_mem_mib"), largest=True)[0],
         "training_s": fact("status.training_s"),
         "hardware": {
             **{key: fact(f"provenance.engine.{key}") for key in ("device", "device_name", "threads")},
@@ -176,21 +177,9 @@ def _best(curve: Curve, largest: bool = False) -> tuple[float | None, int | None
     return value, step
 
 
-def _gap(train: Curve, val: Curve) -> float | None:
-    common = np.intersect1d(train.steps, val.steps)
-    if not len(common):
-        return None
-    step = int(common[-1])
-    return float(val.values[val.steps == step][0] - train.values[train.steps == step][0])
-
-
 def median_speed(curve: Curve) -> float | None:
     """Return the median of the logged rows, the first tenth of them left out from three rows on; None without any."""
     if not len(curve):
         return None
     warm_up = math.ceil(WARM_UP_SHARE * len(curve)) if len(curve) > 2 else 0
     return float(np.median(curve.values[warm_up:]))
-
-
-def _largest(curve: Curve) -> float | None:
-    return float(curve.values.max()) if len(curve) else None

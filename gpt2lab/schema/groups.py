@@ -5,23 +5,25 @@ The comment behind a field is its documentation: the README's table of keys is m
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema.choices import (
-    ArchiveMode,
-    Decay,
-    DeviceChoice,
-    EngineName,
-    FormalTask,
-    Operation,
-    Order,
-    Precision,
-    ScheduleName,
-    SweepMode,
-    TokenizerName,
-    TrackerMode,
-    TrackerName,
-)
+
+# The options that have names.
+TokenizerName = StrEnum("TokenizerName", ["bytes", "gpt2"])
+Order = StrEnum("Order", ["shuffled", "sequential"])
+Operation = StrEnum("Operation", ["add", "sub", "mul", "div", "sq_sum"])  # a OP b = c (mod prime)
+FormalTask = StrEnum("FormalTask", ["parity", "copy", "reverse", "majority"])
+Decay = StrEnum("Decay", ["matrices", "all"])
+ScheduleName = StrEnum("ScheduleName", ["constant", "cosine", "wsd"])
+EngineName = StrEnum("EngineName", ["auto", "torch", "cuda"])
+DeviceChoice = StrEnum("DeviceChoice", ["auto", "cpu", "cuda", "mps", "host"])
+Precision = StrEnum("Precision", ["fp32", "tf32", "bf16"])
+TrackerName = StrEnum("TrackerName", ["wandb", "none"])
+TrackerMode = StrEnum("TrackerMode", ["offline", "online"])
+ArchiveMode = StrEnum("ArchiveMode", ["auto", "off"])
+SparsityName = StrEnum("SparsityName", ["dense", "banded"])
+SweepMode = StrEnum("SweepMode", ["resume", "retry_failed", "force"])  # jobs of a sweep that is started again
 
 MAX_DIMENSION = 1 << 20  # larger than any model of this kind; a typing mistake must not become an allocation
 

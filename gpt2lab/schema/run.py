@@ -5,7 +5,6 @@ from enum import Enum
 from typing import Any
 
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema.choices import SparsityName
 from gpt2lab.schema.groups import (
     MAX_DIMENSION,
     ArchiveConfig,
@@ -15,6 +14,7 @@ from gpt2lab.schema.groups import (
     OptimConfig,
     SampleConfig,
     ScheduleConfig,
+    SparsityName,
     SweepConfig,
     TrackerConfig,
     TrainConfig,

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gpt2lab.record.markdown import one_line
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import GREY, ORANGE, WIDTH, Picture, style, write_svg
+from gpt2lab.report.canvas import GREY, ORANGE, Picture, drawing
 
 LONGEST_NAME = 28  # characters beside the cells
 _TITLES = {"loss": "Loss, nats per counted token", "accuracy": "Accuracy, share of counted tokens"}
@@ -22,9 +21,7 @@ def draw_matrix(
     """Write MEASURE.svg of a matrix (P, K), float64; darker is better, a frame marks each phase's own task."""
     values, show = np.asarray(matrix, dtype=np.float64), numbers.measure_formatter(measure)
     P, K = values.shape
-    with style():
-        figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * P), layout="constrained")
-        axes = figure.subplots()
+    with drawing(folder / f"{measure}.svg", _TITLES[measure], 1.5 + 0.5 * P) as axes:
         # viridis orders by lightness alone too; reversed for losses, where less is better.
         image = axes.imshow(values, cmap="viridis" if measure == "loss" else "viridis_r", aspect="auto")
         axes.grid(False)
@@ -38,20 +35,12 @@ def draw_matrix(
         for i, j in np.ndindex(P, K):
             red, green, blue, _ = image.cmap(image.norm(values[i, j]))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axes.text(
-                j,
-                i,
-                show(float(values[i, j])),
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="white" if dark else "black",
-            )
+            color = "white" if dark else "black"
+            axes.text(j, i, show(float(values[i, j])), ha="center", va="center", fontsize=size, color=color)
         for i in range(P if is_chain else 0):
             axes.add_patch(Rectangle((i - 0.48, i - 0.46), 0.96, 0.92, fill=False, edgecolor=ORANGE, linewidth=2))
-        bar = figure.colorbar(image, ax=axes, pad=0.02)
+        bar = axes.figure.colorbar(image, ax=axes, pad=0.02)
         bar.outline.set_edgecolor(GREY)
-        write_svg(figure, folder / f"{measure}.svg", _TITLES[measure])
     rows = [
         f"{model}: {', '.join(f'{task} {show(float(values[i, j]))}' for j, task in enumerate(tasks))}"
         for i, model in enumerate(models)

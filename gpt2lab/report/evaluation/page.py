@@ -11,15 +11,14 @@ from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.evaluation.figure import draw_matrix
-from gpt2lab.report.evaluation.matrix import FORMULAS
-from gpt2lab.report.evaluation.record import CHAIN_COLUMNS, MEASURES
+from gpt2lab.report.evaluation.matrix import CHAIN_TITLES, FORMULAS
+from gpt2lab.report.evaluation.record import MEASURES
 from gpt2lab.report.markdown import Markdown, code, escape, fence
 from gpt2lab.report.origin import HASH_DIGITS
 from gpt2lab.report.templates import template
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
 _TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
-_CHAIN_TITLES = ("right after its phase", "at the end", "retention", "forgetting", "backward", "forward")
 
 
 def check_output(directory: Path) -> None:
@@ -83,8 +82,7 @@ def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[li
     if record["chain"] is None:
         return [], []
     chain = record["chain"][measure]
-    kept = [key for key in CHAIN_COLUMNS if any(value is not None for value in chain[key])]
-    titles = dict(zip(CHAIN_COLUMNS, _CHAIN_TITLES, strict=True))
+    kept = [key for key in CHAIN_TITLES if any(value is not None for value in chain[key])]
 
     def cell(key: str, value: float | None) -> str:
         if value is not None and key == "retention":
@@ -95,7 +93,7 @@ def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[li
 
     rows = [[task["name"], *(cell(k, chain[k][j]) for k in kept)] for j, task in enumerate(record["tasks"])]
     rows.append(["average", *(cell(k, chain["averages"][k]) for k in kept)])
-    return ["Task", *(titles[key] for key in kept)], rows
+    return ["Task", *(CHAIN_TITLES[key] for key in kept)], rows
 
 
 def _draw(record: dict[str, Any], folder: Path) -> dict[str, Picture]:
@@ -147,10 +145,7 @@ def _matrix(record: dict[str, Any], measure: str, picture: Picture | None) -> di
     own = "In bold: each phase on its own task." if chain else "In bold: the best of each column."
     marked = [[row[0], *(Markdown(f"**{c}**") if b else c for c, b in zip(row[1:], bold, strict=True))]
               for row, bold in zip(rows, _bold(record, measure, len(rows)), strict=True)]  # fmt: skip
-    shown = {title: key for key, title in zip(CHAIN_COLUMNS, _CHAIN_TITLES, strict=True)}
-    formulas = [
-        (title, FORMULAS[measure][shown[title]]) for title in chain_columns if shown.get(title) in FORMULAS[measure]
-    ]
+    formulas = [(name, text) for name, text in FORMULAS[measure].items() if name in chain_columns]
     return {
         "title": _TITLES[measure],
         "columns": columns,

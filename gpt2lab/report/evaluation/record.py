@@ -1,7 +1,7 @@
 """evaluation.json: what several models gave on several tasks, as plain values, with what may be said of it."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from gpt2lab.report import numbers
 from gpt2lab.report.analysis import NOTABLE_NATS
-from gpt2lab.report.evaluation.matrix import FORMULAS, Chain, domain, measure_chain
+from gpt2lab.report.evaluation.matrix import FORMULAS, Chain, average, measure_chain
+from gpt2lab.report.summary import perplexity
 
 VERSION = 1
 NOTABLE_SHARE = 0.005  # half a percentage point; smaller changes of an accuracy are treated as noise
 MEASURES = tuple(FORMULAS)
 SEEDS = "Each row is one model, so nothing here says how much another seed would differ."
-CHAIN_COLUMNS = ("diagonal", "final", "retention", "forgetting", "backward", "forward")
 
 
 def record_evaluation(
@@ -44,19 +44,6 @@ def record_evaluation(
     is_chain = len(phases) == len(tasks) > 1
     chains = {k: measure_chain(matrices[k], k, base[k]) for k in MEASURES} if is_chain else None
     doubts = _doubts(phases, tasks) if is_chain else []
-    rows = [
-        {
-            "model": row["model"],
-            "task": row["task"],
-            **asdict(
-                domain(
-                    **{key: row[key] for key in ("loss", "accuracy", "tokens", "n_bytes")},
-                    every_position=every[row["task"]],
-                )
-            ),
-        }
-        for row in measured
-    ]
     return {
         "kind": "evaluation",
         "version": VERSION,
@@ -64,7 +51,7 @@ def record_evaluation(
         "models": [dict(model) for model in models],
         "before": before,
         "tasks": [dict(task) for task in tasks],
-        "measurements": rows,
+        "measurements": [describe_measurement(row, every_position=every[row["task"]]) for row in measured],
         "matrices": {measure: matrix.tolist() for measure, matrix in matrices.items()},
         "chain": {k: _plain_chain(chain) for k, chain in chains.items()} if chains else None,
         # What the record does not show to be a chain is spoken of as models that are compared.
@@ -75,10 +62,24 @@ def record_evaluation(
     }
 
 
+def describe_measurement(row: Mapping[str, Any], *, every_position: bool) -> dict[str, Any]:
+    """Return one model on one data source; bits per byte need n_bytes, the UTF-8 bytes of the counted tokens."""
+    loss, tokens, n_bytes = row["loss"], row["tokens"], row["n_bytes"]
+    return {
+        "model": row["model"],
+        "task": row["task"],
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": loss * tokens / n_bytes / math.log(2) if n_bytes and every_position else None,
+        "accuracy": row["accuracy"],
+        "tokens": tokens,
+    }
+
+
 def _plain_chain(chain: Chain) -> dict[str, Any]:
     """Return arrays as lists with null for what is not finite."""
-    columns = {name: [_plain(value) for value in getattr(chain, name)] for name in CHAIN_COLUMNS}
-    return {**columns, "averages": {name: _plain(value) for name, value in chain.averages().items()}}
+    columns = {name: [_plain(value) for value in values] for name, values in chain.items()}
+    return {**columns, "averages": {name: _plain(value) for name, value in average(chain).items()}}
 
 
 def _plain(value: float) -> float | None:
@@ -116,7 +117,7 @@ def _chain_findings(
         measure = _measure_of(task)
         findings.append(_forgetting(j, task["name"], names, measure, chains[measure], matrices[measure]))
     measure = _measure_of(tasks[0])
-    averages, show = chains[measure].averages(), numbers.measure_formatter(measure)
+    averages, show = average(chains[measure]), numbers.measure_formatter(measure)
     parts = [f"{measure} at the end {show(averages['final'])}{_UNIT[measure]}"]
     parts += [f"{title} {_signed(averages[key], show)}" for key, title in _AVERAGED if not np.isnan(averages[key])]
     text = f"Over {len(tasks)} tasks: {', '.join(parts)}. Forgetting above 0 is a loss, transfer above 0 a gain."
@@ -128,17 +129,18 @@ def _forgetting(j: int, task: str, names: list[str], measure: str, chain: Chain,
     show, unit = numbers.measure_formatter(measure), _UNIT[measure]
     earlier = matrix[:-1, j]
     best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
-    lost, left = float(chain.forgetting[j]), ""
+    lost, left = float(chain["forgetting"][j]), ""
     notable = NOTABLE_NATS if measure == "loss" else NOTABLE_SHARE
-    if 0 <= chain.retention[j] < np.inf:
+    if 0 <= chain["retention"][j] < np.inf:
         what = "the probability per counted token" if measure == "loss" else "that accuracy"
-        left = f"; {numbers.rounded(100 * chain.retention[j])} % of {what} is left"
+        left = f"; {numbers.rounded(100 * chain['retention'][j])} % of {what} is left"
     return {
         "topic": "forgetting",
         "verdict": f"{task}: {_word(lost, notable)}",
-        "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is {show(chain.diagonal[j])}{unit}, "
-        f"at the end ({names[-1]}) {show(chain.final[j])}{left}. Against the best earlier value, "
-        f"{show(earlier[best])} of {names[best]}, forgetting is {_signed(lost, show)}.",
+        "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is "
+        f"{show(chain['diagonal'][j])}{unit}, at the end ({names[-1]}) {show(chain['final'][j])}{left}. "
+        f"Against the best earlier value, {show(earlier[best])} of {names[best]}, forgetting is "
+        f"{_signed(lost, show)}.",
     }
 
 
