@@ -11,11 +11,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from gpt2lab.report.canvas import line_style
+from gpt2lab.report.comparison.compare import ArmResult, Comparison
+from gpt2lab.report.comparison.statistics import Difference, Estimate, Judgement, NoiseFloor
 from gpt2lab.report.comparison_page.curves_figure import MOST_PANELS, draw_curves, draw_gap
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
-from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.forest_figure import draw_differences
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, HeatmapGrid, draw_heatmap
+from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, spans_decades
 from gpt2lab.report.inputs import Curve
 
@@ -96,13 +98,39 @@ def test_curves_of_one_step_are_no_figure(tmp_path: Path) -> None:
     assert draw_gap([], tmp_path) is None
 
 
-def row(label: str, difference: float, interval: tuple[float, float] | None, verdict: str) -> ForestRow:
-    return ForestRow(label=label, difference=difference, interval=interval, verdict=verdict, pairs=3)  # type: ignore[arg-type]
+def arm(label: str, mean: float, interval: tuple[float, float] | None, verdict: str) -> tuple[str, ArmResult]:
+    result = ArmResult(
+        experiments=(label,),
+        varies={},
+        density={},
+        by_seed={},
+        estimate=Estimate(n=3, mean=1.0, std=None, interval=None),
+        difference=Difference(n=3, mean=mean, std=None, interval=None, p=None),
+        corrected_p=None,
+        corrected_interval=interval,
+        judgement=Judgement(verdict=verdict, rule=""),  # type: ignore[arg-type]
+    )
+    return label, result
+
+
+def comparison(metric: str, floor: float | None) -> Comparison:
+    return Comparison(
+        metric=metric,
+        higher_is_better=metric == "val_accuracy",
+        step=100,
+        rows=(),
+        apart=(),
+        left_out=(),
+        notes=(),
+        floor=None if floor is None else NoiseFloor(std=floor, groups=1, runs=3),
+        frozen=None,
+        comparisons=0,
+    )
 
 
 def test_the_forest_has_intervals_the_noise_floor_and_the_verdict_in_words(tmp_path: Path, drawn) -> None:
-    rows = [row("a", -0.03, (-0.05, -0.01), "better"), row("b", 0.02, None, "not distinguishable")]
-    picture = draw_forest(rows, tmp_path, metric="Loss", baseline="dense", floor=0.006, higher_is_better=False)
+    arms = [arm("a", -0.03, (-0.05, -0.01), "better"), arm("b", 0.02, None, "not distinguishable")]
+    picture = draw_differences(arms, comparison("val_loss", 0.006), tmp_path, baseline="dense")
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["−0.0300  better", "+0.0200  not distinguishable (one pair)"]
     shaded = axes.patches[0].get_extents().transformed(axes.transData.inverted())
@@ -114,14 +142,14 @@ def test_the_forest_has_intervals_the_noise_floor_and_the_verdict_in_words(tmp_p
 
 
 def test_the_heatmap_prints_every_value_and_hatches_what_is_missing(tmp_path: Path, drawn) -> None:
-    cells = (
-        (HeatmapCell(value=900, text="900", note="3 of 3"), HeatmapCell(value=None, text="> 2,000")),
-        (HeatmapCell(value=1500, text="1,500"), HeatmapCell(value=None, text=None, absent="no finished run")),
-    )
-    grid = HeatmapGrid(
-        row_factor="decay", column_factor="fraction", rows=("0", "1"), columns=("0.3", "0.5"), cells=cells
-    )
-    picture = draw_heatmap(grid, tmp_path, file="h.svg", what="Steps", darker="later")
+    cells = {
+        ("0", "0.3"): HeatmapCell(value=900, text="900", note="3 of 3"),
+        ("0", "0.5"): HeatmapCell(text="> 2,000"),
+        ("1", "0.3"): HeatmapCell(value=1500, text="1,500"),
+        ("1", "0.5"): HeatmapCell(absent="no finished run"),
+    }
+    factors = ("decay", "fraction")
+    picture = draw_heatmap(cells, tmp_path, factors=factors, file="h.svg", what="Steps", darker="later")
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["900", "3 of 3", "> 2,000", "1,500", "no finished run"]
     assert [patch.get_hatch() for patch in axes.patches] == [None, None, None, "///"]
@@ -131,10 +159,8 @@ def test_the_heatmap_prints_every_value_and_hatches_what_is_missing(tmp_path: Pa
 
 
 def test_a_grid_too_large_to_read_is_not_drawn(tmp_path: Path) -> None:
-    rows = tuple(map(str, range(13)))
-    cells = tuple((HeatmapCell(value=1.0, text="1"),) for _ in rows)
-    grid = HeatmapGrid(row_factor="a", column_factor="b", rows=rows, columns=("0",), cells=cells)
-    assert draw_heatmap(grid, tmp_path, file="h.svg", what="Loss", darker="higher") is None
+    cells = {(str(row), "0"): HeatmapCell(value=1.0, text="1") for row in range(13)}
+    assert draw_heatmap(cells, tmp_path, factors=("a", "b"), file="h.svg", what="Loss", darker="higher") is None
 
 
 def test_known_values_are_drawn_into_every_panel_and_named_in_the_caption(tmp_path: Path, drawn) -> None:
@@ -153,15 +179,14 @@ def test_known_values_are_drawn_into_every_panel_and_named_in_the_caption(tmp_pa
 def test_labels_of_any_origin_draw_the_same_bytes_twice(tmp_path: Path) -> None:
     arms = [series(HOSTILE, 1), series("$", 2)]
     splits = [SplitSeries(label=HOSTILE, train=arms[0], val=arms[1])]
-    cells = ((HeatmapCell(value=1.0, text="1"), HeatmapCell(value=None, text=None)),)
-    grid = HeatmapGrid(row_factor=HOSTILE, column_factor="$a$", rows=(HOSTILE,), columns=("$", HOSTILE), cells=cells)
+    cells = {(HOSTILE, "$"): HeatmapCell(value=1.0, text="1"), (HOSTILE, HOSTILE): HeatmapCell()}
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         draw_curves(arms, folder, file="c.svg", what="Loss", unit="nats")
         draw_splits(splits, folder, file="s.svg", what="Loss", columns=1)
-        rows = [row(HOSTILE, 0.1, (0.0, 0.2), "worse")]
-        draw_forest(rows, folder, metric="Loss", baseline=HOSTILE, floor=None, higher_is_better=True)
-        draw_heatmap(grid, folder, file="h.svg", what="Loss", darker="higher")
+        differences = [arm(HOSTILE, 0.1, (0.0, 0.2), "worse")]
+        draw_differences(differences, comparison("val_accuracy", None), folder, baseline=HOSTILE)
+        draw_heatmap(cells, folder, factors=(HOSTILE, "$a$"), file="h.svg", what="Loss", darker="higher")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["c.svg", "differences.svg", "h.svg", "s.svg"]
     for name in files:

@@ -143,7 +143,7 @@ def test_grokking_is_told_per_cell_with_bounds_for_what_never_came(grokked: Path
     found = read_sweep_results(grokked).grokking
     assert found is not None and len(found.cells) == 6
     never, quick = found.cells[0], found.cells[3]
-    assert never.phases == {"memorised": 2, "diverged": 1} and never.success_fraction == 0
+    assert never.phases == {"memorised": 2, "diverged": 1} and never.success == 0
     assert never.val is not None and never.val.median is None and never.val.median_beyond == 2000
     assert never.val.range_text(str) == "> 2000.0 to never"  # one of the three diverged
     assert quick.phases == {"delayed": 3} and quick.success == quick.settled == 3

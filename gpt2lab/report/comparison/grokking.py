@@ -72,11 +72,6 @@ class GrokkingCell:
     ratio: Censored | None
     phases: dict[Phase, int]  # of settled runs
 
-    @property
-    def success_fraction(self) -> float | None:
-        """The share of settled runs whose validation accuracy was reached; None without any."""
-        return self.success / self.settled if self.settled else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grokking:

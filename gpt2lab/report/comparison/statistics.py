@@ -118,12 +118,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     The i-th smallest of m (i from 0) is multiplied by m - i, never ends below a smaller one's, and not above 1.
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    p = np.array(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return p.tolist()
 
 
 def corrected_interval(

@@ -38,7 +38,6 @@ class Cell:
 
     values: dict[str, Any]  # override key -> value, without the seed
     members: tuple[Member, ...]
-    missing_seeds: tuple[int, ...]  # of the sweep's seeds, those without a finished run here
 
     @property
     def label(self) -> str:
@@ -62,6 +61,11 @@ class Cell:
         return tuple(member.run for member in self.members if member.run is not None and member.finished)
 
     @property
+    def absent(self) -> str:
+        """Why a cell has no value in a comparison, when it has none."""
+        return "stands apart" if self.finished else "no finished run"
+
+    @property
     def density(self) -> dict[str, float]:
         """The exact share of weights kept in fc1 and fc2, by name; empty where no record tells."""
         return density(self.runs[0]) if self.runs else {}
@@ -79,18 +83,9 @@ def read_cells(sweep: Sweep) -> tuple[Cell, ...]:
         same = repr(sorted(setting.items(), key=lambda item: item[0]))
         values.setdefault(same, setting)
         members.setdefault(same, []).append(_read_member(sweep, job))
-    seeds = sorted({member.seed for group in members.values() for member in group if member.seed is not None})
     for group in members.values():
         _check_cell(sweep.path, group)
-    return tuple(
-        Cell(values=values[same], members=tuple(group), missing_seeds=_missing(seeds, group))
-        for same, group in members.items()
-    )
-
-
-def _missing(seeds: list[int], members: list[Member]) -> tuple[int, ...]:
-    there = {member.seed for member in members if member.finished}
-    return tuple(seed for seed in seeds if seed not in there)
+    return tuple(Cell(values=values[same], members=tuple(group)) for same, group in members.items())
 
 
 def _read_member(sweep: Sweep, job: SweepJob) -> Member:

@@ -73,6 +73,11 @@ class SweepResults:
         by_run = {name: row for row in (self.comparison.rows if self.comparison else ()) for name in row.experiments}
         return tuple(next((by_run[m.name] for m in cell.members if m.name in by_run), None) for cell in self.cells)
 
+    @property
+    def arms(self) -> list[tuple[Cell, ArmResult | None]]:
+        """Each cell with its row of the comparison."""
+        return list(zip(self.cells, self.rows, strict=True))
+
 
 def read_sweep_results(
     directory: Path, *, metric: str | None = None, baseline: Mapping[str, Any] | None = None

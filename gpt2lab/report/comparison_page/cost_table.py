@@ -1,12 +1,14 @@
 """The table of a sweep's page that says what each arm costs, and how its banded products were done."""
 
+from collections.abc import Callable
+
 from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.costs import ArmCost
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison_page.tables import Table, arm_cells, arm_heads
+from gpt2lab.report.comparison_page.tables import Column, Table, arm_columns
 from gpt2lab.report.comparison_page.words import mean_std, sentence, signed_percent, two_digits
 
 MATRICES = ("fc1", "fc2")
@@ -18,64 +20,37 @@ BLOCKS = (
 
 def cost_table(results: SweepResults) -> Table | None:
     """Steps, time and arithmetic to a loss that every arm reaches, and the speed of training."""
-    costs = results.costs
-    if not any(costs.cells):
+    costs, arms = results.costs, arm_columns(results)
+    told = [cost for cost in costs.cells if cost is not None]
+    if not told:
         return None
     to = costs.target is not None
-    others = [cost for index, cost in enumerate(costs.cells) if index != results.baseline] or costs.cells
-    timed = to and any(cost is not None and cost.seconds is not None for cost in others)
-    work = to and any(cost is not None and cost.flop_dense is not None for cost in costs.cells)
-    less = work and any(cost is not None and _differ(cost.flop_computed, cost.flop_dense) for cost in costs.cells)
-    several = len(costs.cells) > 1
+    others = [cost for index, cost in enumerate(costs.cells) if cost and index != results.baseline]
+    timed = to and any(cost.seconds for cost in (others if len(costs.cells) > 1 else told))
+    work = to and any(cost.flop_dense for cost in told)
+    pairs = [(cost.flop_computed, cost.flop_dense) for cost in told]
+    less = work and any(computed and dense and computed.mean != dense.mean for computed, dense in pairs)
     blocks = [blocks_words(cell) for cell in results.cells]
-    heads = (
-        *arm_heads(results),
-        *(("Blocks, FC1 / FC2",) if any(blocks) else ()),
-        *(("Steps",) if to else ()),
-        *(("Training time (s)",) if timed else ()),
-        *(("TFLOP, dense",) if work else ()),
-        *(("TFLOP, computed",) if less else ()),
-        "Tokens/s",
-        *(("Time per token",) if several else ()),
-        "Not training",
-    )
-    rows = tuple(
-        (
-            *arm_cells(results, index),
-            *((blocks[index] or numbers.MISSING,) if any(blocks) else ()),
-            *_cost_cells(cost, (to, timed, work, less, several), index == results.baseline),
-        )
-        for index, cost in enumerate(costs.cells)
-    )
-    goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches. " if to else ""
-    below = f"{goal}{sentence(costs.reason) + ' ' if costs.reason else ''}"
-    below += f"{sentence(costs.untimed) + ' ' if costs.untimed else ''}{costs.rule}"
-    if any(blocks):
-        below += f" {BLOCKS}"
-    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below)
 
+    def cells(show: Callable[[ArmCost], str]) -> list[str]:
+        return [numbers.MISSING if cost is None else show(cost) for cost in costs.cells]
 
-def _differ(one: Estimate | None, other: Estimate | None) -> bool:
-    return one is not None and other is not None and one.mean != other.mean
-
-
-def _cost_cells(cost: ArmCost | None, shown: tuple[bool, bool, bool, bool, bool], is_baseline: bool) -> tuple[str, ...]:
-    to, timed, work, less, several = shown
-    n = sum(shown) + 2
-    if cost is None:
-        return (numbers.MISSING,) * n
-    overhead = "baseline" if is_baseline else numbers.MISSING
-    if cost.overhead is not None:
-        overhead = signed_percent(cost.overhead)
-    return (
-        *((mean_std(cost.step, numbers.count, two_digits),) if to else ()),
-        *((mean_std(cost.seconds, numbers.rounded, two_digits),) if timed else ()),
-        *((_tera(cost.flop_dense),) if work else ()),
-        *((_tera(cost.flop_computed),) if less else ()),
-        mean_std(cost.tokens_per_s, numbers.count, two_digits),
-        *((overhead,) if several else ()),
-        numbers.MISSING if cost.outside is None else numbers.percent(cost.outside.mean),
-    )
+    overhead = cells(lambda cost: numbers.MISSING if cost.overhead is None else signed_percent(cost.overhead))
+    if costs.cells[results.baseline] is not None:
+        overhead[results.baseline] = "baseline"
+    columns: list[Column | None] = [
+        ("Blocks, FC1 / FC2", [words or numbers.MISSING for words in blocks]) if any(blocks) else None,
+        ("Steps", cells(lambda cost: mean_std(cost.step, numbers.count, two_digits))) if to else None,
+        ("Training time (s)", cells(lambda c: mean_std(c.seconds, numbers.rounded, two_digits))) if timed else None,
+        ("TFLOP, dense", cells(lambda cost: _tera(cost.flop_dense))) if work else None,
+        ("TFLOP, computed", cells(lambda cost: _tera(cost.flop_computed))) if less else None,
+        ("Tokens/s", cells(lambda cost: mean_std(cost.tokens_per_s, numbers.count, two_digits))),
+        ("Time per token", overhead) if len(costs.cells) > 1 else None,
+        ("Not training", cells(lambda cost: numbers.percent(cost.outside.mean if cost.outside else None))),
+    ]
+    goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches." if to else ""
+    said = (goal, sentence(costs.reason or ""), sentence(costs.untimed or ""), costs.rule, BLOCKS * any(blocks))
+    return Table(columns=[*arms, *columns], n_text=len(arms), below=" ".join(filter(None, said)))
 
 
 def _tera(estimate: Estimate | None) -> str:

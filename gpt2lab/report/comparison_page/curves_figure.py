@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, label_text, line_style, step_axis, style, write_svg
-from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, reference, seeds_words
+from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, line_style, step_axis, style, write_svg
+from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, reference, seeds_words, step_panels
 
 MOST_TOGETHER = 6  # arms in one pair of axes
 MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm
 PANEL_COLUMNS = 3
-_PANEL_CHARS = 32
 
 References = Sequence[tuple[str, float]]
 
@@ -41,19 +40,19 @@ def draw_curves(
     shown = [each for each in series if len(drawn_range(each.curves)) > 1]
     if not shown:
         return None
-    together = len(shown) <= MOST_TOGETHER
-    label = f"{what} ({unit})" if unit else what
+    together, others = len(shown) <= MOST_TOGETHER, len(shown) - 1
     with style():
         draw = _draw_together if together else _draw_panels
-        write_svg(draw(shown, label, references, fit), folder / file, f"{what} over steps")
-    cut = ""
-    if not together:
-        named = min(len(shown) - 1, MOST_PANELS)
-        of = f"the first {named} of {len(shown) - 1} arms" if named < len(shown) - 1 else "an arm"
-        cut = f" Each panel is {'one of ' if named < len(shown) - 1 else ''}{of} beside the baseline (black), "
-        cut += shown[0].label
-        cut += "; the axis is fitted to the second half, so earlier values lie outside." if fit else "."
-    caption = f"{what} over steps{'; on the right its second half' if together else ''}. {seeds_words(shown)}{cut}"
+        write_svg(
+            draw(shown, f"{what} ({unit})" if unit else what, references, fit), folder / file, f"{what} over steps"
+        )
+    if together:
+        caption = f"{what} over steps; on the right its second half. {seeds_words(shown)}"
+    else:
+        of = "an arm" if others <= MOST_PANELS else f"one of the first {MOST_PANELS} of {others} arms"
+        caption = f"{what} over steps. {seeds_words(shown)} Each panel is {of} beside the baseline (black), "
+        caption += shown[0].label
+        caption += "; the axis is fitted to the second half, so earlier values lie outside." if fit else "."
     return Picture(file, _alt(shown, what, show), caption)
 
 
@@ -68,52 +67,52 @@ def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> s
     return f"{what} over steps. Where the lines end: {'; '.join(ends)}."
 
 
-def _draw_together(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
+def _draw_lines(series: Sequence[Series], height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with all series in each of its panels, and a legend below."""
     rows = math.ceil(len(series) / 2)
-    figure = Figure(figsize=(WIDTH, 3.3 + 0.22 * rows), layout="constrained")
-    whole, half = figure.subplots(1, 2)
-    for number, each in enumerate(series):
-        for axes in (whole, half):
+    figure = Figure(figsize=(WIDTH, height + 0.22 * rows), layout="constrained")
+    panels = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in panels:
+        for number, each in enumerate(series):
             draw_series(axes, each, **line_style(number))
-    last = max(int(curve.steps[-1]) for each in series for curve in each.curves)
-    half.set_xlim(last / 2, last)
-    _fit(half, series, from_step=last * fit)
-    for axes in (whole, half):
         step_axis(axes, log=False)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
+    return figure, panels
+
+
+def _draw_together(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
+    figure, (whole, half) = _draw_lines(series, 3.3, 2)
+    last = _last_step(series)
+    _fit(half, series, from_step=last * fit)
     half.set_xlim(last / 2, last * 1.005)
+    for axes in (whole, half):
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     whole.set_ylabel(label)
     _draw_references(whole, references)
-    handles, labels = whole.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
     return figure
 
 
 def _draw_panels(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
     baseline, others = series[0], series[1 : MOST_PANELS + 1]
-    rows = math.ceil(len(others) / PANEL_COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
-    panels = figure.subplots(rows, PANEL_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
-    last = max(int(curve.steps[-1]) for each in series for curve in each.curves)
-    for number, (axes, each) in enumerate(zip(panels, others, strict=False)):
+    figure, panels = step_panels([each.label for each in others], PANEL_COLUMNS, 0.5, 1.75)
+    for axes, each in zip(panels, others, strict=True):
         draw_series(axes, baseline, **line_style(0))
         draw_series(axes, each, **(line_style(1) | {"linestyle": "-"}))
-        axes.set_title(label_text(each.label, _PANEL_CHARS), fontsize=8.5, loc="left")
-        axes.tick_params(labelsize=8.5)
-        if number + PANEL_COLUMNS >= len(others):  # the lowest panel of its column
-            axes.tick_params(labelbottom=True)
-    _fit(panels[0], series, from_step=last * fit)
+    _fit(panels[0], series, from_step=_last_step(series) * fit)
     step_axis(panels[0], log=False)
     panels[0].set_xlabel("")
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     panels[0].set_xlim(left=0)
-    for axes in panels[: len(others)]:
+    for axes in panels:
         _draw_references(axes, references)
-    for axes in panels[len(others) :]:
-        axes.set_visible(False)
     figure.supylabel(label, fontsize=10)
     figure.supxlabel("Step (optimizer updates)", fontsize=10)
     return figure
+
+
+def _last_step(series: Sequence[Series]) -> int:
+    return max(int(curve.steps[-1]) for each in series for curve in each.curves)
 
 
 def _fit(axes: Axes, series: Sequence[Series], from_step: float) -> None:
@@ -135,21 +134,13 @@ def _draw_references(axes: Axes, references: References) -> None:
 def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
     """Write gap.svg: validation loss minus training loss, measured the same way, over steps."""
     shown = [each for each in series if len(drawn_range(each.curves)) > 1]
-    if not shown:
-        return None
-    if len(shown) > MOST_TOGETHER:
-        return draw_curves(shown, folder, file="gap.svg", what="Validation minus training loss", unit="nats", fit=0)
-    rows = math.ceil(len(shown) / 2)
+    what = "Validation minus training loss"
+    if not shown or len(shown) > MOST_TOGETHER:
+        return draw_curves(shown, folder, file="gap.svg", what=what, unit="nats", fit=0)
     with style():
-        figure = Figure(figsize=(WIDTH, 2.9 + 0.22 * rows), layout="constrained")
-        axes = figure.subplots()
-        for number, each in enumerate(shown):
-            draw_series(axes, each, **line_style(number))
+        figure, (axes,) = _draw_lines(shown, 2.9, 1)
         axes.axhline(0, color=GREY, linewidth=0.8)
-        step_axis(axes, log=False)
         axes.set_ylabel("Validation − training loss (nats)")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
         write_svg(figure, folder / "gap.svg", "Gap over steps")
     caption = f"Gap between the splits, validation minus training loss measured the same way. {seeds_words(shown)}"
-    return Picture("gap.svg", _alt(shown, "Validation minus training loss", numbers.loss), caption)
+    return Picture("gap.svg", _alt(shown, what, numbers.loss), caption)

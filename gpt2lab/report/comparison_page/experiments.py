@@ -12,20 +12,14 @@ from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import ArmResult, Comparison
+from gpt2lab.report.comparison.compare import Comparison
 from gpt2lab.report.comparison.statistics import NoiseFloor
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison_page.pictures import draw_differences, gap_curve
+from gpt2lab.report.comparison_page.forest_figure import draw_differences
+from gpt2lab.report.comparison_page.pictures import gap_curve, keep
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.tables import Table, judged_cells, kept_words, main_caption
-from gpt2lab.report.comparison_page.words import (
-    count_verdicts,
-    interval_of,
-    lowered,
-    mean_std_of,
-    plural,
-    spread,
-)
+from gpt2lab.report.comparison_page.tables import Column, Table, main_caption, result_columns
+from gpt2lab.report.comparison_page.words import count_verdicts, lowered, plural, spread
 from gpt2lab.report.inputs import Curve
 from gpt2lab.report.templates import template
 
@@ -81,33 +75,16 @@ def _context(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
 
 
 def _table(comparison: Comparison) -> Table:
-    with_density = any(share != 1 for row in comparison.rows for share in row.density.values())
-    heads = (
-        "Arm",
-        "Verdict",
-        *(("Kept, FC1 / FC2",) if with_density else ()),
-        "Seeds",
-        f"{column(comparison.metric).label}, mean ± std",
-        "95 % interval",
-        "Difference (interval)",
-        "p",
+    rows = comparison.rows
+    columns = result_columns(
+        comparison,
+        rows,
+        density=[row.density for row in rows],
+        seeds=[str(row.estimate.n) for row in rows],
+        absent=[""] * len(rows),
     )
-    rows = tuple(_row(row, comparison.metric, with_density) for row in comparison.rows)
-    return Table(heads=heads, rows=rows, n_text=2, below=main_caption(comparison, "the first arm"))
-
-
-def _row(row: ArmResult, metric: str, with_density: bool) -> tuple[Any, ...]:
-    difference, p, verdict = judged_cells(row)
-    return (
-        row.label,
-        verdict,
-        *((kept_words(row.density),) if with_density else ()),
-        str(row.estimate.n),
-        mean_std_of(metric, row.estimate),
-        interval_of(metric, row.estimate.interval),
-        difference,
-        p,
-    )
+    arms: Column = ("Arm", [row.label for row in rows])
+    return Table(columns=[arms, *columns], n_text=2, below=main_caption(comparison, "the first arm"))
 
 
 def _floor(floor: NoiseFloor | None) -> str:
@@ -120,26 +97,21 @@ def _floor(floor: NoiseFloor | None) -> str:
 
 
 def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
+    rows, metric = comparison.rows, column(comparison.metric)
+
     def series(curve: Callable[[Run], Curve]) -> list[Series]:
-        return [
-            Series(label=r.label, curves=tuple(curve(runs[name]) for name in r.experiments)) for r in comparison.rows
-        ]
+        return [Series(label=row.label, curves=tuple(curve(runs[name]) for name in row.experiments)) for row in rows]
 
     drawn = [
-        draw_differences(
-            ((row.label, row) for row in comparison.rows), comparison, folder, baseline=comparison.rows[0].label
-        ),
+        draw_differences(((row.label, row) for row in rows), comparison, folder, baseline=rows[0].label),
         draw_curves(
-            series(lambda run: run.inputs.curve(comparison.metric)),
+            series(lambda run: run.inputs.curve(metric.name)),
             folder,
             file="curves.svg",
-            what=column(comparison.metric).label,
-            unit=column(comparison.metric).unit,
-            show=numbers.formatter(comparison.metric),
+            what=metric.label,
+            unit=metric.unit,
+            show=numbers.formatter(metric.name),
         ),
         draw_gap(series(gap_curve), folder),
     ]
-    pictures = [picture for picture in drawn if picture is not None]
-    for file in set(FILES) - {picture.file for picture in pictures}:
-        (folder / file).unlink(missing_ok=True)
-    return pictures
+    return keep(drawn, folder, FILES)

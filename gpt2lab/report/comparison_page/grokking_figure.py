@@ -1,22 +1,18 @@
 """Accuracy and loss of both splits over steps, a panel per arm: where they part, and when they meet again."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import (
     BLUE,
     GREY,
     ORANGE,
-    WIDTH,
     Picture,
     label_line,
-    label_text,
     log_loss_axis,
     step_axis,
     style,
@@ -29,6 +25,7 @@ from gpt2lab.report.comparison_page.series import (
     reference,
     seeds_words,
     spans_decades,
+    step_panels,
 )
 
 MOST_PANELS = 24
@@ -67,18 +64,29 @@ def draw_splits(
     log = spans_decades(both)
     log_loss = not accuracy and _spans_losses(both, log)
     columns = min(columns, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    height = 1.7 if len(shown) > columns else 2.5
     with style():
-        figure = Figure(figsize=(WIDTH, 0.9 + (1.7 if rows > 1 else 2.5) * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for number, (axes, arm) in enumerate(zip(panels, shown, strict=False)):
+        titles = [arm.label for arm in shown]
+        figure, panels = step_panels(titles, columns, 0.9, height, chars=_TITLE_CHARS)
+        for axes, arm in zip(panels, shown, strict=True):
             draw_series(axes, arm.train, log=log, color=ORANGE, linestyle=_TRAIN_DASH)
             draw_series(axes, arm.val, log=log, color=BLUE)
-            axes.set_title(label_text(arm.label, _TITLE_CHARS), fontsize=8.5, loc="left")
-            axes.tick_params(labelsize=8.5)
-            if number + columns >= len(shown):
-                axes.tick_params(labelbottom=True)
-        drawn = _finish(figure, list(panels), len(shown), log, log_loss, accuracy, lines)
+        first = panels[0]
+        step_axis(first, log)
+        first.set_xlabel("")
+        if accuracy:
+            first.set_ylim(-0.03, 1.06)
+        if log_loss:
+            log_loss_axis(first)
+        low, high = first.get_ylim()
+        drawn = [(name, value) for name, value in lines if low <= value <= high]
+        for axes in panels:
+            for _, value in drawn:
+                reference(axes, value)
+        _name_lines(first, drawn, accuracy)
+        handles = [line for line in first.lines if line.get_label() in ("training", "validation")]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8.5, handlelength=3)
+        figure.supxlabel("Step (optimizer updates)" + (", log scale" if log else ""), fontsize=10)
         figure.supylabel(what + (", log scale" if log_loss else ""), fontsize=10)
         write_svg(figure, folder / file, f"{what} over steps")
     caption = f"{what}: validation solid, training dashed. {seeds_words([arm.val for arm in shown])}"
@@ -88,39 +96,6 @@ def draw_splits(
     if len(shown) < len(arms):
         caption += f" {len(shown)} of {len(arms)} arms are drawn."
     return Picture(file, _alt(shown, what, accuracy), caption)
-
-
-def _finish(
-    figure: Figure,
-    panels: list[Axes],
-    used: int,
-    log: bool,
-    log_loss: bool,
-    accuracy: bool,
-    lines: Sequence[tuple[str, float]],
-) -> list[tuple[str, float]]:
-    """Draw what the panels share; return those of `lines` that lie on the axis."""
-    first = panels[0]
-    step_axis(first, log)
-    first.set_xlabel("")
-    if accuracy:
-        first.set_ylim(-0.03, 1.06)
-    if log_loss:
-        log_loss_axis(first)
-    low, high = first.get_ylim()
-    drawn = [(name, value) for name, value in lines if low <= value <= high]
-    for axes in panels[:used]:
-        for _, value in drawn:
-            reference(axes, value)
-    _name_lines(first, drawn, accuracy)
-    for axes in panels[used:]:
-        axes.set_visible(False)
-    handles = [line for line in first.lines if line.get_label() in ("training", "validation")]
-    figure.legend(
-        handles, [str(h.get_label()) for h in handles], loc="outside upper right", ncols=2, fontsize=8.5, handlelength=3
-    )
-    figure.supxlabel("Step (optimizer updates)" + (", log scale" if log else ""), fontsize=10)
-    return drawn
 
 
 def _name_lines(axes: Axes, lines: Sequence[tuple[str, float]], accuracy: bool) -> None:

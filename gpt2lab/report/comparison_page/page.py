@@ -12,12 +12,11 @@ from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
 from gpt2lab.report.comparison_page import tables
 from gpt2lab.report.comparison_page.cost_table import cost_table
-from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
-from gpt2lab.report.comparison_page.pictures import draw_pictures, marked
-from gpt2lab.report.comparison_page.sentences import EVIDENCE, evidence, find_in_sweep
+from gpt2lab.report.comparison_page.pictures import draw_pictures
+from gpt2lab.report.comparison_page.sentences import EVIDENCE, find_in_sweep
 from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
 from gpt2lab.report.comparison_page.words import jobs_line, lowered, sentence
-from gpt2lab.report.inputs import Inputs, read_inputs
+from gpt2lab.report.inputs import read_inputs
 from gpt2lab.report.method import read_method, status_line
 from gpt2lab.report.notes import merge_notes, take_section
 from gpt2lab.report.origin import day, how_to, provenance_rows
@@ -35,8 +34,6 @@ RECORD = (
     "notes.md",
     "source.tar.gz",
 )
-IN_SHORT = ("comparison", "generalisation")  # what was tested or counted; the others describe means
-_FIRST = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 
 
 def write_sweep_report(directory: Path, title: str) -> None:
@@ -71,25 +68,29 @@ def _context(
     question, rest = take_section(notes, "Question")
     conclusion, _ = take_section(rest, "Conclusion")
     rest = "\n\n".join(take_section(rest, "Notes"))  # the page has its own heading of that name
-    shared = _shared(results)
+    shared = shared_inputs(results.sweep, [member.run.inputs for member in results.members if member.run])
+    seeds = sorted({member.seed for member in results.members if member.seed is not None})
+    evidence = [finding for finding in findings if finding.topic in EVIDENCE]
+    matched = tables.matched_table(results)
     return {
         "title": summary["name"],
         "status": status_line(summary["status"], [jobs_line(results.counts), day(summary["date"])], summary),
-        "in_short": "; ".join(lowered(finding.verdict) for finding in _in_short(findings)),
+        "in_short": "; ".join(lowered(each.verdict) for each in evidence if not each.verdict.startswith("One arm")),
         "question": merge_notes(question),
         "hypothesis": summary["hypothesis"],
-        "evidence": evidence(findings),
+        "evidence": evidence,
         "concluded": bool(merge_notes(conclusion)),
-        "method": _method(shared, summary),
-        "varies": tables.settings_rows(results.cells, _seeds(results)),
+        # Tokens and updates of one run are not those of a sweep.
+        "method": read_method(shared, summary | {"tokens": None}) if shared.config else [],
+        "varies": tables.settings_rows(results.cells, seeds),
         "comparability": _comparability(results),
         "no_comparison": sentence(results.no_comparison or ""),
         "main": tables.main_table(results),
         "unfinished": tables.unfinished_table(results),
-        "pictures": marked(pictures, _FIRST),
+        "pictures": pictures,
         "grokking": tables.grokking_table(results),
-        "matched": tables.matched_table(results),
-        "no_match": _no_match(results),
+        "matched": matched,
+        "no_match": None if matched or results.grokking else sentence(results.matched.reason or ""),
         "cost": cost_table(results),
         "findings": [finding for finding in findings if finding.topic not in EVIDENCE],
         "notes": merge_notes(rest),
@@ -98,32 +99,6 @@ def _context(
         "provenance": provenance_rows(shared),
         "files": [name for name in (*RECORD, "runs/") if (directory / name).exists()],
     }
-
-
-def _in_short(findings: list[Finding]) -> list[Finding]:
-    """Return the findings of the line at the top; one arm alone has nothing to say there."""
-    return [found for found in findings if found.topic in IN_SHORT and not found.verdict.startswith("One arm")]
-
-
-def _no_match(results: SweepResults) -> str | None:
-    """Return why there is no table of equal training losses; None where there is one or none is wanted."""
-    reason = results.matched.reason
-    return None if results.matched.targets or results.grokking is not None or not reason else sentence(reason)
-
-
-def _shared(results: SweepResults) -> Inputs:
-    return shared_inputs(results.sweep, [m.run.inputs for m in results.members if m.run is not None])
-
-
-def _method(shared: Inputs, summary: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    if not shared.config:
-        return []
-    # Tokens and updates of one run are not those of a sweep.
-    return read_method(shared, summary | {"tokens": None})
-
-
-def _seeds(results: SweepResults) -> list[int]:
-    return sorted({member.seed for member in results.members if member.seed is not None})
 
 
 def _comparability(results: SweepResults) -> list[str]:

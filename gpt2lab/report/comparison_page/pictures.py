@@ -1,7 +1,7 @@
 """Which figures a sweep's page has, and what goes into each."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,23 @@ from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.compare import ArmResult, Comparison
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.costs import tokens_per_s
+from gpt2lab.report.comparison.grokking import Grokking, GrokkingCell
+from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
-from gpt2lab.report.comparison_page.forest_figure import ForestRow, draw_forest
+from gpt2lab.report.comparison_page.forest_figure import draw_differences
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, HeatmapGrid, draw_heatmap
+from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve
 
-FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "accuracy.svg", "loss.svg", "curves.svg", "gap.svg")
+FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
 DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 
@@ -31,59 +33,34 @@ DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) -> list[Picture]:
     """Write every figure that these results can fill into `folder`, and remove those they cannot."""
     folder.mkdir(exist_ok=True)
-    drawn: list[Picture | None] = [_forest(results, folder), _grid(results, folder)]
     if results.grokking is not None:
-        drawn += [_accuracy(results, folder), _losses(results, folder)]
+        drawn = [_forest(results, folder), _grid(results, folder), *_splits(results, results.grokking, folder)]
     else:
-        drawn += [_factor(results, folder), _curves(results, summary, folder), _gap(results, folder)]
+        drawn = [_forest(results, folder), _factor(results, folder), _grid(results, folder)]
+        drawn += [_curves(results, summary, folder), draw_gap(_series(results, gap_curve), folder)]
+    return keep(drawn, folder, FILES)
+
+
+def keep(drawn: Iterable[Picture | None], folder: Path, files: Iterable[str]) -> list[Picture]:
+    """Return the pictures that were drawn, and remove the others of `files` from `folder`."""
     pictures = [picture for picture in drawn if picture is not None]
-    for file in set(FILES) - {picture.file for picture in pictures}:
+    for file in set(files) - {picture.file for picture in pictures}:
         (folder / file).unlink(missing_ok=True)
     return pictures
 
 
-def baseline_first(results: SweepResults) -> list[int]:
-    """Return the indices of the cells that have a finished run, the baseline's first."""
-    order = [results.baseline, *(i for i in range(len(results.cells)) if i != results.baseline)]
-    return [index for index in order if results.cells[index].finished]
-
-
 def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series]:
-    cells = [results.cells[index] for index in baseline_first(results)]
-    return [Series(label=cell.label, curves=tuple(curve(run) for run in cell.finished)) for cell in cells]
+    """Return a curve of every cell that has a finished run, the baseline's first."""
+    base = results.cells[results.baseline]
+    cells = [base, *(cell for cell in results.cells if cell is not base)]
+    return [Series(label=cell.label, curves=tuple(map(curve, cell.finished))) for cell in cells if cell.finished]
 
 
 def _forest(results: SweepResults, folder: Path) -> Picture | None:
     if results.comparison is None:
         return None
-    labels = [cell.label for cell in results.cells]
-    arms = list(zip(labels, results.rows, strict=True))
-    return draw_differences(arms, results.comparison, folder, baseline=labels[results.baseline])
-
-
-def draw_differences(
-    arms: Iterable[tuple[str, ArmResult | None]], comparison: Comparison, folder: Path, *, baseline: str
-) -> Picture | None:
-    """Write differences.svg of labelled arms that were compared with the baseline; None without any."""
-    rows = [
-        ForestRow(
-            label=label,
-            difference=row.difference.mean,
-            interval=row.corrected_interval,
-            verdict=row.judgement.verdict,
-            pairs=row.difference.n,
-        )
-        for label, row in arms
-        if row is not None and row.difference is not None and row.judgement is not None
-    ]
-    return draw_forest(
-        rows,
-        folder,
-        metric=column(comparison.metric).label,
-        baseline=baseline,
-        floor=None if comparison.floor is None else comparison.floor.std,
-        higher_is_better=comparison.higher_is_better,
-    )
+    arms = [(cell.label, row) for cell, row in results.arms]
+    return draw_differences(arms, results.comparison, folder, baseline=arms[results.baseline][0])
 
 
 def _factor(results: SweepResults, folder: Path) -> Picture | None:
@@ -92,7 +69,7 @@ def _factor(results: SweepResults, folder: Path) -> Picture | None:
     if len(factors) != 1 or results.comparison is None:
         return None
     settings = []
-    for cell, row in zip(results.cells, results.rows, strict=True):
+    for cell, row in results.arms:
         if row is None:
             continue
         speeds = [tokens_per_s(run) for run in cell.finished]
@@ -129,122 +106,77 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
     )
 
 
-def _gap(results: SweepResults, folder: Path) -> Picture | None:
-    return draw_gap(_series(results, gap_curve), folder)
-
-
 def gap_curve(run: Run) -> Curve:
     """Validation minus training loss of a run."""
     return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
 
 
-def _splits(results: SweepResults, train: str, val: str) -> list[SplitSeries]:
+def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Picture | None]:
+    """Draw accuracy and loss of both splits, a panel per arm."""
+    cells = [cell for cell in results.cells if cell.finished]
+
+    def draw(train: str, val: str, **how: Any) -> Picture | None:
+        arms = [
+            SplitSeries(
+                label=cell.label,
+                train=Series(label="training", curves=tuple(run.inputs.curve(train) for run in cell.finished)),
+                val=Series(label="validation", curves=tuple(run.inputs.curve(val) for run in cell.finished)),
+            )
+            for cell in cells
+        ]
+        return draw_splits(arms, folder, columns=_panel_columns(results, len(cells)), **how)
+
+    what, threshold = "Accuracy at counted positions", ("threshold", found.threshold)
     return [
-        SplitSeries(
-            label=cell.label,
-            train=Series(label="training", curves=tuple(run.inputs.curve(train) for run in cell.finished)),
-            val=Series(label="validation", curves=tuple(run.inputs.curve(val) for run in cell.finished)),
-        )
-        for cell in results.cells
-        if cell.finished
+        draw("train_accuracy", "val_accuracy", file="accuracy.svg", what=what, lines=[threshold], accuracy=True),
+        draw("train_eval_loss", "val_loss", file="loss.svg", what="Loss (nats per counted token)", lines=found.bounds),
     ]
 
 
-def _accuracy(results: SweepResults, folder: Path) -> Picture | None:
-    assert results.grokking is not None
-    threshold = results.grokking.threshold
-    return draw_splits(
-        _splits(results, "train_accuracy", "val_accuracy"),
-        folder,
-        file="accuracy.svg",
-        what="Accuracy at counted positions",
-        columns=_panel_columns(results),
-        lines=[("threshold", threshold)],
-        accuracy=True,
-    )
-
-
-def _losses(results: SweepResults, folder: Path) -> Picture | None:
-    assert results.grokking is not None
-    return draw_splits(
-        _splits(results, "train_eval_loss", "val_loss"),
-        folder,
-        file="loss.svg",
-        what="Loss (nats per counted token)",
-        columns=_panel_columns(results),
-        lines=results.grokking.bounds,
-    )
-
-
-def _panel_columns(results: SweepResults) -> int:
+def _panel_columns(results: SweepResults, finished: int) -> int:
     """Panels side by side: those of one row of a full grid of two factors, else three, or two for few arms."""
-    finished = sum(1 for cell in results.cells if cell.finished)
     sides = _sides(results)
-    if sides and finished == math.prod(map(len, sides)) and 1 < len(sides[1]) <= _MOST_PANEL_COLUMNS:
-        return len(sides[1])
+    if len(sides) == 2 and finished == math.prod(sides) and 1 < sides[1] <= _MOST_PANEL_COLUMNS:
+        return sides[1]
     return 2 if finished in (2, 4) else 3
 
 
-def _sides(results: SweepResults) -> tuple[list[str], list[str]] | None:
-    """Return the settings of both factors in plan order, None unless exactly two factors vary."""
-    keys = list(results.cells[0].settings)
-    if len(keys) != 2:
-        return None
-    rows, columns = (list(dict.fromkeys(cell.settings[key] for cell in results.cells)) for key in keys)
-    return rows, columns
+def _sides(results: SweepResults) -> list[int]:
+    """Return how many settings each factor has."""
+    return [len(set(settings)) for settings in zip(*(cell.settings.values() for cell in results.cells), strict=True)]
 
 
 def _grid(results: SweepResults, folder: Path) -> Picture | None:
+    """Draw the arms as a grid; None unless exactly two factors vary."""
     sides = _sides(results)
-    if sides is None or min(map(len, sides)) < 2:
+    if len(sides) != 2 or min(sides) < 2:
         return None
-    keys = list(results.cells[0].settings)
-    at = {tuple(cell.settings.values()): index for index, cell in enumerate(results.cells)}
-    cell_of = _steps_cell if results.grokking is not None else _metric_cell
-    grid = HeatmapGrid(
-        row_factor=keys[0],
-        column_factor=keys[1],
-        rows=tuple(sides[0]),
-        columns=tuple(sides[1]),
-        cells=tuple(
-            tuple(
-                cell_of(results, at[row, column]) if (row, column) in at else HeatmapCell(value=None, text=None)
-                for column in sides[1]
-            )
-            for row in sides[0]
-        ),
-    )
+    first, second = results.cells[0].settings
+    plan = [(cell.settings[first], cell.settings[second]) for cell in results.cells]
     if results.grokking is not None:
+        cells = dict(zip(plan, map(_steps_cell, results.grokking.cells), strict=True))
         what = f"Median steps to validation accuracy {results.grokking.threshold:g}, and how many seeds reached it"
-        return draw_heatmap(grid, folder, file="steps.svg", what=what, darker="later; grey: not reached by step N")
-    if results.comparison is None:
+        look = {"file": "steps.svg", "what": what, "darker": "later; grey: not reached by step N"}
+    elif results.comparison is not None:
+        cells = {
+            at: _metric_cell(cell, arm, results.metric) for at, (cell, arm) in zip(plan, results.arms, strict=True)
+        }
+        what = f"{column(results.metric).label} at step {results.comparison.step:,}, mean ± std over seeds"
+        look = {"file": "grid.svg", "what": what, "darker": "higher"}
+    else:
         return None
-    what = f"{column(results.metric).label} at step {results.comparison.step:,}, mean ± std over seeds"
-    return draw_heatmap(grid, folder, file="grid.svg", what=what, darker="higher")
+    return draw_heatmap(cells, folder, factors=(first, second), **look)
 
 
-def _steps_cell(results: SweepResults, index: int) -> HeatmapCell:
-    assert results.grokking is not None
-    found = results.grokking.cells[index]
-    if found.val is None:
-        return HeatmapCell(value=None, text=None, absent="no finished run")
-    return HeatmapCell(
-        value=found.val.median,
-        text=found.val.median_text(numbers.count),
-        note=f"{found.success} of {found.settled}",
-    )
+def _steps_cell(cell: GrokkingCell) -> HeatmapCell:
+    if cell.val is None:
+        return HeatmapCell(absent="no finished run")
+    text = cell.val.median_text(numbers.count)
+    return HeatmapCell(value=cell.val.median, text=text, note=f"{cell.success} of {cell.settled}")
 
 
-def _metric_cell(results: SweepResults, index: int) -> HeatmapCell:
-    row = results.rows[index]
+def _metric_cell(cell: Cell, row: ArmResult | None, metric: str) -> HeatmapCell:
     if row is None:
-        absent = "stands apart" if results.cells[index].finished else "no finished run"
-        return HeatmapCell(value=None, text=None, absent=absent)
-    std = row.estimate.std
-    note = "" if std is None else f"± {spread(std)}"
-    return HeatmapCell(value=row.estimate.mean, text=numbers.formatter(results.metric)(row.estimate.mean), note=note)
-
-
-def marked(pictures: Sequence[Picture], files: Sequence[str]) -> list[Picture]:
-    """Return those of `pictures` that are named in `files`, in that order."""
-    return [picture for file in files for picture in pictures if picture.file == file]
+        return HeatmapCell(absent=cell.absent)
+    mean, std = row.estimate.mean, row.estimate.std
+    return HeatmapCell(value=mean, text=numbers.formatter(metric)(mean), note="" if std is None else f"± {spread(std)}")

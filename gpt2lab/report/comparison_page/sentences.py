@@ -26,7 +26,7 @@ from gpt2lab.report.comparison_page.words import (
     two_digits,
 )
 
-EVIDENCE = ("comparison", "generalisation")
+EVIDENCE = ("comparison", "generalisation")  # topics of what was tested or counted; the others describe means
 MOST_ARMS = 12  # told apart in one finding; the table has the others
 
 
@@ -259,8 +259,3 @@ def unfinished(results: SweepResults) -> Finding | None:
     return Finding(
         "jobs", verdict, f"Not in the comparison: {listed(names, MOST_ARMS)}. Each is named with its reason."
     )
-
-
-def evidence(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings that speak to a hypothesis, to stand beside it."""
-    return [finding for finding in findings if finding.topic in EVIDENCE]

@@ -1,13 +1,15 @@
 """Curves of several seeds as one line with their range, and the axes that they share."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from gpt2lab.report.canvas import GREY, MAX_POINTS, label_text
+from gpt2lab.report.canvas import GREY, MAX_POINTS, WIDTH, label_text
 from gpt2lab.report.comparison.trajectories import SeedRange, seed_range
 from gpt2lab.report.inputs import Curve
 
@@ -46,6 +48,26 @@ def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 
         rest = curve.since(end)
         if len(rest) > 1:
             axes.plot(rest.steps, rest.values, **{**style, "linewidth": 0.8, "alpha": 0.6})
+
+
+def step_panels(
+    titles: Sequence[str], columns: int, margin: float, height: float, *, chars: int = 32
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel for each of `titles`, all with the same axes.
+
+    The figure is `margin` inches high, and `height` more for each row.
+    """
+    rows = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(WIDTH, margin + height * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for number, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+        axes.set_title(label_text(title, chars), fontsize=8.5, loc="left")
+        axes.tick_params(labelsize=8.5)
+        if number + columns >= len(titles):  # the lowest panel of its column
+            axes.tick_params(labelbottom=True)
+    for axes in panels[len(titles) :]:
+        axes.set_visible(False)
+    return figure, list(panels[: len(titles)])
 
 
 def spans_decades(series: Iterable[Series]) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from gpt2lab.record.sweep import Sweep, count_states
@@ -12,9 +13,6 @@ from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.summary import summarise_inputs
-
-# Of a sweep these say something else than one value for all runs, and are set below.
-_OWN_KEYS = ("name", "status", "reason", "date", "hypothesis", "tags", "tokens", "training_s", "findings")
 
 
 def shared_inputs(sweep: Sweep, inputs: Sequence[Inputs]) -> Inputs:
@@ -43,13 +41,10 @@ def summarise_sweep(results: SweepResults, title: str, hypothesis: str | None) -
     """
     inputs = [member.run.inputs for member in results.members if member.run is not None]
     runs = [summarise_inputs(each, title) for each in inputs]
-    keys = list(runs[0]) if runs else list(summarise_inputs(shared_inputs(results.sweep, []), title))
-    summary = {key: _equal([run[key] for run in runs]) for key in keys if key not in _OWN_KEYS}
-    finished = results.reason is None
     own = {
         "name": title,
         "kind": "sweep",
-        "status": "finished" if finished else "partial",
+        "status": "finished" if results.reason is None else "partial",
         "reason": results.reason,
         "date": min(_moment(inputs, "started"), default=results.sweep.created),
         "hypothesis": hypothesis,
@@ -62,7 +57,8 @@ def summarise_sweep(results: SweepResults, title: str, hypothesis: str | None) -
         "arms": [_arm(results, index) for index in range(len(results.cells))],
         "findings": [],
     }
-    return own | summary | {"findings": []}
+    keys = summarise_inputs(shared_inputs(results.sweep, []), title)
+    return own | {key: _equal([run[key] for run in runs]) for key in keys if key not in own}
 
 
 def _equal(values: Sequence[Any]) -> Any:
@@ -82,10 +78,7 @@ def _arm(results: SweepResults, index: int) -> dict[str, Any]:
         "density": dict(cell.density),
         "baseline": index == results.baseline,
         "jobs": count_states(member.state.word for member in cell.members),
-        "n": row.estimate.n if row else 0,
-        "mean": row.estimate.mean if row else None,
-        "std": row.estimate.std if row else None,
-        "interval": list(row.estimate.interval) if row and row.estimate.interval else None,
+        **(asdict(row.estimate) if row else {"n": 0, "mean": None, "std": None, "interval": None}),
         "by_seed": {str(seed): value for seed, value in row.by_seed.items()} if row else {},
         "difference": _difference(row),
         "verdict": row.judgement.verdict if row and row.judgement else None,
@@ -99,14 +92,13 @@ def _arm(results: SweepResults, index: int) -> dict[str, Any]:
 def _difference(row: ArmResult | None) -> dict[str, Any] | None:
     if row is None or row.difference is None:
         return None
-    corrected = row.corrected_interval
     return {
         "pairs": row.difference.n,
         "mean": row.difference.mean,
         "std": row.difference.std,
         "p": row.difference.p,
         "corrected_p": row.corrected_p,
-        "corrected_interval": list(corrected) if corrected else None,
+        "corrected_interval": row.corrected_interval,
     }
 
 

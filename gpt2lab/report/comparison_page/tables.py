@@ -1,15 +1,16 @@
-"""The tables of a sweep's page: (heads, rows, line below), empty where there is nothing to show."""
+"""The tables of a comparison's page; None where there is nothing to show."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.arms import differing_keys
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
-from gpt2lab.report.comparison.grokking import PHASES, GrokkingCell
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
 from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_cells import Cell
@@ -24,6 +25,7 @@ from gpt2lab.report.comparison_page.words import (
     p_value,
     signed,
     signed_interval,
+    two_digits,
     unbroken,
 )
 from gpt2lab.report.markdown import Markdown, code, escape
@@ -31,15 +33,25 @@ from gpt2lab.report.markdown import Markdown, code, escape
 MOST_TARGETS = 4  # columns of the matched-loss table
 
 
+Column = tuple[str, Sequence[Any]]  # its head, and a cell for each row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One table: its heads, the first `n_text` of which are text and the others numbers; rows; the line below."""
+    """One table, None in place of columns that are not shown; the first `n_text` are text, the others numbers."""
 
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Sequence[Column | None]
     n_text: int
     below: str = ""
     last_is_text: bool = False
+
+    @property
+    def heads(self) -> list[str]:
+        return [column[0] for column in self.columns if column]
+
+    @property
+    def rows(self) -> Iterable[tuple[Any, ...]]:
+        return zip(*(column[1] for column in self.columns if column), strict=True)
 
     @property
     def rule(self) -> Markdown:
@@ -48,85 +60,66 @@ class Table:
         return Markdown("|" + " :--- |" * self.n_text + " ---: |" * n_numbers + " :--- |" * self.last_is_text)
 
 
-def factor_heads(results: SweepResults) -> list[str]:
-    """Return the names of what varies, as short as they stay apart."""
-    return list(results.cells[0].settings)
+def arm_columns(results: SweepResults) -> list[Column]:
+    """Return the columns that name the arms by what varies, the baseline in bold where there is a comparison."""
+    bold = results.comparison is not None and len(results.cells) > 1
+    arms = [cell.settings or {"Arm": cell.label} for cell in results.cells]
 
+    def shown(index: int, value: str) -> Markdown:
+        return Markdown(f"**{escape(value)}**") if bold and index == results.baseline and value else escape(value)
 
-def arm_heads(results: SweepResults) -> tuple[str, ...]:
-    return tuple(factor_heads(results)) or ("Arm",)
-
-
-def arm_cells(results: SweepResults, index: int) -> tuple[Any, ...]:
-    cell = results.cells[index]
-    cells = [escape(value) for value in cell.settings.values()] or [escape(cell.label)]
-    bold = index == results.baseline and results.comparison is not None and len(results.cells) > 1
-    return tuple(Markdown(f"**{value}**") if bold and value else value for value in cells)
+    return [(head, [shown(index, arm[head]) for index, arm in enumerate(arms)]) for head in arms[0]]
 
 
 def main_table(results: SweepResults) -> Table | None:
     """One row per arm: what varies, verdict, density, seeds, mean, interval, difference, p."""
     if results.comparison is None or not any(results.rows):
         return None
-    with_density = any(share != 1 for cell in results.cells for share in cell.density.values())
-    several = len(results.cells) > 1
-    heads = (
-        *arm_heads(results),
-        *(("Verdict",) if several else ()),
-        *(("Kept, FC1 / FC2",) if with_density else ()),
-        "Seeds",
-        f"{column(results.metric).label}, mean ± std",
-        "95 % interval",
-        *(("Difference (interval)", "p") if several else ()),
+    several, arms = len(results.cells) > 1, arm_columns(results)
+    finished = [(len(row.by_seed) if row else 0, len(cell.members)) for cell, row in results.arms]
+    verdict, *measured = result_columns(
+        results.comparison,
+        results.rows,
+        density=[cell.density for cell in results.cells],
+        seeds=[f"{n}" if n == planned else f"{n} of {planned}" for n, planned in finished],
+        absent=[cell.absent for cell in results.cells],
     )
-    rows = tuple(_main_row(results, index, with_density, several) for index in range(len(results.cells)))
     baseline = f"{results.cells[results.baseline].label} (in bold)" if several else None
-    below = main_caption(results.comparison, baseline)
-    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)) + several, below=below)
-
-
-def main_caption(comparison: Comparison, baseline: str | None) -> str:
-    """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
-    unit = column(comparison.metric).unit
-    text = f"{column(comparison.metric).label}{f' in {unit}' if unit else ''} at step {comparison.step:,}; "
-    text += f"{interval_words(comparison.metric, (row.estimate.interval for row in comparison.rows))}."
-    if baseline is None:
-        return text
-    text += f" Differences are to {baseline}, paired by seed"
-    many = comparison.comparisons
-    return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
-
-
-def kept_words(density: dict[str, float]) -> str:
-    """Return the shares of FC1 and FC2 that the bands keep."""
-    return " / ".join(numbers.percent(density.get(matrix)) for matrix in ("fc1", "fc2"))
-
-
-def _main_row(results: SweepResults, index: int, with_density: bool, several: bool) -> tuple[Any, ...]:
-    cell, row = results.cells[index], results.rows[index]
-    density = (kept_words(cell.density),) if with_density else ()
-    n = len(row.by_seed) if row else 0
-    seeds = str(n) if n == len(cell.members) else f"{n} of {len(cell.members)}"
-    estimate = row.estimate if row else None
-    mean, interval = (
-        mean_std_of(results.metric, estimate),
-        interval_of(results.metric, estimate.interval if estimate else None),
+    return Table(
+        columns=[*arms, verdict, *measured] if several else [*arms, *measured[:-2]],
+        n_text=len(arms) + several,
+        below=main_caption(results.comparison, baseline),
     )
-    cells = (*density, seeds, mean, interval)
-    if not several:
-        return (*arm_cells(results, index), *cells)
-    difference, p, verdict = _judged(results, index, row)
-    return (*arm_cells(results, index), verdict, *cells, difference, p)
 
 
-def _judged(results: SweepResults, index: int, row: ArmResult | None) -> tuple[Any, ...]:
-    if row is None:
-        verdict = "stands apart" if results.cells[index].finished else "no finished run"
-        return numbers.MISSING, numbers.MISSING, verdict
-    return judged_cells(row)
+def result_columns(
+    comparison: Comparison,
+    rows: Sequence[ArmResult | None],
+    *,
+    density: Sequence[dict[str, float]],
+    seeds: Sequence[str],
+    absent: Sequence[str],
+) -> list[Column | None]:
+    """Return verdict, density, seeds, mean, interval, difference and p of arms; `absent` says why one has no row."""
+    metric = comparison.metric
+    judged = [
+        _judged(row) if row else (numbers.MISSING, numbers.MISSING, why) for row, why in zip(rows, absent, strict=True)
+    ]
+    differences, p_values, verdicts = zip(*judged, strict=True)
+    banded = any(share != 1 for shares in density for share in shares.values())
+    kept = [" / ".join(numbers.percent(shares.get(matrix)) for matrix in ("fc1", "fc2")) for shares in density]
+    return [
+        ("Verdict", verdicts),
+        ("Kept, FC1 / FC2", kept) if banded else None,
+        ("Seeds", seeds),
+        (f"{column(metric).label}, mean ± std", [mean_std_of(metric, row.estimate if row else None) for row in rows]),
+        ("95 % interval", [interval_of(metric, row.estimate.interval if row else None) for row in rows]),
+        ("Difference (interval)", differences),
+        ("p", p_values),
+    ]
 
 
-def judged_cells(row: ArmResult) -> tuple[Any, ...]:
+def _judged(row: ArmResult) -> tuple[Any, ...]:
     """Return difference with interval, p and verdict of one arm."""
     if row.judgement is None:
         return numbers.MISSING, numbers.MISSING, "baseline"
@@ -141,41 +134,46 @@ def judged_cells(row: ArmResult) -> tuple[Any, ...]:
     return difference, unbroken(p_value(row.corrected_p)), shown
 
 
+def main_caption(comparison: Comparison, baseline: str | None) -> str:
+    """Return what stands below a table of arms: metric, unit and step, and what the differences to `baseline` are."""
+    unit = column(comparison.metric).unit
+    text = f"{column(comparison.metric).label}{f' in {unit}' if unit else ''} at step {comparison.step:,}; "
+    text += f"{interval_words(comparison.metric, (row.estimate.interval for row in comparison.rows))}."
+    if baseline is None:
+        return text
+    text += f" Differences are to {baseline}, paired by seed"
+    many = comparison.comparisons
+    return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
+
+
 def unfinished_table(results: SweepResults) -> Table | None:
     """Each job that did not finish, with what its record says about why."""
-    rows = tuple(
-        (str(member.job.number), code(member.name), member.state.word, _last_step(member), member.state.reason or "")
-        for member in results.unfinished
-    )
-    heads = ("Job", "Run", "State", "Last step", "Reason")
-    return Table(heads=heads, rows=rows, n_text=len(heads)) if rows else None
-
-
-def _last_step(member: Any) -> str:
-    rows = member.run.inputs.rows if member.run is not None else []
-    return f"{rows[-1]['step']:,}" if rows else numbers.MISSING
+    jobs = results.unfinished
+    lasts = [member.run.inputs.rows[-1:] if member.run is not None else [] for member in jobs]
+    columns: list[Column] = [
+        ("Job", [str(member.job.number) for member in jobs]),
+        ("Run", [code(member.name) for member in jobs]),
+        ("State", [member.state.word for member in jobs]),
+        ("Last step", [f"{rows[0]['step']:,}" if rows else numbers.MISSING for rows in lasts]),
+        ("Reason", [member.state.reason or "" for member in jobs]),
+    ]
+    return Table(columns=columns, n_text=len(columns)) if jobs else None
 
 
 def matched_table(results: SweepResults) -> Table | None:
-    """Validation loss where the training loss is the same; the line alone where the runs share no training loss."""
-    matched = results.matched
+    """Validation loss where the training loss is the same; None where the runs share no training loss."""
+    matched, arms = results.matched, arm_columns(results)
     if not matched.targets:
         return None
-    picked = _spread(len(matched.targets), MOST_TARGETS)
-    targets = [matched.targets[index] for index in picked]
-    rows = tuple(
-        (*arm_cells(results, index), *(_matched_cell(points[target]) for target in picked))
-        for index, points in enumerate(matched.points)
-    )
-    heads = (*arm_heads(results), *(f"At {numbers.loss(target)}" for target in targets))
+    picked = np.unique(np.linspace(0, len(matched.targets) - 1, MOST_TARGETS).round().astype(int))
     difference = " (difference to the baseline, by seed)" if len(results.cells) > 1 else ""
     below = f"Validation loss{difference} where {column(matched.train_metric).label.lower()} is first as low as the "
     below += f"head says. {matched.rule}"
-    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below)
-
-
-def _spread(n: int, most: int) -> list[int]:
-    return list(range(n)) if n <= most else [round(i * (n - 1) / (most - 1)) for i in range(most)]
+    columns: list[Column] = [
+        (f"At {numbers.loss(matched.targets[at])}", [_matched_cell(points[at]) for points in matched.points])
+        for at in picked
+    ]
+    return Table(columns=[*arms, *columns], n_text=len(arms), below=below)
 
 
 def _matched_cell(point: MatchedPoint | None) -> Any:
@@ -187,34 +185,22 @@ def _matched_cell(point: MatchedPoint | None) -> Any:
 
 def grokking_table(results: SweepResults) -> Table | None:
     """Success, steps to the thresholds, delay and phases of each arm."""
-    found = results.grokking
+    found, arms = results.grokking, arm_columns(results)
     if found is None or not any(cell.runs for cell in found.cells):
         return None
-    heads = (
-        *arm_heads(results),
-        "Generalised, of those that ended",
-        f"Steps to training {found.threshold:g}",
-        f"Steps to validation {found.threshold:g}",
-        "Delay (steps)",
-        "Ratio",
-        "Phases",
-    )
-    rows = tuple((*arm_cells(results, index), *_grokking_cells(cell)) for index, cell in enumerate(found.cells))
+    cells = found.cells
+    fractions = [f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING for cell in cells]
+    phases = [", ".join(f"{n} {phase}" for phase, n in cell.phases.items()) or numbers.MISSING for cell in cells]
+    columns: list[Column] = [
+        ("Generalised, of those that ended", [unbroken(fraction) for fraction in fractions]),
+        (f"Steps to training {found.threshold:g}", [_censored(cell.train, numbers.count) for cell in cells]),
+        (f"Steps to validation {found.threshold:g}", [_censored(cell.val, numbers.count) for cell in cells]),
+        ("Delay (steps)", [_censored(cell.delay, numbers.count) for cell in cells]),
+        ("Ratio", [_censored(cell.ratio, two_digits) for cell in cells]),
+        ("Phases", phases),
+    ]
     below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
-    return Table(heads=heads, rows=rows, n_text=len(arm_heads(results)), below=below, last_is_text=True)
-
-
-def _grokking_cells(cell: GrokkingCell) -> tuple[Any, ...]:
-    fraction = f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING
-    phases = [f"{cell.phases[phase]} {phase}" for phase in PHASES if cell.phases.get(phase)]
-    return (
-        unbroken(fraction),
-        _censored(cell.train, numbers.count),
-        _censored(cell.val, numbers.count),
-        _censored(cell.delay, numbers.count),
-        _censored(cell.ratio, lambda value: numbers.significant(value, 2)),
-        ", ".join(phases) or numbers.MISSING,
-    )
+    return Table(columns=[*arms, *columns], n_text=len(arms), below=below, last_is_text=True)
 
 
 def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
