@@ -13,8 +13,8 @@ STATISTICS = (
     mistake(
         "the smallest p-value is multiplied by one too few",
         "gpt2lab/report/comparison/statistics.py",
-        "(len(p_values) - rank) * p_values[index]",
-        "(len(p_values) - rank - 1) * p_values[index]",
+        "np.arange(len(p), 0, -1)",
+        "np.arange(len(p) - 1, -1, -1)",
         "test_statistics.py::test_holm_multiplies_the_smallest_by_how_many_there_are",
     ),
     mistake(

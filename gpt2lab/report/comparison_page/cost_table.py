@@ -8,7 +8,7 @@ from gpt2lab.report.comparison.costs import ArmCost
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison_page.tables import Column, Table, arm_columns
+from gpt2lab.report.comparison_page.tables import Table, TableColumn, arm_columns
 from gpt2lab.report.comparison_page.words import mean_std, sentence, signed_percent, two_digits
 
 MATRICES = ("fc1", "fc2")
@@ -38,7 +38,7 @@ def cost_table(results: SweepResults) -> Table | None:
     overhead = cells(lambda cost: numbers.MISSING if cost.overhead is None else signed_percent(cost.overhead))
     if costs.cells[results.baseline] is not None:
         overhead[results.baseline] = "baseline"
-    columns: list[Column | None] = [
+    columns: list[TableColumn | None] = [
         ("Blocks, FC1 / FC2", [words or numbers.MISSING for words in blocks]) if any(blocks) else None,
         ("Steps", cells(lambda cost: mean_std(cost.step, numbers.count, two_digits))) if to else None,
         ("Training time (s)", cells(lambda c: mean_std(c.seconds, numbers.rounded, two_digits))) if timed else None,

@@ -18,7 +18,7 @@ from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.forest_figure import draw_differences
 from gpt2lab.report.comparison_page.pictures import gap_curve, keep
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.tables import Column, Table, main_caption, result_columns
+from gpt2lab.report.comparison_page.tables import Table, TableColumn, main_caption, result_columns
 from gpt2lab.report.comparison_page.words import count_verdicts, lowered, plural, spread
 from gpt2lab.report.inputs import Curve
 from gpt2lab.report.templates import template
@@ -83,7 +83,7 @@ def _table(comparison: Comparison) -> Table:
         seeds=[str(row.estimate.n) for row in rows],
         absent=[""] * len(rows),
     )
-    arms: Column = ("Arm", [row.label for row in rows])
+    arms: TableColumn = ("Arm", [row.label for row in rows])
     return Table(columns=[arms, *columns], n_text=2, below=main_caption(comparison, "the first arm"))
 
 

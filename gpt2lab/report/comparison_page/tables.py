@@ -33,14 +33,14 @@ from gpt2lab.report.markdown import Markdown, code, escape
 MOST_TARGETS = 4  # columns of the matched-loss table
 
 
-Column = tuple[str, Sequence[Any]]  # its head, and a cell for each row
+TableColumn = tuple[str, Sequence[Any]]  # its head, and a cell for each row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """One table, None in place of columns that are not shown; the first `n_text` are text, the others numbers."""
 
-    columns: Sequence[Column | None]
+    columns: Sequence[TableColumn | None]
     n_text: int
     below: str = ""
     last_is_text: bool = False
@@ -60,7 +60,7 @@ class Table:
         return Markdown("|" + " :--- |" * self.n_text + " ---: |" * n_numbers + " :--- |" * self.last_is_text)
 
 
-def arm_columns(results: SweepResults) -> list[Column]:
+def arm_columns(results: SweepResults) -> list[TableColumn]:
     """Return the columns that name the arms by what varies, the baseline in bold where there is a comparison."""
     bold = results.comparison is not None and len(results.cells) > 1
     arms = [cell.settings or {"Arm": cell.label} for cell in results.cells]
@@ -99,7 +99,7 @@ def result_columns(
     density: Sequence[dict[str, float]],
     seeds: Sequence[str],
     absent: Sequence[str],
-) -> list[Column | None]:
+) -> list[TableColumn | None]:
     """Return verdict, density, seeds, mean, interval, difference and p of arms; `absent` says why one has no row."""
     metric = comparison.metric
     judged = [
@@ -150,7 +150,7 @@ def unfinished_table(results: SweepResults) -> Table | None:
     """Each job that did not finish, with what its record says about why."""
     jobs = results.unfinished
     lasts = [member.run.inputs.rows[-1:] if member.run is not None else [] for member in jobs]
-    columns: list[Column] = [
+    columns: list[TableColumn] = [
         ("Job", [str(member.job.number) for member in jobs]),
         ("Run", [code(member.name) for member in jobs]),
         ("State", [member.state.word for member in jobs]),
@@ -169,7 +169,7 @@ def matched_table(results: SweepResults) -> Table | None:
     difference = " (difference to the baseline, by seed)" if len(results.cells) > 1 else ""
     below = f"Validation loss{difference} where {column(matched.train_metric).label.lower()} is first as low as the "
     below += f"head says. {matched.rule}"
-    columns: list[Column] = [
+    columns: list[TableColumn] = [
         (f"At {numbers.loss(matched.targets[at])}", [_matched_cell(points[at]) for points in matched.points])
         for at in picked
     ]
@@ -191,7 +191,7 @@ def grokking_table(results: SweepResults) -> Table | None:
     cells = found.cells
     fractions = [f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING for cell in cells]
     phases = [", ".join(f"{n} {phase}" for phase, n in cell.phases.items()) or numbers.MISSING for cell in cells]
-    columns: list[Column] = [
+    columns: list[TableColumn] = [
         ("Generalised, of those that ended", [unbroken(fraction) for fraction in fractions]),
         (f"Steps to training {found.threshold:g}", [_censored(cell.train, numbers.count) for cell in cells]),
         (f"Steps to validation {found.threshold:g}", [_censored(cell.val, numbers.count) for cell in cells]),
