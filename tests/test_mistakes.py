@@ -13,7 +13,14 @@ import pytest
 from mistakes import MISTAKES
 
 PROJECT = Path(__file__).parent.parent
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "model.bin", "state.safetensors")
+GENERATED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist")
+WEIGHTS = shutil.ignore_patterns("model.bin", "state.safetensors")
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """Which of these names are not copied: what was generated here, and the weights beside the experiments."""
+    beside_experiments = Path(folder).is_relative_to(PROJECT / "experiments")
+    return GENERATED(folder, names) | (WEIGHTS(folder, names) if beside_experiments else set())
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +30,7 @@ def copy_of_the_project(tmp_path_factory) -> Path:
     Its bytecode is compiled once and used for as long as the source has the same hash; compiled kernels are found by
     the hash of their source. So no cache hides a mistake.
     """
-    project = shutil.copytree(PROJECT, tmp_path_factory.mktemp("mistakes") / "project", ignore=LEFT_OUT)
+    project = shutil.copytree(PROJECT, tmp_path_factory.mktemp("mistakes") / "project", ignore=left_out)
     for folder in ("gpt2lab", "tools"):
         compileall.compile_dir(project / folder, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     return project
