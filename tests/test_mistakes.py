@@ -13,14 +13,15 @@ import pytest
 from mistakes import MISTAKES
 
 PROJECT = Path(__file__).parent.parent
-GENERATED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist")
+HIDDEN = shutil.ignore_patterns(".*", "__pycache__")
 WEIGHTS = shutil.ignore_patterns("model.bin", "state.safetensors")
 
 
 def left_out(folder: str, names: list[str]) -> set[str]:
-    """Which of these names are not copied: what was generated here, and the weights beside the experiments."""
-    beside_experiments = Path(folder).is_relative_to(PROJECT / "experiments")
-    return GENERATED(folder, names) | (WEIGHTS(folder, names) if beside_experiments else set())
+    """What is not copied: caches, what was generated at the top, and the weights beside experiments."""
+    at_the_top = {"runs", "build", "dist", "data", "peers"} if Path(folder) == PROJECT else set()
+    beside_experiments = WEIGHTS(folder, names) if Path(folder).is_relative_to(PROJECT / "experiments") else set()
+    return HIDDEN(folder, names) | at_the_top | beside_experiments
 
 
 @pytest.fixture(scope="session")
