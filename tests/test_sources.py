@@ -104,7 +104,7 @@ def test_a_source_is_described_without_reading_anything(name, data_folder, monke
 
 def test_missing_vocabulary_files_are_an_error_before_the_data_are_read(monkeypatch):
     monkeypatch.setattr(tokenizers, "find_gpt2_file", lambda name: None)
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     with pytest.raises(DataError, match=r"data\.tokenizer=gpt2: .* is missing"):
         read_source(config("text", path="nowhere.txt", tokenizer=TokenizerName.gpt2))
 

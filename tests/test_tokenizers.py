@@ -32,9 +32,9 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def fresh_cache():
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     yield
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
 
 
 def both():
@@ -102,7 +102,7 @@ def test_files_placed_by_hand_are_used_and_checked(no_network, fresh_cache, tmp_
         assert (tmp_path / "gpt2" / name).stat().st_size == expected.n_bytes
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert read_tokenizer(TokenizerName.gpt2).encode("Hello").tolist() == [15496]
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     (tmp_path / "gpt2" / "vocab.bpe").write_text("something else")
     with pytest.raises(DataError, match=r"vocab\.bpe: 14 bytes with sha256"):
         read_tokenizer(TokenizerName.gpt2).encode("Hello")

