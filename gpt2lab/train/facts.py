@@ -1,7 +1,7 @@
 """What a run records when it begins: config, source, and what its data, model and engine are."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
     """Return shape, counts and the losses that bound it."""
     model, source, work = parts.model, parts.source, _first_update(parts)
     return {
-        "n_layer": model.n_layer,
-        "n_head": model.n_head,
-        "n_embd": model.n_embd,
-        "max_seq_len": model.max_seq_len,
-        "vocab_size": model.vocab_size,
-        "padded_vocab_size": model.padded_vocab_size,
-        "fc1_band": model.fc1_band,
-        "fc2_band": model.fc2_band,
+        **asdict(model),
         "n_params": count_parameters(model),
         "n_params_active": count_active_parameters(model),
         "flop_per_token_dense": dense_flop_per_token(model, parts.seq_len),
@@ -91,16 +84,8 @@ def _first_update(parts: Parts) -> Work:
 
 def engine_facts(parts: Parts) -> dict[str, Any]:
     """Return what computed it."""
-    engine = parts.engine
-    return {
-        "name": engine.name,
-        "device": engine.device,
-        "device_name": engine.device_name,
-        "precision": engine.precision,
-        "threads": engine.threads,
-        "deterministic": engine.deterministic,
-        "device_details": engine.device_details,
-    }
+    keys = ("name", "device", "device_name", "precision", "threads", "deterministic", "device_details")
+    return {key: getattr(parts.engine, key) for key in keys}
 
 
 def _init_hash(init_from: str | None) -> str | None:

@@ -13,7 +13,7 @@ from gpt2lab.errors import DivergedError
 from gpt2lab.record.columns import column, evaluated
 from gpt2lab.record.metrics import Row
 from gpt2lab.schema import parse_stop_when
-from gpt2lab.train.evaluate import check_tokens, evaluate, evaluated_splits
+from gpt2lab.train.evaluate import check_ids, evaluate, evaluated_splits
 from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts
 
@@ -91,12 +91,12 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         row |= measure(parts)
         hooks.on_row(row)
         _check_finite(row)
-    reason = _reached(train.stop_when, row)
+    state, reason = "finished", _reached(train.stop_when, row)
     while engine.step < train.max_steps and reason is None:
         rate = learning_rate(engine.step, max_steps=train.max_steps, optim=config.optim, schedule=config.schedule)
         started = time.perf_counter()
         inputs, targets = parts.batches.batch(engine.step)
-        check_tokens(parts, inputs, targets)
+        check_ids(parts.source.name, parts.model.vocab_size, inputs, targets)
         engine.train_step(inputs, targets, learning_rate=rate)
         clock.add(time.perf_counter() - started)
         hooks.on_step(engine.step)
@@ -122,19 +122,12 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         if out_of_time and reason is None:
             reason = f"time limit of {train.time_limit:g} s reached"
         if interruption and reason is None and not last:
-            hooks.save(clock.elapsed_s)
-            return Ending(
-                state="interrupted",
-                reason=interruption,
-                step=engine.step,
-                last_row=row,
-                training_s=clock.elapsed_s,
-            )
+            state, reason = "interrupted", interruption
         if train.checkpoint_every and engine.step % train.checkpoint_every == 0 and not last and reason is None:
             hooks.save(clock.elapsed_s)
     hooks.save(clock.elapsed_s)
     reason = reason or f"all {train.max_steps} steps done"
-    return Ending(state="finished", reason=reason, step=engine.step, last_row=row, training_s=clock.elapsed_s)
+    return Ending(state=state, reason=reason, step=engine.step, last_row=row, training_s=clock.elapsed_s)
 
 
 def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> Row:

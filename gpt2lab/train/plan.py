@@ -1,5 +1,6 @@
 """What a run will need, from its config alone: parameters, operations and memory before anything is allocated."""
 
+import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,15 +11,9 @@ from gpt2lab.errors import EngineError
 from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, rows_in_words
-from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
-from gpt2lab.schema import (
-    DeviceChoice,
-    EngineName,
-    OptimConfig,
-    RunConfig,
-    counted_positions,
-)
-from gpt2lab.train.setup import choose_seq_len, model_shape, training_batches
+from gpt2lab.model.params import count_parameters, tensor_shapes
+from gpt2lab.schema import DeviceChoice, EngineName, RunConfig
+from gpt2lab.train.setup import choose_seq_len, engine_spec, training_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,19 +45,10 @@ def make_plan(config: RunConfig) -> RunPlan:
     if source.is_synthetic:
         source = read_source(config.data, vocab_size=config.model.vocab_size)
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
-    counted = counted_positions(config.task_position, seq_len, source.answer_span)
     first_batch = training_batches(config, source, seq_len).batch(0) if source.is_synthetic else None
     batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     batch_size = len(first_batch[0]) if first_batch else batch_size
-    spec = EngineSpec(
-        model=model_shape(config, source.vocab_size),
-        optim=OptimConfig(),
-        engine=config.engine,
-        counted=counted,
-        batch_size=batch_size or 1,
-        seq_len=seq_len,
-        micro_batch_size=config.train.micro_batch_size,
-    )
+    spec = engine_spec(config, source, seq_len, batch_size or 1)
     return RunPlan(spec=spec, batch_size=batch_size, n_steps=config.train.max_steps, first_batch=first_batch)
 
 
@@ -105,7 +91,9 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
     yield "shape", f"{model.n_layer} layers, {model.n_head} heads of {model.head_size}, {model.n_embd} channels"
     yield "vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,} rows)"
     yield "parameters", f"{count_active_parameters(model):,} trained of {count_parameters(model):,} stored"
-    yield "largest tensors", _largest(model)
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
+    largest = heapq.nlargest(3, sizes.items(), key=lambda tensor: tensor[1])
+    yield "largest tensors", ", ".join(f"{name} {size:,}" for name, size in largest)
     for name, band in model.bands.items():
         share = density(model.n_embd, band)
         wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
@@ -190,9 +178,3 @@ def describe_memory(memory: MemoryPlan) -> list[tuple[str, str]]:
                 lines.append(("", f"{bytes_in_words(slot.n_bytes):>13}    {name:<14}  {shape} {slot.kind}"))
     savings = [f"{bytes_in_words(saved)} less if {what}" for what, saved in memory.recomputation.items()]
     return lines + [("" if i else "recomputation", text) for i, text in enumerate(savings)]
-
-
-def _largest(model: GPTConfig) -> str:
-    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    return ", ".join(f"{name} {sizes[name]:,}" for name in largest)

@@ -61,17 +61,17 @@ def continue_text(
     *,
     count: int,
     max_tokens: int,
-    max_seq_len: int,
-    vocab_size: int,
+    shape: GPTConfig,
     temperature: float,
     top_k: int | None,
     seed: int,
 ) -> list[str]:
     """Return `count` texts that begin with `prompt` (None: the source's own); a text ends where a row does."""
     begin = source.tokenizer.encode(source.prompt if prompt is None else prompt).astype(np.int32)
-    if len(begin) and begin.max() >= vocab_size:
+    if len(begin) and begin.max() >= shape.vocab_size:
         raise ConfigError(
-            f"the prompt's token {begin.max()} is outside the model's vocabulary of {vocab_size}: use its tokenizer"
+            f"the prompt's token {begin.max()} is outside the model's vocabulary of {shape.vocab_size}: use its "
+            "tokenizer"
         )
     room = max_tokens if source.row_len is None else min(max_tokens, max(source.row_len - len(begin), 0))
     prompts = np.tile(begin, (count, 1))
@@ -79,7 +79,7 @@ def continue_text(
         engine,
         prompts,
         max_tokens=room,
-        max_seq_len=max_seq_len,
+        max_seq_len=shape.max_seq_len,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
@@ -142,8 +142,7 @@ def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTC
             options.prompt or None,
             count=options.count,
             max_tokens=options.max_tokens,
-            max_seq_len=model.max_seq_len,
-            vocab_size=model.vocab_size,
+            shape=model,
             temperature=options.temperature,
             top_k=options.top_k,
             seed=config.seed,

@@ -57,18 +57,23 @@ def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> 
     _check_prompt(config, source, model)
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
-    spec = EngineSpec(
-        model=model,
-        optim=config.optim,
-        engine=config.engine,
-        counted=counted_positions(config.task_position, seq_len, source.answer_span),
-        batch_size=batches.batch_size,
-        seq_len=seq_len,
-        micro_batch_size=config.train.micro_batch_size,
-    )
+    spec = engine_spec(config, source, seq_len, batches.batch_size)
     if check_engine:
         check_spec(spec)
     return spec, batches
+
+
+def engine_spec(config: RunConfig, source: Source, seq_len: int, batch_size: int) -> EngineSpec:
+    """Return what the engine of a run is made from, for updates of `batch_size` sequences of T = `seq_len`."""
+    return EngineSpec(
+        model=model_shape(config, source.vocab_size),
+        optim=config.optim,
+        engine=config.engine,
+        counted=counted_positions(config.task_position, seq_len, source.answer_span),
+        batch_size=batch_size,
+        seq_len=seq_len,
+        micro_batch_size=config.train.micro_batch_size,
+    )
 
 
 def training_batches(config: RunConfig, source: Source, seq_len: int) -> Batches:
