@@ -40,7 +40,7 @@ class Batches:
     row, or every window from token 0 on, in file order, at every step: the same read-only arrays, so that an engine
     plans its passes once.
 
-    Attributes: `batch_size`, `n_examples` (rows or windows of an epoch), `tokens_per_batch`.
+    Attributes: `seq_len`, `batch_size`, `n_examples` (rows or windows of an epoch), `tokens_per_batch`.
     Raises DataError when the split has fewer examples than a batch.
     """
 
@@ -51,6 +51,7 @@ class Batches:
         self._full = batch_size == "full"
         self._order = order
         self._seed = seed
+        self.seq_len = seq_len
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch spans two epochs at most
         self._max_offsets = np.zeros_like(self._examples.counts)
         if not self._full and order is Order.shuffled:

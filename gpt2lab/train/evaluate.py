@@ -22,14 +22,14 @@ def evaluate(parts: Parts, split: str) -> Evaluation:
     train = parts.config.train
     batches = eval_batches(
         parts.source.splits[split],
-        seq_len=parts.seq_len,
+        seq_len=parts.batches.seq_len,
         batch_size=parts.batches.batch_size,
         row_len=parts.source.row_len,
         count=train.eval_batches,
     )
     total = Evaluation()
     for inputs, targets in batches:
-        check_ids(parts.source.name, parts.model.vocab_size, inputs, targets)
+        check_ids(parts.source.name, parts.spec.model.vocab_size, inputs, targets)
         total += parts.engine.evaluate(inputs, targets)
     return total
 

@@ -42,7 +42,7 @@ def data_facts(parts: Parts) -> dict[str, Any]:
         "answer_span": source.answer_span,
         "best_loss": None if source.best_loss is None else [float(x) for x in source.best_loss],
         "splits": {name: {"tokens": s.n_tokens, "bytes": s.n_bytes} for name, s in source.splits.items()},
-        "unigram_entropy": unigram_entropy(source.splits["val"], parts.model.vocab_size),
+        "unigram_entropy": unigram_entropy(source.splits["val"], parts.spec.model.vocab_size),
         "files": source.files,
         "detail": source.detail,
     }
@@ -50,18 +50,18 @@ def data_facts(parts: Parts) -> dict[str, Any]:
 
 def model_facts(parts: Parts) -> dict[str, Any]:
     """Return shape, counts and the losses that bound it."""
-    model, source, work = parts.model, parts.source, _first_update(parts)
+    model, source, work = parts.spec.model, parts.source, _first_update(parts)
     return {
         **asdict(model),
         "n_params": count_parameters(model),
         "n_params_active": count_active_parameters(model),
-        "flop_per_token_dense": dense_flop_per_token(model, parts.seq_len),
+        "flop_per_token_dense": dense_flop_per_token(model, parts.batches.seq_len),
         "flop_per_token_computed": work.flop_per_token,
-        "counted_positions": None if parts.counted is None else list(parts.counted),
-        "seq_len": parts.seq_len,
+        "counted_positions": None if parts.spec.counted is None else list(parts.spec.counted),
+        "seq_len": parts.batches.seq_len,
         "batch_size": parts.batches.batch_size,
         "tokens_per_step": parts.batches.tokens_per_batch,
-        "best_val_loss": best_loss(source.best_loss, parts.counted),
+        "best_val_loss": best_loss(source.best_loss, parts.spec.counted),
         "random_guess_loss": math.log(model.vocab_size),
         "init_from_sha256": _init_hash(parts.config.model.init_from),
         "work": {

@@ -21,19 +21,10 @@ class RunPlan:
     """Sizes of one run. `batch_size` is None for train.batch_size=full on a corpus that was not read."""
 
     spec: EngineSpec  # where the batch is not known, of one sequence
+    seq_len: int  # T
     batch_size: int | None  # sequences per update
     n_steps: int
     first_batch: TokenBatch | None  # None: the data was not read
-
-    @property
-    def seq_len(self) -> int:
-        assert self.spec.seq_len is not None
-        return self.spec.seq_len
-
-    @property
-    def n_counted(self) -> int:
-        """Target positions per sequence in the loss."""
-        return self.seq_len if self.spec.counted is None else len(self.spec.counted)
 
 
 def make_plan(config: RunConfig) -> RunPlan:
@@ -49,7 +40,8 @@ def make_plan(config: RunConfig) -> RunPlan:
     batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     batch_size = len(first_batch[0]) if first_batch else batch_size
     spec = engine_spec(config, source, seq_len, batch_size or 1)
-    return RunPlan(spec=spec, batch_size=batch_size, n_steps=config.train.max_steps, first_batch=first_batch)
+    n_steps = config.train.max_steps
+    return RunPlan(spec=spec, seq_len=seq_len, batch_size=batch_size, n_steps=n_steps, first_batch=first_batch)
 
 
 def engine_plan(plan: RunPlan) -> EnginePlan | None:
@@ -105,7 +97,8 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
 def _describe_work(plan: RunPlan) -> Iterator[tuple[str, str]]:
     T, batch_size = plan.seq_len, plan.batch_size
     dense = dense_flop_per_token(plan.spec.model, T)
-    yield "sequence", f"{T} positions, {plan.n_counted} of them in the loss"
+    n_counted = T if plan.spec.counted is None else len(plan.spec.counted)
+    yield "sequence", f"{T} positions, {n_counted} of them in the loss"
     yield "work", f"{dense:,} FLOP per token (6N + 12LCT, dense)"
     if batch_size is not None:
         tokens = batch_size * T

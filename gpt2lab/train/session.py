@@ -38,6 +38,7 @@ def execute(
     resumes, config.resume = bool(config.resume), None
     run = RunDir.reopen(run_dir) if resumes else RunDir.claim(run_dir)
     with run, Interrupts() as interrupts:
+        is_begun = not resumes
         try:
             checkpoint = None
             if resumes:
@@ -51,13 +52,11 @@ def execute(
             record = resume_record if resumes else begin_record
             for line in record(run, parts, facts, overrides=list(overrides), command=list(command)):
                 print_lines(console, f"warning: {line}", style="yellow")
-        except BaseException as error:
-            if resumes:
-                raise
-            _end(run, error)
-        try:
+            is_begun = True
             return _train_and_finish(parts, run, interrupts, facts, resumed_s=resumed_s, console=console)
         except BaseException as error:
+            if not is_begun:
+                raise
             _end(run, error)
 
 
@@ -99,7 +98,7 @@ def _train_and_finish(
         ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=resumed_s or 0.0)
         if ending.state == "finished":
             try:
-                write_samples(parts.engine, parts.source, config, parts.model, run.samples)
+                write_samples(parts.engine, parts.source, config, parts.spec.model, run.samples)
             except KeyboardInterrupt:  # the trained model is saved already
                 console.print("samples left out: interrupted")
         finished = ending.state == "finished"
@@ -125,7 +124,7 @@ def _train(
         metrics.sync()
         save_checkpoint(
             run.path,
-            write_model=lambda file: write_checkpoint(file, engine.parameters(), parts.model),
+            write_model=lambda file: write_checkpoint(file, engine.parameters(), parts.spec.model),
             state=engine.moments(),
             step=engine.step,
             meta={"config_hash": config_hash(plain(parts.config)), "elapsed_s": repr(elapsed_s)},

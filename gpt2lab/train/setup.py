@@ -19,9 +19,6 @@ class Parts:
     config: RunConfig
     source: Source
     spec: EngineSpec  # what the engine was made from
-    model: GPTConfig
-    seq_len: int  # T
-    counted: tuple[int, ...] | None  # target positions in the loss; None = all
     batches: Batches
     engine: Engine
 
@@ -33,19 +30,9 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
     spec, batches = specify(config, source)
-    model, params = starting_point(config, source, weights)
+    model, params = starting_point(config, spec.model, weights)
     spec = replace(spec, model=model)
-    assert spec.seq_len is not None
-    return Parts(
-        config=config,
-        source=source,
-        spec=spec,
-        model=model,
-        seq_len=spec.seq_len,
-        counted=spec.counted,
-        batches=batches,
-        engine=create_engine(spec, params),
-    )
+    return Parts(config=config, source=source, spec=spec, batches=batches, engine=create_engine(spec, params))
 
 
 def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> tuple[EngineSpec, Batches]:
@@ -53,8 +40,7 @@ def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> 
 
     Raises ConfigError and DataError, and EngineError for an engine that is not available here, if `check_engine`.
     """
-    model = model_shape(config, source.vocab_size)
-    _check_prompt(config, source, model)
+    _check_prompt(config, source, model_shape(config, source.vocab_size))
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
     spec = engine_spec(config, source, seq_len, batches.batch_size)
@@ -135,9 +121,8 @@ def _check_prompt(config: RunConfig, source: Source, model: GPTConfig) -> None:
             )
 
 
-def starting_point(config: RunConfig, source: Source, weights: Path | None = None) -> tuple[GPTConfig, Params]:
+def starting_point(config: RunConfig, model: GPTConfig, weights: Path | None) -> tuple[GPTConfig, Params]:
     """Return shape and starting parameters: drawn from the seed, or those of `weights` or `model.init_from`."""
-    model = model_shape(config, source.vocab_size)
     if config.model.init_from is None and weights is None:
         params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
         return model, params

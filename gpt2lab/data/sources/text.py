@@ -25,7 +25,13 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
     """
     if not path.exists():
         raise DataError(f"data.path={path}: there is no such file or folder; expected UTF-8 text")
-    files = _visible_files(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
     texts, hashes = [], {}
     for file in files:
         with file_errors(file, "read"):
@@ -38,14 +44,6 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
         what = "the folder holds no text" if path.is_dir() else "the file is empty"
         raise DataError(f"data.path={path}: {what}; expected UTF-8 text")
     return b"\n".join(texts), hashes
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
 
 
 TEXT = corpus("text", _read, keys=["path"])
