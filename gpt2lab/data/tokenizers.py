@@ -23,16 +23,11 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_FILES = {
-    "vocab.bpe": RemoteFile(
-        url=GPT2_URL + "vocab.bpe",
-        n_bytes=456_318,
-        sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    ),
-    "encoder.json": RemoteFile(
-        url=GPT2_URL + "encoder.json",
-        n_bytes=1_042_301,
-        sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    ),
+    name: RemoteFile(url=GPT2_URL + name, n_bytes=n_bytes, sha256=sha256)
+    for name, n_bytes, sha256 in (
+        ("vocab.bpe", 456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+        ("encoder.json", 1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    )
 }
 # GPT-2's pre-tokenisation (openai/gpt-2, src/encoder.py) with possessive quantifiers, which match the same pieces
 # but never backtrack through a long run of blanks.
@@ -127,12 +122,11 @@ class SymbolTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of the words of `text`, uint16 (n,). Raises ConfigError for a word that is no symbol."""
-        words = text.split()
-        for word in words:
-            if word not in self._ids:
-                few = self._symbols if len(self._symbols) <= 20 else (*self._symbols[:2], "...", *self._symbols[-10:])
-                raise ConfigError(f"{word!r} is not a symbol of this data; expected words among: {' '.join(few)}")
-        return np.array([self._ids[word] for word in words], dtype=np.uint16)
+        try:
+            return np.array([self._ids[word] for word in text.split()], dtype=np.uint16)
+        except KeyError as error:
+            few = self._symbols if len(self._symbols) <= 20 else (*self._symbols[:2], "...", *self._symbols[-10:])
+            raise ConfigError(f"{error} is not a symbol of this data; expected words among: {' '.join(few)}") from None
 
     def decode(self, ids: np.ndarray) -> str:
         return " ".join(self._symbols[i] if i < self.vocab_size else "\ufffd" for i in np.asarray(ids).tolist())

@@ -75,7 +75,14 @@ def describe(plan: RunPlan) -> list[tuple[str, str]]:
         memory = cuda_memory(plan)
     except EngineError as error:
         return [*lines, ("memory", f"not planned: {error}")]
-    return [*lines, *(describe_memory(memory) if memory else []), *_verdict(plan)]
+    lines += describe_memory(memory) if memory else []
+    if plan.spec.engine.name is not EngineName.cuda:
+        return [*lines, ("", "that is engine=cuda; PyTorch allocates as it goes, and its activations are not planned")]
+    try:
+        check_spec(plan.spec)
+    except EngineError as error:
+        return [*lines, ("here", f"it does not run: {error}")]
+    return [*lines, ("here", "it fits")]
 
 
 def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[str, str]]:
@@ -86,10 +93,21 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
     largest = heapq.nlargest(3, sizes.items(), key=lambda tensor: tensor[1])
     yield "largest tensors", ", ".join(f"{name} {size:,}" for name, size in largest)
+    chosen = plan.spec.engine
     for name, band in model.bands.items():
+        products = ""
+        if is_dense(model.n_embd, band):
+            products = "; the band keeps everything: dense"
+        elif engine:
+            products = "; " + products_in_words(
+                model.n_embd,
+                engine.tiles[name],
+                engine="cuda" if chosen.name is EngineName.cuda else "torch",
+                device=engine.device,
+                precision=chosen.precision.name,
+                enabled=chosen.banded_products,
+            )
         share = density(model.n_embd, band)
-        wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
-        products = wide or ("; " + _products(plan, engine, name) if engine else "")
         text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{products}"
         yield name.upper(), text if band else "dense"
 
@@ -133,30 +151,6 @@ def _left_out(plan: RunPlan, engine: EnginePlan) -> list[str]:
     if depends and spec.engine.name is not EngineName.cuda and spec.engine.device is DeviceChoice.auto:
         lines.append("(on a CPU; engine.device=auto takes a card where PyTorch finds one)")
     return lines
-
-
-def _products(plan: RunPlan, engine: EnginePlan, name: str) -> str:
-    """Return how the products of a banded matrix are done."""
-    chosen = plan.spec.engine
-    return products_in_words(
-        plan.spec.model.n_embd,
-        engine.tiles[name],
-        engine="cuda" if chosen.name is EngineName.cuda else "torch",
-        device=engine.device,
-        precision=chosen.precision.name,
-        enabled=chosen.banded_products,
-    )
-
-
-def _verdict(plan: RunPlan) -> list[tuple[str, str]]:
-    """Return whether engine=cuda, where it is asked for, would run here."""
-    if plan.spec.engine.name is not EngineName.cuda:
-        return [("", "that is engine=cuda; PyTorch allocates as it goes, and its activations are not planned")]
-    try:
-        check_spec(plan.spec)
-    except EngineError as error:
-        return [("here", f"it does not run: {error}")]
-    return [("here", "it fits")]
 
 
 def describe_memory(memory: MemoryPlan) -> list[tuple[str, str]]:

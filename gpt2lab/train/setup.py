@@ -30,23 +30,18 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
     spec, batches = specify(config, source)
+    check_spec(spec)
     model, params = starting_point(config, spec.model, weights)
     spec = replace(spec, model=model)
     return Parts(config=config, source=source, spec=spec, batches=batches, engine=create_engine(spec, params))
 
 
-def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> tuple[EngineSpec, Batches]:
-    """Return what the engine and the batches of a run are made from.
-
-    Raises ConfigError and DataError, and EngineError for an engine that is not available here, if `check_engine`.
-    """
+def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
+    """Return what the engine of a run is made from, and its batches. Raises ConfigError and DataError."""
     _check_prompt(config, source, model_shape(config, source.vocab_size))
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
-    spec = engine_spec(config, source, seq_len, batches.batch_size)
-    if check_engine:
-        check_spec(spec)
-    return spec, batches
+    return engine_spec(config, source, seq_len, batches.batch_size), batches
 
 
 def engine_spec(config: RunConfig, source: Source, seq_len: int, batch_size: int) -> EngineSpec:
