@@ -20,9 +20,9 @@ from gpt2lab.data import (
     read_source,
     tokenizers,
     unigram_entropy,
-    write_shard,
 )
 from gpt2lab.data.batches import Split, eval_batches
+from gpt2lab.data.shards import write_shard
 from gpt2lab.data.sources import shakespeare
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import DataConfig, FormalTask, TokenizerName

@@ -47,7 +47,7 @@ def check_stop_when(config: RunConfig) -> None:
     splits = ("", *(evaluated_splits(config.train) if config.train.eval_every else ()))
     names = [entry.name for entry in columns.COLUMNS if entry.split in splits]
     if metric not in names:
-        known = any(entry.name == metric for entry in columns.COLUMNS)
+        known = metric in (entry.name for entry in columns.COLUMNS)
         why = "is not measured while this run trains" if known else "is no metric"
         raise ConfigError(
             f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"

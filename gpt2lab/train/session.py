@@ -82,8 +82,7 @@ def _train_and_finish(
 ) -> Ending:
     """Train to the end; `resumed_s` are the seconds trained before a run was continued, None for a new one."""
     config = parts.config
-    banded_products = config.engine.banded_products
-    print_header(console, facts, first_step=parts.engine.step, banded_products=banded_products)
+    print_header(console, facts, first_step=parts.engine.step, banded_products=config.engine.banded_products)
     tracker = start_tracker(
         config.tracker,
         run_dir=run.path,
@@ -105,11 +104,7 @@ def _train_and_finish(
     finally:
         tracker.finish(finished)
     run.write_status(
-        ending.state,
-        reason=ending.reason,
-        step=ending.step,
-        training_s=ending.training_s,
-        tracker=tracker.state,
+        ending.state, reason=ending.reason, step=ending.step, training_s=ending.training_s, tracker=tracker.state
     )
     print_ending(console, ending, facts, run.path)
     return ending

@@ -38,10 +38,17 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
 
 def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
     """Return what the engine of a run is made from, and its batches. Raises ConfigError and DataError."""
-    _check_prompt(config, source, model_shape(config, source.vocab_size))
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
-    return engine_spec(config, source, seq_len, batches.batch_size), batches
+    spec = engine_spec(config, source, seq_len, batches.batch_size)
+    if config.sample.count and config.sample.prompt:
+        token = source.tokenizer.encode(config.sample.prompt).max()
+        if token >= spec.model.vocab_size:  # the model could not continue it after training
+            raise ConfigError(
+                f"sample.prompt={config.sample.prompt}: token {token} is outside the model's vocabulary of "
+                f"{spec.model.vocab_size}"
+            )
+    return spec, batches
 
 
 def engine_spec(config: RunConfig, source: Source, seq_len: int, batch_size: int) -> EngineSpec:
@@ -103,17 +110,6 @@ def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
         fc1_band=config.fc1_band,
         fc2_band=config.fc2_band,
     )
-
-
-def _check_prompt(config: RunConfig, source: Source, model: GPTConfig) -> None:
-    """Raise ConfigError now for a prompt that the model could not continue after training."""
-    if config.sample.count and config.sample.prompt:
-        tokens = source.tokenizer.encode(config.sample.prompt)
-        if tokens.max() >= model.vocab_size:
-            raise ConfigError(
-                f"sample.prompt={config.sample.prompt}: token {tokens.max()} is outside the model's vocabulary of "
-                f"{model.vocab_size}"
-            )
 
 
 def starting_point(config: RunConfig, model: GPTConfig, weights: Path | None) -> tuple[GPTConfig, Params]:
