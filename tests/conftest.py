@@ -12,6 +12,7 @@ from types import ModuleType
 
 import hypothesis
 import pytest
+import requests
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -53,6 +54,31 @@ def gpu_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     gc.freeze()  # it collects garbage before each measurement: not among all that the test session holds
     yield module
     gc.unfreeze()
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of tools/."""
+    monkeypatch.syspath_prepend(PROJECT / "tools")
+    return importlib.import_module
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Every request is refused, and not waited for."""
+
+    def refuse(*_, **__) -> None:
+        raise requests.ConnectionError("<urllib3 object at 0x7f>: [Errno -3]")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    monkeypatch.setattr("gpt2lab.data.download.RETRY_WAIT_S", 0)
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch) -> Path:
+    """The data folder, which does not exist yet."""
+    monkeypatch.setenv("GPT2LAB_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
 
 
 @pytest.fixture

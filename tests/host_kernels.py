@@ -1,5 +1,6 @@
 """Small kernels for the host device, compiled in a folder of the test."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ def device(folder: Path, **mode: bool) -> HostDevice:
     common = (find_cuda_folder() / "common.cuh").read_text()
     (folder / "common.cuh").write_text(common)
     return HostDevice(folder=folder, **mode)
+
+
+def device_with_change(folder: Path, file: str, right: str, wrong: str) -> HostDevice:
+    """A checked device for a copy of all kernels in `folder`/cuda, of which `file` has `wrong` where `right` is."""
+    copy = shutil.copytree(find_cuda_folder(), folder / "cuda")
+    text = (copy / file).read_text()
+    assert right in text
+    (copy / file).write_text(text.replace(right, wrong))
+    return HostDevice(checked=True, folder=copy)
 
 
 def compiled(host: HostDevice, body: str, act_bf16: int = 0) -> Module:

@@ -1,12 +1,10 @@
-import shutil
-
 import numpy as np
 import pytest
+from host_kernels import device_with_change
 from proofs import attention
 from proofs.attention import Bench, Case, split_parts
 
 from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
-from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.attention import Attention
 from gpt2lab.errors import EngineError
@@ -77,7 +75,7 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
     ],
 )
 def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
-    bench = Bench(device_with_change(tmp_path, case, right, wrong), Precision.bf16, case)
+    bench = Bench(device_with_change(tmp_path, f"attention_{case.kernels}.cu", right, wrong), Precision.bf16, case)
     assert failed(attention.check_case(bench)) != []
 
 
@@ -93,19 +91,9 @@ def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
 )
 def test_a_missing_barrier_is_found_out(tmp_path, case, barrier):
     without = barrier.replace("__syncwarp();", "").replace("__syncthreads();", "")
-    bench = Bench(device_with_change(tmp_path, case, barrier, without), Precision.fp32, case)
+    bench = Bench(device_with_change(tmp_path, f"attention_{case.kernels}.cu", barrier, without), Precision.fp32, case)
     with pytest.raises(KernelFault, match="attention_"):
         list(attention.check_case(bench))
-
-
-def device_with_change(tmp_path, case: Case, right: str, wrong: str) -> HostDevice:
-    """Return a checked device whose kernels have `wrong` where `right` is."""
-    folder = shutil.copytree(find_cuda_folder(), tmp_path / "cuda")
-    source = folder / f"attention_{case.kernels}.cu"
-    text = source.read_text()
-    assert right in text
-    source.write_text(text.replace(right, wrong))
-    return HostDevice(checked=True, folder=folder)
 
 
 @pytest.mark.parametrize("head_size", [0, 257])

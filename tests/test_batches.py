@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpt2lab.data.batches import Batches, Split, eval_batches
 from gpt2lab.data.shards import read_shard
-from gpt2lab.errors import ConfigError, DataError
+from gpt2lab.errors import DataError
 from gpt2lab.schema import Order
 
 
@@ -25,8 +25,8 @@ def rows(n, T=4):
     return Split(shards=(table.reshape(-1),), n_bytes=None)
 
 
-def batches(split, *, T=4, B=3, order=Order.shuffled, seed=0, row_len=None, **more):
-    return Batches(split, seq_len=T, batch_size=B, order=order, seed=seed, row_len=row_len, **more)
+def batches(split, *, T=4, B=3, order=Order.shuffled, seed=0, row_len=None):
+    return Batches(split, seq_len=T, batch_size=B, order=order, seed=seed, row_len=row_len)
 
 
 def assert_shifted(inputs, targets):
@@ -143,26 +143,6 @@ def test_sequential_rows_equal_the_stream_reading_of_the_same_tokens():
     assert np.array_equal(as_rows.batch(4)[0], as_rows.batch(0)[0])
 
 
-@pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("B", [4, "full"])
-@pytest.mark.parametrize("aligned", [True, False])
-def test_two_ranks_together_see_the_batch_of_one(order, B, aligned):
-    split, row_len = (rows(12), 4) if aligned else (stream(30, 24), None)
-    one = batches(split, B=B, order=order, row_len=row_len)
-    two = [batches(split, B=B, order=order, row_len=row_len, rank=rank, world_size=2) for rank in range(2)]
-    assert two[0].tokens_per_batch == one.tokens_per_batch
-    for step in (0, 1, 2, 9):
-        whole = one.batch(step)
-        parts = [rank.batch(step) for rank in two]
-        for i in range(2):
-            assert np.array_equal(whole[i], np.concatenate([part[i] for part in parts]))
-
-
-def test_ranks_that_cannot_share_a_batch_are_refused():
-    with pytest.raises(ConfigError, match=r"train\.batch_size=3: 3 sequences cannot be shared evenly by 2"):
-        batches(stream(100), B=3, rank=0, world_size=2)
-
-
 @pytest.mark.parametrize(
     ("split", "B", "order", "row_len", "words"),
     [
@@ -178,11 +158,6 @@ def test_data_smaller_than_a_batch_is_refused_with_both_numbers(split, B, order,
         batches(split, B=B, order=order, row_len=row_len)
     for word in words:
         assert word in str(caught.value)
-
-
-def test_another_length_than_the_rows_is_refused_by_key():
-    with pytest.raises(ConfigError, match=r"train\.seq_len=5: the rows of this data are 4 tokens long"):
-        batches(rows(10), T=5, row_len=4)
 
 
 def test_evaluation_sees_each_example_once_in_file_order():

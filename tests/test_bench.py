@@ -1,13 +1,11 @@
 """The other side of tools/bench.py is the same model, trained alike; sides are measured in turns and must agree."""
 
-import importlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,16 +15,8 @@ import torch
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import OptimConfig
 
-TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
 OPTIM = OptimConfig(learning_rate=1e-3, grad_clip=1.0, eps=1e-3)
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of tools/."""
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Nothing is timed by tools/bench.py unless both sides train alike: which mistakes its checks find."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,15 +16,7 @@ from gpt2lab.engine.torch import model as torch_model
 from gpt2lab.model.params import GPTConfig
 from tests import reference_gpt
 
-TOOLS = Path(__file__).parent.parent / "tools"
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=8, max_seq_len=6, vocab_size=11, fc1_band=10, fc2_band=5)
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of tools/."""
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:

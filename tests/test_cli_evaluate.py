@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt2lab.data.shards import write_shard
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.run import main as run_main
-from tests.tiny_runs import TINY, write_shard
+from tests.tiny_runs import TINY
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 TASKS = ("--on", "letters: data=text data.path=letters.txt", "--on", "digits: data=text data.path=digits.txt")
@@ -200,8 +201,8 @@ def test_tokens_beyond_the_vocabulary_are_found_wherever_they_are(chain, command
     monkeypatch.setattr("gpt2lab.data.ids.PART_TOKENS", 100)
     tokens = np.zeros(1000, dtype=np.int64)
     tokens[900] = 300
-    write_shard("train.bin", tokens[:500])
-    write_shard("val.bin", tokens)
+    write_shard(Path("train.bin"), tokens[:500])
+    write_shard(Path("val.bin"), tokens)
     wanted = "data=shards data.train=train.bin data.val=val.bin train.seq_len=16"
     _, error = command("evaluate", "1", "--on", wanted, expect=3)
     assert "token 300 is outside the model's vocabulary of 256" in error

@@ -8,7 +8,6 @@ import threading
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,12 +168,7 @@ def test_a_transfer_that_breaks_often_goes_on_as_long_as_bytes_arrive(server, tm
     assert len(server.ranges) == 10
 
 
-def test_no_network_is_one_line_with_url_and_file(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise requests.ConnectionError("<urllib3 object at 0x7f>: [Errno -3]")
-
-    monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(download_module, "RETRY_WAIT_S", 0)
+def test_no_network_is_one_line_with_url_and_file(tmp_path, no_network):
     file = RemoteFile(url="https://example.org/corpus.txt", n_bytes=5, sha256="ab" * 32)
     with pytest.raises(DataError) as caught:
         download(file, tmp_path / "c")
@@ -207,12 +201,6 @@ def test_four_processes_at_once_download_once(server, tmp_path):
 
 
 # --- text to shards
-
-
-@pytest.fixture
-def data_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPT2LAB_DATA", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 STORIES = "".join(f"Once upon a time, {i} was réd.\nThe end.\n<|endoftext|>\n" for i in range(200))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status, write_shard
+from tiny_runs import ENGINES, QUIET, assert_same_state, numbers, run, status
 
+from gpt2lab.data.shards import write_shard
 from gpt2lab.engine import StepResult
 from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.model.llmc import read_checkpoint
@@ -229,7 +230,7 @@ def test_what_cannot_work_is_refused_before_training(workplace, capsys, override
 
 def test_the_test_split_is_measured_once_at_the_end(workplace):
     for name in ("train", "val", "test"):
-        write_shard(f"{name}.bin", np.arange(2000) % 50)
+        write_shard(Path(f"{name}.bin"), np.arange(2000) % 50)
     shards = ["data=shards", "data.train=train.bin", "data.val=val.bin", "data.test=test.bin", "data.tokenizer=bytes"]
     rows = numbers(run(*QUIET, *shards, "train.max_steps=4", "train.eval_every=2"))
     assert [row["test_loss"] is not None for row in rows] == [False, False, False, False, True]
@@ -240,8 +241,8 @@ def test_the_test_split_is_measured_once_at_the_end(workplace):
 def test_a_bad_token_late_in_a_file_is_found_when_its_turn_comes(workplace, capsys, split):
     good, bad = np.zeros(16 * 4096 * 16 + 1), np.zeros(16 * 4096 * 16 + 1)  # sixteen batches
     bad[-5:] = 300  # beyond what is looked at when the file is opened
-    write_shard("good.bin", good)
-    write_shard("bad.bin", bad)
+    write_shard(Path("good.bin"), good)
+    write_shard(Path("bad.bin"), bad)
     files = [f"data.{name}={'bad' if name == split else 'good'}.bin" for name in ("train", "val")]
     whole = ["data.order=sequential", "train.eval_train=false", "train.batch_size=4096", "train.max_steps=16"]
     assert main([*QUIET, "data=shards", *files, "data.tokenizer=bytes", *whole]) == 3

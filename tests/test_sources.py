@@ -9,20 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 
 from gpt2lab.data import (
     SOURCES,
     describe_source,
-    download,
     ids,
     prepare,
     read_source,
     tokenizers,
     unigram_entropy,
-    write_shard,
 )
 from gpt2lab.data.batches import Split, eval_batches
+from gpt2lab.data.shards import write_shard
 from gpt2lab.data.sources import shakespeare
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import DataConfig, FormalTask, TokenizerName
@@ -34,17 +32,7 @@ needs_vocabulary = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def data_folder(tmp_path, monkeypatch):
-    """An empty data folder and no network."""
-
-    def refuse(*args, **kwargs):
-        raise requests.ConnectionError("refused")
-
-    monkeypatch.setenv("GPT2LAB_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(download, "RETRY_WAIT_S", 0)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("data_folder", "no_network")
 
 
 def config(source, **more):
@@ -104,7 +92,7 @@ def test_a_source_is_described_without_reading_anything(name, data_folder, monke
 
 def test_missing_vocabulary_files_are_an_error_before_the_data_are_read(monkeypatch):
     monkeypatch.setattr(tokenizers, "find_gpt2_file", lambda name: None)
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     with pytest.raises(DataError, match=r"data\.tokenizer=gpt2: .* is missing"):
         read_source(config("text", path="nowhere.txt", tokenizer=TokenizerName.gpt2))
 

@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2lab.data import download, tokenizers
+from gpt2lab.data import tokenizers
 from gpt2lab.data.tokenizers import GPT2_FILES, SymbolTokenizer, read_tokenizer
 from gpt2lab.errors import ConfigError, DataError
 from gpt2lab.schema import TokenizerName
@@ -22,19 +21,10 @@ TEXT = "Hello, wörld! 日本語 🙂\n\n  def f(x):\n\treturn x's 12345  "
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise requests.ConnectionError("refused")
-
-    monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(download, "RETRY_WAIT_S", 0)
-
-
-@pytest.fixture
 def fresh_cache():
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     yield
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
 
 
 def both():
@@ -102,7 +92,7 @@ def test_files_placed_by_hand_are_used_and_checked(no_network, fresh_cache, tmp_
         assert (tmp_path / "gpt2" / name).stat().st_size == expected.n_bytes
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert read_tokenizer(TokenizerName.gpt2).encode("Hello").tolist() == [15496]
-    tokenizers._gpt2.cache_clear()
+    tokenizers.read_tokenizer.cache_clear()
     (tmp_path / "gpt2" / "vocab.bpe").write_text("something else")
     with pytest.raises(DataError, match=r"vocab\.bpe: 14 bytes with sha256"):
         read_tokenizer(TokenizerName.gpt2).encode("Hello")

@@ -1,14 +1,11 @@
-import shutil
-from pathlib import Path
-
 import pytest
+from host_kernels import device_with_change
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proofs import tree_attention as proof
 from proofs.tree_attention import Bench, Case
 
 from gpt2lab.engine.cuda.device.host import HostDevice, KernelFault
-from gpt2lab.engine.cuda.device.sources import find_cuda_folder
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.tree_attention import TreeAttention, key_work, key_work_sizes
 from gpt2lab.errors import EngineError
@@ -123,24 +120,14 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(case):
     ],
 )
 def test_a_wrong_kernel_is_found_out(tmp_path, case, right, wrong):
-    bench = Bench(device_with_change(tmp_path, right, wrong), Precision.bf16, case)
+    bench = Bench(device_with_change(tmp_path, "attention_tree.cu", right, wrong), Precision.bf16, case)
     assert failed(proof.check_case(bench)) != []
 
 
 def test_a_missing_barrier_is_found_out(tmp_path):
-    bench = Bench(device_with_change(tmp_path, "    __syncthreads();\n", ""), Precision.fp32, ALL)
+    bench = Bench(device_with_change(tmp_path, "attention_tree.cu", "    __syncthreads();\n", ""), Precision.fp32, ALL)
     with pytest.raises(KernelFault, match="attention_tree_sum"):
         list(proof.check_case(bench))
-
-
-def device_with_change(tmp_path: Path, right: str, wrong: str) -> HostDevice:
-    """Return a checked device whose kernels have `wrong` where `right` is."""
-    folder = shutil.copytree(find_cuda_folder(), tmp_path / "cuda")
-    source = folder / "attention_tree.cu"
-    text = source.read_text()
-    assert right in text
-    source.write_text(text.replace(right, wrong))
-    return HostDevice(checked=True, folder=folder)
 
 
 def test_heads_that_are_too_large_are_refused_by_name():

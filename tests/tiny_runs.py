@@ -64,9 +64,3 @@ def stop_at(monkeypatch, step: int, number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Display, "advance", advance_and_signal)
-
-
-def write_shard(path: str, tokens: np.ndarray) -> None:
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = (20240520, 1, len(tokens))
-    Path(path).write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())

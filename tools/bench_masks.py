@@ -19,6 +19,6 @@ def bench_masks() -> dict[str, Any]:
     for name, masking in (("answer", "task_position"), ("all", "none")):
         parts = prepare_parts(compose([*RUN, f"masking={masking}"]))
         engine, batch = parts.engine, parts.batches.batch(0)
-        peers = variants(parts.model, parts.config.optim, parts.counted)
+        peers = variants(parts.spec.model, parts.config.optim, parts.spec.counted)
         found[name] = compare_steps(name, engine, peers, batch, rounds=11, calls=1)
     return found

@@ -8,8 +8,8 @@ def doctor() -> None:
     """Say which devices, tokenizers and services this machine offers."""
     from gpt2lab.train.doctor import examine
 
-    for finding in examine():
-        click.echo(f"{'ok  ' if finding.ok else 'note'} {finding.name:<16} {finding.text}")
+    for name, ok, text in examine():
+        click.echo(f"{'ok  ' if ok else 'note'} {name:<16} {text}")
 
 
 COMMANDS = (doctor,)

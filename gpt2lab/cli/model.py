@@ -10,7 +10,7 @@ from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import find_model
 from gpt2lab.cli.terminal import print_table
 from gpt2lab.errors import ConfigError, Gpt2labError
-from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision, TokenizerName
+from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision, SampleConfig, TokenizerName
 
 engine_option = click.option("--engine", type=click.Choice([e.name for e in EngineName]), default="auto")
 device_option = click.option("--device", type=click.Choice([d.name for d in DeviceChoice]), default="auto")
@@ -73,18 +73,10 @@ def sample(
         raise ConfigError(f"--tokenizer {tokenizer}: {checkpoint} knows its tokenizer; the option is for a bare file")
     settings = EngineConfig(name=EngineName[engine], device=DeviceChoice[device], precision=Precision[precision])
     model, shape = open_model(found.checkpoint, settings)
-    texts = continue_text(
-        model,
-        model_source(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
-        prompt,
-        count=count,
-        max_tokens=max_tokens,
-        max_seq_len=shape.max_seq_len,
-        vocab_size=shape.vocab_size,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-    )
+    source = model_source(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None)
+    options = SampleConfig(count=count, max_tokens=max_tokens, top_k=top_k)
+    options.temperature = temperature  # checked where it is used; here the message would name sample.temperature
+    texts = continue_text(model, source, prompt, options=options, shape=shape, seed=seed)
     for number, text in enumerate(texts, 1):
         if count > 1:
             click.echo(f"--- sample {number} ---")

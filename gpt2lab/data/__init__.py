@@ -3,7 +3,6 @@
 from gpt2lab.data.batches import Batches, Split, eval_batches
 from gpt2lab.data.download import Progress, data_dir
 from gpt2lab.data.ids import unigram_entropy
-from gpt2lab.data.shards import read_shard, write_shard
 from gpt2lab.data.sources import SOURCES, Source, SourceKind, check_source, describe_source, read_source
 from gpt2lab.data.tokenizers import Tokenizer, tokenizer_of_size
 
@@ -19,9 +18,7 @@ __all__ = [
     "data_dir",
     "describe_source",
     "eval_batches",
-    "read_shard",
     "read_source",
     "tokenizer_of_size",
     "unigram_entropy",
-    "write_shard",
 ]

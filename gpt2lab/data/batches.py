@@ -9,10 +9,11 @@ next row there.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from gpt2lab.errors import ConfigError, DataError
+from gpt2lab.errors import DataError
 from gpt2lab.schema import Order
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -39,33 +40,19 @@ class Batches:
     row, or every window from token 0 on, in file order, at every step: the same read-only arrays, so that an engine
     plans its passes once.
 
-    With `world_size` processes, `batch_size` stays that of the whole update and each rank gets its share of the
-    rows, in order. Attributes: `batch_size`, `n_examples` (rows or windows of an epoch), `tokens_per_batch`.
-
-    Raises DataError when the split has fewer examples than a batch, ConfigError when `seq_len` is not the rows'
-    length or the ranks cannot share a batch evenly.
+    Attributes: `seq_len`, `batch_size`, `n_examples` (rows or windows of an epoch), `tokens_per_batch`.
+    Raises DataError when the split has fewer examples than a batch.
     """
 
     def __init__(
-        self,
-        split: Split,
-        *,
-        seq_len: int,
-        batch_size: int | str,
-        order: Order,
-        seed: int,
-        row_len: int | None,
-        split_name: str = "train",
-        rank: int = 0,
-        world_size: int = 1,
+        self, split: Split, *, seq_len: int, batch_size: int | str, order: Order, seed: int, row_len: int | None
     ) -> None:
-        assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
-        self._examples = _Examples(split, seq_len=seq_len, row_len=row_len, split_name=split_name)
+        self._examples = _Examples(split, seq_len=seq_len, row_len=row_len, split_name="train")
         self._full = batch_size == "full"
-        self._whole: Batch | None = None
         self._order = order
         self._seed = seed
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.seq_len = seq_len
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch spans two epochs at most
         self._max_offsets = np.zeros_like(self._examples.counts)
         if not self._full and order is Order.shuffled:
             self._max_offsets = self._examples.max_offsets()
@@ -75,36 +62,24 @@ class Batches:
         self.tokens_per_batch = self.batch_size * seq_len
         in_reach = int(self._counts.max()) if order is Order.sequential else self.n_examples
         if self.batch_size > in_reach and not self._full:
-            where = f"the {split_name} split" if in_reach == self.n_examples else f"the largest {split_name} shard"
+            where = "the train split" if in_reach == self.n_examples else "the largest train shard"
             raise DataError(
                 f"train.batch_size={batch_size}: {where} has only {in_reach} examples of train.seq_len={seq_len} "
                 "tokens; lower train.batch_size or train.seq_len, or use more data"
             )
-        if self.batch_size % world_size:
-            raise ConfigError(
-                f"train.batch_size={batch_size}: {self.batch_size} sequences cannot be shared evenly by "
-                f"{world_size} processes; use a multiple of {world_size}"
-            )
-        share = self.batch_size // world_size
-        self._rows = np.arange(rank * share, (rank + 1) * share)
 
     def batch(self, step: int) -> Batch:
         """Return inputs and targets of update `step`, two int32 (B, T) arrays; step 0 is the first update."""
         assert step >= 0, f"step {step}"
         if self._full:
-            if self._whole is None:
-                self._whole = self._examples.read(*_locate(self._rows, self._counts))
-                for array in self._whole:
-                    array.flags.writeable = False
             return self._whole
+        rows = np.arange(self.batch_size)
         if self._order is Order.sequential:
             per_shard = self._counts // self.batch_size
             shard, batch = _locate(np.array([step % int(per_shard.sum())]), per_shard)
-            return self._examples.read(np.repeat(shard, self._rows.size), batch * self.batch_size + self._rows)
-        items = step * self.batch_size + self._rows
-        epochs = items // self.n_examples
-        numbers = items % self.n_examples
-        offsets = np.zeros((self._rows.size, self._counts.size), dtype=np.int64)
+            return self._examples.read(np.repeat(shard, rows.size), batch * self.batch_size + rows)
+        epochs, numbers = np.divmod(step * self.batch_size + rows, self.n_examples)
+        offsets = np.zeros((rows.size, self._counts.size), dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             permutation, offsets[here] = self._epoch(int(epoch))
@@ -112,15 +87,18 @@ class Batches:
         shard, index = _locate(numbers, self._counts)
         return self._examples.read(shard, index, offsets[np.arange(shard.size), shard])
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def _whole(self) -> Batch:
+        whole = self._examples.read(*_locate(np.arange(self.batch_size), self._counts))
+        for array in whole:
+            array.flags.writeable = False
+        return whole
+
+    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the order (n_examples,) and each shard's first token (n_shards,) of one pass over the data."""
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self._seed, epoch])
-            offsets = rng.integers(0, self._max_offsets + 1)
-            while len(self._epochs) > 1:  # a batch spans two epochs at most
-                del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = rng.permutation(self.n_examples), offsets
-        return self._epochs[epoch]
+        rng = np.random.default_rng([self._seed, epoch])
+        offsets = rng.integers(0, self._max_offsets + 1)
+        return rng.permutation(self.n_examples), offsets
 
 
 def eval_batches(
@@ -140,23 +118,17 @@ def eval_batches(
     examples = _Examples(split, seq_len=seq_len, row_len=row_len, split_name=split_name)
     n_examples = int(examples.counts.sum())
     stop = n_examples if count is None else min(n_examples, count * batch_size)
-
-    def batches() -> Iterator[Batch]:
-        for first in range(0, stop, batch_size):
-            yield examples.read(*_locate(np.arange(first, min(first + batch_size, stop)), examples.counts))
-
-    return batches()
+    return (
+        examples.read(*_locate(np.arange(first, min(first + batch_size, stop)), examples.counts))
+        for first in range(0, stop, batch_size)
+    )
 
 
 class _Examples:
     """The rows or windows of a split, addressed by shard and number within the shard."""
 
     def __init__(self, split: Split, *, seq_len: int, row_len: int | None, split_name: str) -> None:
-        if row_len is not None and seq_len != row_len:
-            raise ConfigError(
-                f"train.seq_len={seq_len}: the rows of this data are {row_len} tokens long; "
-                f"set train.seq_len={row_len}, or leave it null"
-            )
+        assert row_len in (None, seq_len), f"T = {seq_len}, but rows of {row_len}"
         self._shards = tuple(np.asarray(shard) for shard in split.shards)
         self._sizes = np.array([shard.size for shard in self._shards], dtype=np.int64)
         self._rows = row_len is not None

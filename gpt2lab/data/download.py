@@ -4,17 +4,15 @@ A download is written to `NAME.part` and renamed when size and hash are right, s
 process at a time downloads a file; the others wait and then use it.
 """
 
-import hashlib
 import os
-import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gpt2lab.errors import DataError
+from gpt2lab.record.disk import file_sha256
 from gpt2lab.record.lock import locked
 
 # Called with a description, the bytes done and the total bytes.
@@ -24,6 +22,7 @@ BLOCK_BYTES = 1 << 20
 ATTEMPTS = 4  # in a row without a new byte
 RETRY_WAIT_S = 0.5  # before the second attempt; doubles each time
 TIMEOUT_S = 30  # without a byte from the server
+DISK_ADVICE = "; free some space, or set GPT2LAB_DATA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +33,10 @@ class RemoteFile:
     n_bytes: int
     sha256: str
 
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
 
 def data_dir() -> Path:
     """Return the folder of downloads and tokenised corpora: $GPT2LAB_DATA, or `data` where that is not set."""
@@ -42,11 +45,17 @@ def data_dir() -> Path:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hex. Raises DataError when it cannot be read."""
+    with file_errors(path, "read"):
+        return file_sha256(path)
+
+
+@contextmanager
+def file_errors(path: Path, action: str, advice: str = "") -> Iterator[None]:
+    """Turn an OSError of the block (missing, permission, disk full) into one DataError line naming `path`."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        yield
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be {action} ({error.strerror}){advice}") from error
 
 
 def check_file(path: Path, expected: RemoteFile) -> Path:
@@ -70,7 +79,7 @@ def download(file: RemoteFile, target: Path, *, report_progress: Progress | None
     by_hand = f"place it by hand as {target} ({file.n_bytes} bytes, sha256 {file.sha256[:16]}...)"
     if target.exists():
         return check_file(target, file)
-    try:
+    with file_errors(target, "written", DISK_ADVICE):
         target.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(target):
             if target.exists():  # another process was faster
@@ -85,10 +94,6 @@ def download(file: RemoteFile, target: Path, *, report_progress: Progress | None
                 )
             partial.replace(target)
             return target
-    except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written ({error.strerror}); free some space, or set GPT2LAB_DATA"
-        ) from error
 
 
 def exclusive(path: Path) -> AbstractContextManager[None]:
@@ -101,10 +106,7 @@ def _fetch(file: RemoteFile, partial: Path, by_hand: str, report_progress: Progr
     import requests  # takes 80 ms, which only downloads need
 
     failures = 0
-    while True:
-        before = _size(partial)
-        if before == file.n_bytes:
-            return
+    while (before := _size(partial)) != file.n_bytes:
         try:
             _transfer(file, partial, by_hand, report_progress)
             reason = "the server sent too little"
@@ -139,34 +141,20 @@ def _transfer(file: RemoteFile, partial: Path, by_hand: str, report_progress: Pr
         if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
             raise DataError(f"cannot download {file.url} (HTTP status {response.status_code}); {by_hand}")
         response.raise_for_status()
-        offered = _offered_bytes(response)
-        if offered is not None and offered != file.n_bytes:  # the login page of a network, or another version
+        part = response.headers.get("Content-Range", "") if response.status_code == 206 else None
+        offered = response.headers.get("Content-Length", "") if part is None else part.rpartition("/")[2]
+        if offered.isdecimal() and int(offered) != file.n_bytes:  # the login page of a network, or another version
             raise DataError(f"{file.url}: the server offers {offered} bytes, expected {file.n_bytes}; {by_hand}")
-        continued = response.status_code == 206 and _starts_at(response, done)
+        continued = part is not None and part.startswith(f"bytes {done}-")
         with partial.open("ab" if continued else "wb") as output:
             done = done if continued else 0
             for block in response.iter_content(BLOCK_BYTES):
                 output.write(block)
                 done += len(block)
                 if report_progress:
-                    report_progress(f"downloading {file.url.rsplit('/', 1)[-1]}", done, file.n_bytes)
+                    report_progress(f"downloading {file.name}", done, file.n_bytes)
                 if done > file.n_bytes:
                     return
-
-
-def _starts_at(response: Any, start: int) -> bool:
-    """Return whether a partial response begins at byte `start`."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return found is not None and int(found[1]) == start
-
-
-def _offered_bytes(response: Any) -> int | None:
-    """Return the size of the whole file as the server states it; None when it does not."""
-    if response.status_code == 206:
-        stated = response.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        stated = response.headers.get("Content-Length", "")
-    return int(stated) if stated.isdecimal() else None
 
 
 def _size(path: Path) -> int:
@@ -179,10 +167,9 @@ def _short(error: Exception) -> str:
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT_S} s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the certificate is not accepted"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke"
-    return "no connection"
+    words = {
+        requests.Timeout: f"no answer within {TIMEOUT_S} s",
+        requests.exceptions.SSLError: "the certificate is not accepted",
+        requests.exceptions.ChunkedEncodingError: "the connection broke",
+    }
+    return next((reason for kind, reason in words.items() if isinstance(error, kind)), "no connection")

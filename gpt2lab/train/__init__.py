@@ -1,6 +1,6 @@
 """Training: from a RunConfig to a finished run directory."""
 
 from gpt2lab.train.check import RunChecks
-from gpt2lab.train.session import Outcome, execute
+from gpt2lab.train.session import execute
 
-__all__ = ["Outcome", "RunChecks", "execute"]
+__all__ = ["RunChecks", "execute"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gpt2lab.data import Source, read_source
-from gpt2lab.engine import is_published, read_weights_shape
+from gpt2lab.engine import check_spec, is_published, read_weights_shape
 from gpt2lab.errors import ConfigError
 from gpt2lab.record import columns
 from gpt2lab.record.disk import file_sha256
@@ -29,7 +29,9 @@ class RunChecks:
         if key not in self._sources:
             self._sources[key] = read_source(config.data, vocab_size=config.model.vocab_size)
         source = self._sources[key]
-        specify(config, source, check_engine=not elsewhere)
+        spec, _ = specify(config, source)
+        if not elsewhere:
+            check_spec(spec)
         weights = config.model.init_from
         if weights is None or is_published(weights):  # a published model is loaded only where it is trained
             return source.files
@@ -45,7 +47,7 @@ def check_stop_when(config: RunConfig) -> None:
     splits = ("", *(evaluated_splits(config.train) if config.train.eval_every else ()))
     names = [entry.name for entry in columns.COLUMNS if entry.split in splits]
     if metric not in names:
-        known = any(entry.name == metric for entry in columns.COLUMNS)
+        known = metric in (entry.name for entry in columns.COLUMNS)
         why = "is not measured while this run trains" if known else "is no metric"
         raise ConfigError(
             f"train.stop_when={config.train.stop_when}: {metric} {why}; expected one of {', '.join(names)}"

@@ -1,7 +1,5 @@
 """Loss and accuracy of an engine on a split, over a fixed set of batches."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from gpt2lab.data import eval_batches
@@ -24,26 +22,16 @@ def evaluate(parts: Parts, split: str) -> Evaluation:
     train = parts.config.train
     batches = eval_batches(
         parts.source.splits[split],
-        seq_len=parts.seq_len,
+        seq_len=parts.batches.seq_len,
         batch_size=parts.batches.batch_size,
         row_len=parts.source.row_len,
         count=train.eval_batches,
     )
-    return sum_evaluations(parts, batches)
-
-
-def sum_evaluations(parts: Parts, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Evaluation:
-    """Return the summed evaluation of batches of (inputs, targets)."""
     total = Evaluation()
     for inputs, targets in batches:
-        check_tokens(parts, inputs, targets)
+        check_ids(parts.source.name, parts.spec.model.vocab_size, inputs, targets)
         total += parts.engine.evaluate(inputs, targets)
     return total
-
-
-def check_tokens(parts: Parts, inputs: np.ndarray, targets: np.ndarray) -> None:
-    """Raise DataError when a batch holds a token that the model has no row for."""
-    check_ids(parts.source.name, parts.model.vocab_size, inputs, targets)
 
 
 def check_ids(source: str, vocab_size: int, inputs: np.ndarray, targets: np.ndarray) -> None:

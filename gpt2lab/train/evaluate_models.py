@@ -7,22 +7,16 @@ otherwise the numbers in a column could not be compared, and nothing is evaluate
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
-from gpt2lab.data import Progress, Source, Tokenizer, describe_source, eval_batches, read_source
+from gpt2lab.data import Source, Tokenizer, describe_source, eval_batches, read_source
 from gpt2lab.engine import Engine, EngineSpec, Evaluation, check_spec, create_engine, read_weights, read_weights_shape
 from gpt2lab.errors import ConfigError, DivergedError, Gpt2labError
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import GPTConfig
-from gpt2lab.schema import (
-    EngineConfig,
-    OptimConfig,
-    RunConfig,
-    TokenizerName,
-    counted_positions,
-    plain,
-)
+from gpt2lab.schema import EngineConfig, OptimConfig, RunConfig, TokenizerName, counted_positions, plain
 from gpt2lab.train.evaluate import check_ids
 from gpt2lab.train.evaluation_task import EvaluationTask
 from gpt2lab.train.setup import choose_seq_len
@@ -80,12 +74,7 @@ def open_candidate(
 
 
 def plan_evaluation(
-    candidates: Sequence[Candidate],
-    tasks: Sequence[Sequence[EvaluationTask]],
-    *,
-    split: str,
-    batch_size: int,
-    report_progress: Progress | None = None,
+    candidates: Sequence[Candidate], tasks: Sequence[Sequence[EvaluationTask]], *, split: str, batch_size: int
 ) -> list[list[ModelOnTask]]:
     """Return the cells of each candidate, tasks[i][j] being task j as candidate i reads it; evaluates nothing.
 
@@ -97,7 +86,7 @@ def plan_evaluation(
         row = []
         for task in own_tasks:
             try:
-                row.append(_plan_cell(candidate, task, sources, split, batch_size, report_progress))
+                row.append(_plan_cell(candidate, task, sources, split, batch_size))
             except Gpt2labError as error:
                 raise type(error)(f"{candidate.name} on {task.name}: {error}") from error
         rows.append(row)
@@ -111,28 +100,21 @@ def evaluate_cells(rows: Sequence[Sequence[ModelOnTask]], *, split: str, count: 
     """Yield the result of each cell, over `count` batches of a split (None: all of it); one model is held at a time."""
     for row in rows:
         params = apply_bands(read_weights(row[0].model.checkpoint)[0], row[0].model.shape)
-        engine: Engine | None = None
-        spec: EngineSpec | None = None
-        for cell in row:
-            if engine is None or spec != cell.spec:
-                engine, spec = None, cell.spec  # two at once may not fit
-                engine = create_engine(spec, params)
-            yield _evaluate_cell(cell, engine, split, count)
+        for spec, cells in groupby(row, key=lambda cell: cell.spec):
+            engine = create_engine(spec, params)
+            for cell in cells:
+                yield _evaluate_cell(cell, engine, split, count)
+            del engine  # two at once may not fit
 
 
 def _plan_cell(
-    candidate: Candidate,
-    task: EvaluationTask,
-    sources: dict[str, Source],
-    split: str,
-    batch_size: int,
-    report_progress: Progress | None,
+    candidate: Candidate, task: EvaluationTask, sources: dict[str, Source], split: str, batch_size: int
 ) -> ModelOnTask:
     shape = candidate.shape
     _check_tokenizer(candidate, describe_source(task.data, vocab_size=shape.vocab_size).tokenizer)
     key = repr((plain(task.data), shape.vocab_size))
     if key not in sources:
-        sources[key] = read_source(task.data, vocab_size=shape.vocab_size, report_progress=report_progress)
+        sources[key] = read_source(task.data, vocab_size=shape.vocab_size)
     source = sources[key]
     if split not in source.splits:
         raise ConfigError(f"--split {split}: data.source={source.name} has {', '.join(source.splits)}")

@@ -1,14 +1,12 @@
 """What a run records when it begins: config, source, and what its data, model and engine are."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpt2lab.data import unigram_entropy
-from gpt2lab.engine import Work, plan_engine
+from gpt2lab.engine import plan_engine
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token
 from gpt2lab.model.params import count_parameters
 from gpt2lab.record.disk import file_sha256
@@ -42,7 +40,7 @@ def data_facts(parts: Parts) -> dict[str, Any]:
         "answer_span": source.answer_span,
         "best_loss": None if source.best_loss is None else [float(x) for x in source.best_loss],
         "splits": {name: {"tokens": s.n_tokens, "bytes": s.n_bytes} for name, s in source.splits.items()},
-        "unigram_entropy": unigram_entropy(source.splits["val"], parts.model.vocab_size),
+        "unigram_entropy": unigram_entropy(source.splits["val"], parts.spec.model.vocab_size),
         "files": source.files,
         "detail": source.detail,
     }
@@ -50,27 +48,26 @@ def data_facts(parts: Parts) -> dict[str, Any]:
 
 def model_facts(parts: Parts) -> dict[str, Any]:
     """Return shape, counts and the losses that bound it."""
-    model, source, work = parts.model, parts.source, _first_update(parts)
+    spec, batches, best_loss = parts.spec, parts.batches, parts.source.best_loss
+    model, counted = spec.model, None if spec.counted is None else list(spec.counted)
+    weights = parts.config.model.init_from
+    engine = replace(spec.engine, device=DeviceChoice[parts.engine.device])
+    work = plan_engine(replace(spec, engine=engine), batches.batch(0)).work  # of the first update, on this device
+    if best_loss is not None and counted is not None:
+        best_loss = best_loss[counted]
     return {
-        "n_layer": model.n_layer,
-        "n_head": model.n_head,
-        "n_embd": model.n_embd,
-        "max_seq_len": model.max_seq_len,
-        "vocab_size": model.vocab_size,
-        "padded_vocab_size": model.padded_vocab_size,
-        "fc1_band": model.fc1_band,
-        "fc2_band": model.fc2_band,
+        **asdict(model),
         "n_params": count_parameters(model),
         "n_params_active": count_active_parameters(model),
-        "flop_per_token_dense": dense_flop_per_token(model, parts.seq_len),
+        "flop_per_token_dense": dense_flop_per_token(model, batches.seq_len),
         "flop_per_token_computed": work.flop_per_token,
-        "counted_positions": None if parts.counted is None else list(parts.counted),
-        "seq_len": parts.seq_len,
-        "batch_size": parts.batches.batch_size,
-        "tokens_per_step": parts.batches.tokens_per_batch,
-        "best_val_loss": best_loss(source.best_loss, parts.counted),
+        "counted_positions": counted,
+        "seq_len": batches.seq_len,
+        "batch_size": batches.batch_size,
+        "tokens_per_step": batches.tokens_per_batch,
+        "best_val_loss": None if best_loss is None else float(best_loss.mean()),  # nats per counted token
         "random_guess_loss": math.log(model.vocab_size),
-        "init_from_sha256": _init_hash(parts.config.model.init_from),
+        "init_from_sha256": file_sha256(Path(weights)) if weights and Path(weights).is_file() else None,
         "work": {
             "positions": work.positions,
             "nodes": work.counts.rows,
@@ -83,34 +80,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _first_update(parts: Parts) -> Work:
-    """Return what the first update computes on the engine's device."""
-    engine = replace(parts.spec.engine, device=DeviceChoice[parts.engine.device])
-    return plan_engine(replace(parts.spec, engine=engine), parts.batches.batch(0)).work
-
-
 def engine_facts(parts: Parts) -> dict[str, Any]:
     """Return what computed it."""
-    engine = parts.engine
-    return {
-        "name": engine.name,
-        "device": engine.device,
-        "device_name": engine.device_name,
-        "precision": engine.precision,
-        "threads": engine.threads,
-        "deterministic": engine.deterministic,
-        "device_details": engine.device_details,
-    }
-
-
-def _init_hash(init_from: str | None) -> str | None:
-    """Return the SHA-256 of the checkpoint file that the run starts from."""
-    path = Path(init_from or "")
-    return file_sha256(path) if init_from and path.is_file() else None
-
-
-def best_loss(per_position: np.ndarray | None, counted: tuple[int, ...] | None) -> float | None:
-    """Return the best reachable mean loss over the counted positions, in nats, where the data knows it."""
-    if per_position is None:
-        return None
-    return float(np.mean(per_position if counted is None else per_position[list(counted)]))
+    keys = ("name", "device", "device_name", "precision", "threads", "deterministic", "device_details")
+    return {key: getattr(parts.engine, key) for key in keys}

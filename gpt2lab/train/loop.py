@@ -13,7 +13,7 @@ from gpt2lab.errors import DivergedError
 from gpt2lab.record.columns import column, evaluated
 from gpt2lab.record.metrics import Row
 from gpt2lab.schema import parse_stop_when
-from gpt2lab.train.evaluate import check_tokens, evaluate, evaluated_splits
+from gpt2lab.train.evaluate import check_ids, evaluate, evaluated_splits
 from gpt2lab.train.schedule import learning_rate
 from gpt2lab.train.setup import Parts
 
@@ -47,28 +47,20 @@ class Clock:
     """Time spent in updates, evaluations left out."""
 
     elapsed_s: float = 0.0
-    n_updates: int = 0
     window_s: float = 0.0  # since the last reading, warm-up left out
-    n_window: int = 0
+    n_window: int = -WARMUP_UPDATES  # updates in window_s; below 0 during warm-up
 
-    def add(self, seconds: float) -> None:
-        """Add one update, or the queueing of one."""
+    def add(self, seconds: float, *, n_updates: int) -> None:
+        """Add one update or the queueing of one; without an update, what a device still needed for queued ones."""
         self.elapsed_s += seconds
-        self.n_updates += 1
-        if self.n_updates > WARMUP_UPDATES:
-            self.window_s += seconds
-            self.n_window += 1
-
-    def wait(self, seconds: float) -> None:
-        """Add the time that a device still needed for updates that were only queued."""
-        self.elapsed_s += seconds
-        if self.n_window:
+        self.n_window += n_updates
+        if self.n_window > 0:
             self.window_s += seconds
 
     def read(self, tokens_per_step: int) -> Row:
         """Return the timing columns of the window since the last call, and begin a new one."""
         row: Row = {"elapsed_s": self.elapsed_s}
-        if self.n_window:
+        if self.n_window > 0:
             # A mean: of updates that were queued, only the time that all of them took is known.
             mean = self.window_s / self.n_window
             row |= {"step_ms": 1000 * mean, "tokens_per_s": tokens_per_step / mean}
@@ -91,14 +83,14 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         row |= measure(parts)
         hooks.on_row(row)
         _check_finite(row)
-    reason = _reached(train.stop_when, row)
+    state, reason = "finished", _reached(train.stop_when, row)
     while engine.step < train.max_steps and reason is None:
         rate = learning_rate(engine.step, max_steps=train.max_steps, optim=config.optim, schedule=config.schedule)
         started = time.perf_counter()
         inputs, targets = parts.batches.batch(engine.step)
-        check_tokens(parts, inputs, targets)
+        check_ids(parts.source.name, parts.spec.model.vocab_size, inputs, targets)
         engine.train_step(inputs, targets, learning_rate=rate)
-        clock.add(time.perf_counter() - started)
+        clock.add(time.perf_counter() - started, n_updates=1)
         hooks.on_step(engine.step)
 
         out_of_time = train.time_limit is not None and clock.elapsed_s - elapsed_s >= train.time_limit
@@ -108,7 +100,7 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         if evaluates or engine.step % train.log_every == 0:
             started = time.perf_counter()
             result = engine.result()
-            clock.wait(time.perf_counter() - started)
+            clock.add(time.perf_counter() - started, n_updates=0)
             row = {"step": engine.step, "tokens": engine.step * tokens_per_step, "train_loss": result.loss}
             row |= {"lr": rate, "grad_norm": result.grad_norm, "peak_mem_mib": engine.peak_mem_mib()}
             row |= clock.read(tokens_per_step)
@@ -122,19 +114,12 @@ def run_loop(parts: Parts, hooks: Hooks, *, elapsed_s: float = 0.0) -> Ending:
         if out_of_time and reason is None:
             reason = f"time limit of {train.time_limit:g} s reached"
         if interruption and reason is None and not last:
-            hooks.save(clock.elapsed_s)
-            return Ending(
-                state="interrupted",
-                reason=interruption,
-                step=engine.step,
-                last_row=row,
-                training_s=clock.elapsed_s,
-            )
+            state, reason = "interrupted", interruption
         if train.checkpoint_every and engine.step % train.checkpoint_every == 0 and not last and reason is None:
             hooks.save(clock.elapsed_s)
     hooks.save(clock.elapsed_s)
     reason = reason or f"all {train.max_steps} steps done"
-    return Ending(state="finished", reason=reason, step=engine.step, last_row=row, training_s=clock.elapsed_s)
+    return Ending(state=state, reason=reason, step=engine.step, last_row=row, training_s=clock.elapsed_s)
 
 
 def measure(parts: Parts, *, final: bool = False, known: Row | None = None) -> Row:

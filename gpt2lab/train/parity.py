@@ -47,13 +47,11 @@ def compare_with_llmc(model_path: Path, state_path: Path, engine: EngineConfig) 
     inputs = 0.0 if engine.precision is Precision.fp32 else UNIT_ROUNDOFF[engine.precision]
     forward = depth * (unit * np.sqrt(config.n_hidden) + inputs)
     backward = depth * (unit * np.sqrt(max(state.inputs.size, config.n_hidden, config.vocab_size)) + inputs)
-    rows = [
+    return [
         _compare("logits", logits, state.logits, forward),
         _compare("loss", np.array(loss), np.array(state.loss), forward),
+        *(_compare(f"gradient {name}", gradients[name], true, backward) for name, true in state.gradients.items()),
     ]
-    for name, reference in state.gradients.items():
-        rows.append(_compare(f"gradient {name}", gradients[name], reference, backward))
-    return rows
 
 
 def _compare(name: str, found: np.ndarray, reference: np.ndarray, tolerance: float) -> ParityRow:

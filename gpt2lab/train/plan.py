@@ -1,5 +1,6 @@
 """What a run will need, from its config alone: parameters, operations and memory before anything is allocated."""
 
+import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,15 +11,9 @@ from gpt2lab.errors import EngineError
 from gpt2lab.model.band_tiles import products_in_words
 from gpt2lab.model.bands import density, is_dense
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token, rows_in_words
-from gpt2lab.model.params import GPTConfig, count_parameters, tensor_shapes
-from gpt2lab.schema import (
-    DeviceChoice,
-    EngineName,
-    OptimConfig,
-    RunConfig,
-    counted_positions,
-)
-from gpt2lab.train.setup import choose_seq_len, model_shape, training_batches
+from gpt2lab.model.params import count_parameters, tensor_shapes
+from gpt2lab.schema import DeviceChoice, EngineName, RunConfig
+from gpt2lab.train.setup import choose_seq_len, engine_spec, training_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,19 +21,10 @@ class RunPlan:
     """Sizes of one run. `batch_size` is None for train.batch_size=full on a corpus that was not read."""
 
     spec: EngineSpec  # where the batch is not known, of one sequence
+    seq_len: int  # T
     batch_size: int | None  # sequences per update
     n_steps: int
     first_batch: TokenBatch | None  # None: the data was not read
-
-    @property
-    def seq_len(self) -> int:
-        assert self.spec.seq_len is not None
-        return self.spec.seq_len
-
-    @property
-    def n_counted(self) -> int:
-        """Target positions per sequence in the loss."""
-        return self.seq_len if self.spec.counted is None else len(self.spec.counted)
 
 
 def make_plan(config: RunConfig) -> RunPlan:
@@ -50,20 +36,12 @@ def make_plan(config: RunConfig) -> RunPlan:
     if source.is_synthetic:
         source = read_source(config.data, vocab_size=config.model.vocab_size)
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
-    counted = counted_positions(config.task_position, seq_len, source.answer_span)
     first_batch = training_batches(config, source, seq_len).batch(0) if source.is_synthetic else None
     batch_size = config.train.batch_size if isinstance(config.train.batch_size, int) else None
     batch_size = len(first_batch[0]) if first_batch else batch_size
-    spec = EngineSpec(
-        model=model_shape(config, source.vocab_size),
-        optim=OptimConfig(),
-        engine=config.engine,
-        counted=counted,
-        batch_size=batch_size or 1,
-        seq_len=seq_len,
-        micro_batch_size=config.train.micro_batch_size,
-    )
-    return RunPlan(spec=spec, batch_size=batch_size, n_steps=config.train.max_steps, first_batch=first_batch)
+    spec = engine_spec(config, source, seq_len, batch_size or 1)
+    n_steps = config.train.max_steps
+    return RunPlan(spec=spec, seq_len=seq_len, batch_size=batch_size, n_steps=n_steps, first_batch=first_batch)
 
 
 def engine_plan(plan: RunPlan) -> EnginePlan | None:
@@ -97,7 +75,14 @@ def describe(plan: RunPlan) -> list[tuple[str, str]]:
         memory = cuda_memory(plan)
     except EngineError as error:
         return [*lines, ("memory", f"not planned: {error}")]
-    return [*lines, *(describe_memory(memory) if memory else []), *_verdict(plan)]
+    lines += describe_memory(memory) if memory else []
+    if plan.spec.engine.name is not EngineName.cuda:
+        return [*lines, ("", "that is engine=cuda; PyTorch allocates as it goes, and its activations are not planned")]
+    try:
+        check_spec(plan.spec)
+    except EngineError as error:
+        return [*lines, ("here", f"it does not run: {error}")]
+    return [*lines, ("here", "it fits")]
 
 
 def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[str, str]]:
@@ -105,11 +90,24 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
     yield "shape", f"{model.n_layer} layers, {model.n_head} heads of {model.head_size}, {model.n_embd} channels"
     yield "vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,} rows)"
     yield "parameters", f"{count_active_parameters(model):,} trained of {count_parameters(model):,} stored"
-    yield "largest tensors", _largest(model)
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
+    largest = heapq.nlargest(3, sizes.items(), key=lambda tensor: tensor[1])
+    yield "largest tensors", ", ".join(f"{name} {size:,}" for name, size in largest)
+    chosen = plan.spec.engine
     for name, band in model.bands.items():
+        products = ""
+        if is_dense(model.n_embd, band):
+            products = "; the band keeps everything: dense"
+        elif engine:
+            products = "; " + products_in_words(
+                model.n_embd,
+                engine.tiles[name],
+                engine="cuda" if chosen.name is EngineName.cuda else "torch",
+                device=engine.device,
+                precision=chosen.precision.name,
+                enabled=chosen.banded_products,
+            )
         share = density(model.n_embd, band)
-        wide = "; the band keeps everything: dense" if is_dense(model.n_embd, band) else ""
-        products = wide or ("; " + _products(plan, engine, name) if engine else "")
         text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{products}"
         yield name.upper(), text if band else "dense"
 
@@ -117,7 +115,8 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
 def _describe_work(plan: RunPlan) -> Iterator[tuple[str, str]]:
     T, batch_size = plan.seq_len, plan.batch_size
     dense = dense_flop_per_token(plan.spec.model, T)
-    yield "sequence", f"{T} positions, {plan.n_counted} of them in the loss"
+    n_counted = T if plan.spec.counted is None else len(plan.spec.counted)
+    yield "sequence", f"{T} positions, {n_counted} of them in the loss"
     yield "work", f"{dense:,} FLOP per token (6N + 12LCT, dense)"
     if batch_size is not None:
         tokens = batch_size * T
@@ -154,30 +153,6 @@ def _left_out(plan: RunPlan, engine: EnginePlan) -> list[str]:
     return lines
 
 
-def _products(plan: RunPlan, engine: EnginePlan, name: str) -> str:
-    """Return how the products of a banded matrix are done."""
-    chosen = plan.spec.engine
-    return products_in_words(
-        plan.spec.model.n_embd,
-        engine.tiles[name],
-        engine="cuda" if chosen.name is EngineName.cuda else "torch",
-        device=engine.device,
-        precision=chosen.precision.name,
-        enabled=chosen.banded_products,
-    )
-
-
-def _verdict(plan: RunPlan) -> list[tuple[str, str]]:
-    """Return whether engine=cuda, where it is asked for, would run here."""
-    if plan.spec.engine.name is not EngineName.cuda:
-        return [("", "that is engine=cuda; PyTorch allocates as it goes, and its activations are not planned")]
-    try:
-        check_spec(plan.spec)
-    except EngineError as error:
-        return [("here", f"it does not run: {error}")]
-    return [("here", "it fits")]
-
-
 def describe_memory(memory: MemoryPlan) -> list[tuple[str, str]]:
     """Return the arena of engine=cuda as (group, array) lines, and what computing parts of it again would save."""
     total = bytes_in_words(memory.n_bytes)
@@ -190,9 +165,3 @@ def describe_memory(memory: MemoryPlan) -> list[tuple[str, str]]:
                 lines.append(("", f"{bytes_in_words(slot.n_bytes):>13}    {name:<14}  {shape} {slot.kind}"))
     savings = [f"{bytes_in_words(saved)} less if {what}" for what, saved in memory.recomputation.items()]
     return lines + [("" if i else "recomputation", text) for i, text in enumerate(savings)]
-
-
-def _largest(model: GPTConfig) -> str:
-    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    return ", ".join(f"{name} {sizes[name]:,}" for name in largest)

@@ -35,44 +35,39 @@ class Display:
     def __init__(self, console: Console, *, first_step: int, max_steps: int) -> None:
         self._console = console
         self._last_line_s = float("-inf")
-        self._progress: Progress | None = None
-        if console.is_terminal:
-            self._progress = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[facts]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._progress.add_task("", total=max_steps, completed=first_step, facts="")
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=max_steps, completed=first_step, facts="")
 
     def __enter__(self) -> Self:
-        if self._progress:
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
+        self._progress.stop()
 
     def advance(self, step: int) -> None:
         """Move the bar to `step` updates done."""
-        if self._progress:
-            self._progress.update(self._task, completed=step)
+        self._progress.update(self._task, completed=step)
 
     def show(self, row: Row) -> None:
         """Show a row of metrics: always when it holds an evaluation, else on the bar or every ten seconds."""
-        facts = format_row(row)
-        if self._progress:
-            self._progress.update(self._task, facts=format_row(row, "train_loss", "tokens_per_s"))
+        self._progress.update(self._task, facts=format_row(row, "train_loss", "tokens_per_s"))
         now = time.monotonic()
-        if row.get("val_loss") is not None or (not self._progress and now - self._last_line_s > LOG_INTERVAL_S):
+        is_due = self._progress.disable and now - self._last_line_s > LOG_INTERVAL_S
+        if is_due or row.get("val_loss") is not None:
             self._last_line_s = now
-            self._console.print(f"step {row['step']:>6}  {facts}", highlight=False, markup=False, soft_wrap=True)
+            print_lines(self._console, f"step {row['step']:>6}  {format_row(row)}")
 
 
 class Transfer:
@@ -84,24 +79,30 @@ class Transfer:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._progress = Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal and self._tasks:
+        if self._tasks:
             self._progress.stop()
 
     def __call__(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if what not in self._tasks:
-            if not self._console.is_terminal:
-                self._console.print(f"{what} ({total_bytes:,} bytes)", highlight=False, markup=False, soft_wrap=True)
+            if self._progress.disable:
+                print_lines(self._console, f"{what} ({total_bytes:,} bytes)")
             self._tasks[what] = self._progress.add_task(what, total=total_bytes)
-            if self._console.is_terminal:
-                self._progress.start()
+            self._progress.start()
         self._progress.update(self._tasks[what], completed=done_bytes, total=total_bytes)
+
+
+def print_lines(console: Console, *lines: str, style: str | None = None) -> None:
+    """Print lines as they are: rich colours, wraps and interprets nothing in them."""
+    console.print(*lines, sep="\n", style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def format_row(row: Row, *names: str) -> str:
@@ -131,8 +132,7 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int,
         lines.append(f"work     {what}; {dense / computed:.2f} times fewer FLOP than the plain batch")
     if first_step:
         lines.append(f"resume   from step {first_step}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, *lines)
 
 
 def _products(facts: Mapping[str, Any], banded_products: bool) -> list[str]:
@@ -169,5 +169,4 @@ def print_ending(console: Console, ending: Ending, facts: Mapping[str, Any], run
         loss = float(row["val_loss"] or 0)
         perplexity = math.exp(min(loss, 700.0))
         lines.append(f"val loss {loss:.4f} nats per token (perplexity {perplexity:.2f}; {', '.join(bounds)})")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, *lines)

@@ -71,7 +71,7 @@ def restore(parts: Parts, run: RunDir, checkpoint: Checkpoint) -> float:
     if checkpoint.step > 0 and not expected <= checkpoint.state.keys():
         missing = sorted(expected - checkpoint.state.keys())[0]
         raise ArchiveError(f"{run.state}: no array {missing}; the file was not written by this version")
-    for name, mask in banded_tensors(parts.model).items():
+    for name, mask in banded_tensors(parts.spec.model).items():
         for moment in "mv":
             if checkpoint.step > 0 and checkpoint.state[f"{moment}.{name}"][:, ~mask].any():
                 raise ArchiveError(f"{run.state}: {moment}.{name} is not zero outside the band; the file is damaged")

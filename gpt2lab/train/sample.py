@@ -11,7 +11,7 @@ from gpt2lab.engine import Engine, EngineSpec, create_engine, read_weights
 from gpt2lab.errors import ConfigError
 from gpt2lab.model.params import GPTConfig
 from gpt2lab.record.disk import disk_errors
-from gpt2lab.schema import DataConfig, EngineConfig, OptimConfig, RunConfig, TokenizerName
+from gpt2lab.schema import DataConfig, EngineConfig, OptimConfig, RunConfig, SampleConfig, TokenizerName
 
 
 def generate(
@@ -55,33 +55,29 @@ def draw(logits: np.ndarray, *, temperature: float, top_k: int | None, rng: np.r
 
 
 def continue_text(
-    engine: Engine,
-    source: Source,
-    prompt: str | None,
-    *,
-    count: int,
-    max_tokens: int,
-    max_seq_len: int,
-    vocab_size: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
+    engine: Engine, source: Source, prompt: str | None, *, options: SampleConfig, shape: GPTConfig, seed: int
 ) -> list[str]:
-    """Return `count` texts that begin with `prompt` (None: the source's own); a text ends where a row does."""
+    """Return texts that begin with `prompt` (None: the source's own, whatever `options` say) and end where a row does.
+
+    shape: of the engine's model. Raises ConfigError for a prompt outside its vocabulary.
+    """
     begin = source.tokenizer.encode(source.prompt if prompt is None else prompt).astype(np.int32)
-    if len(begin) and begin.max() >= vocab_size:
+    if len(begin) and begin.max() >= shape.vocab_size:
         raise ConfigError(
-            f"the prompt's token {begin.max()} is outside the model's vocabulary of {vocab_size}: use its tokenizer"
+            f"the prompt's token {begin.max()} is outside the model's vocabulary of {shape.vocab_size}: use its "
+            "tokenizer"
         )
-    room = max_tokens if source.row_len is None else min(max_tokens, max(source.row_len - len(begin), 0))
-    prompts = np.tile(begin, (count, 1))
+    room = options.max_tokens
+    if source.row_len is not None:
+        room = min(room, max(source.row_len - len(begin), 0))
+    prompts = np.tile(begin, (options.count, 1))
     steps = generate(
         engine,
         prompts,
         max_tokens=room,
-        max_seq_len=max_seq_len,
-        temperature=temperature,
-        top_k=top_k,
+        max_seq_len=shape.max_seq_len,
+        temperature=options.temperature,
+        top_k=options.top_k,
         seed=seed,
     )
     rows = np.concatenate([prompts, *(step[:, None] for step in steps)], axis=1)
@@ -136,18 +132,8 @@ def write_samples(engine: Engine, source: Source, config: RunConfig, model: GPTC
     if source.answer_span and not options.prompt:
         texts = answer_examples(engine, source, count=options.count, max_seq_len=model.max_seq_len)
     else:
-        texts = continue_text(
-            engine,
-            source,
-            options.prompt or None,
-            count=options.count,
-            max_tokens=options.max_tokens,
-            max_seq_len=model.max_seq_len,
-            vocab_size=model.vocab_size,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            seed=config.seed,
-        )
+        prompt = options.prompt or None
+        texts = continue_text(engine, source, prompt, options=options, shape=model, seed=config.seed)
     with disk_errors("write samples", folder):
         folder.mkdir(exist_ok=True)
         for number, text in enumerate(texts, 1):

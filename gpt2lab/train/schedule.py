@@ -16,13 +16,10 @@ def learning_rate(step: int, *, max_steps: int, optim: OptimConfig, schedule: Sc
         return peak * (step + 1) / warmup
     if schedule.name is ScheduleName.constant:
         return peak
-    if schedule.name is ScheduleName.cosine:
-        start, span = warmup, max_steps - warmup
-    else:
-        span = round(max_steps * schedule.decay_fraction)
-        start = max(warmup, max_steps - span)
-        span = max_steps - start
-    progress = min(max((step - start) / max(span, 1), 0.0), 1.0)
+    start = warmup
+    if schedule.name is ScheduleName.wsd:
+        start = max(warmup, max_steps - round(max_steps * schedule.decay_fraction))
+    progress = min(max((step - start) / max(max_steps - start, 1), 0.0), 1.0)
     falling = 0.5 * (1 + math.cos(math.pi * progress)) if schedule.name is ScheduleName.cosine else 1 - progress
     return peak * (schedule.final_lr_fraction + (1 - schedule.final_lr_fraction) * falling)
 

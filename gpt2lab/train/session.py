@@ -1,7 +1,6 @@
 """One run from its directory's first file to its last: the record around the training loop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,26 +19,15 @@ from gpt2lab.train.check import check_stop_when
 from gpt2lab.train.facts import begin_record, data_facts, engine_facts, model_facts
 from gpt2lab.train.interrupts import Interrupts
 from gpt2lab.train.loop import Ending, Hooks, run_loop
-from gpt2lab.train.progress import Display, Transfer, print_ending, print_header
+from gpt2lab.train.progress import Display, Transfer, print_ending, print_header, print_lines
 from gpt2lab.train.resume import check_same_config, restore, resume_record
 from gpt2lab.train.sample import write_samples
 from gpt2lab.train.setup import Parts, prepare_parts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The result of a run."""
-
-    run_dir: Path
-    state: str  # finished or interrupted
-    reason: str
-    last_row: Row
-    facts: dict[str, Any]  # the sections data, model and engine of provenance.json
-
-
 def execute(
     config: RunConfig, run_dir: Path, *, overrides: Sequence[str], command: Sequence[str], console: Console
-) -> Outcome:
+) -> Ending:
     """Run `config` in `run_dir`, or continue the run there when `config.resume` is set.
 
     Raises the errors of gpt2lab.errors. A run that fails records the reason in its status.json; a run that cannot be
@@ -50,6 +38,7 @@ def execute(
     resumes, config.resume = bool(config.resume), None
     run = RunDir.reopen(run_dir) if resumes else RunDir.claim(run_dir)
     with run, Interrupts() as interrupts:
+        is_begun = not resumes
         try:
             checkpoint = None
             if resumes:
@@ -62,14 +51,12 @@ def execute(
             facts = {"data": data_facts(parts), "model": model_facts(parts), "engine": engine_facts(parts)}
             record = resume_record if resumes else begin_record
             for line in record(run, parts, facts, overrides=list(overrides), command=list(command)):
-                console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
-        except BaseException as error:
-            if resumes:
-                raise
-            _end(run, error)
-        try:
+                print_lines(console, f"warning: {line}", style="yellow")
+            is_begun = True
             return _train_and_finish(parts, run, interrupts, facts, resumed_s=resumed_s, console=console)
         except BaseException as error:
+            if not is_begun:
+                raise
             _end(run, error)
 
 
@@ -92,11 +79,10 @@ def _train_and_finish(
     *,
     resumed_s: float | None,
     console: Console,
-) -> Outcome:
+) -> Ending:
     """Train to the end; `resumed_s` are the seconds trained before a run was continued, None for a new one."""
     config = parts.config
-    banded_products = config.engine.banded_products
-    print_header(console, facts, first_step=parts.engine.step, banded_products=banded_products)
+    print_header(console, facts, first_step=parts.engine.step, banded_products=config.engine.banded_products)
     tracker = start_tracker(
         config.tracker,
         run_dir=run.path,
@@ -104,28 +90,24 @@ def _train_and_finish(
         run_config=plain(config) | {"facts": facts},
         tags=config.tags,
         resume=resumed_s is not None,
-        warn=lambda line: console.print(line, style="yellow", markup=False, soft_wrap=True),
+        warn=lambda line: print_lines(console, line, style="yellow"),
     )
     finished = False
     try:
         ending = _train(parts, run, tracker, interrupts, console=console, elapsed_s=resumed_s or 0.0)
         if ending.state == "finished":
             try:
-                write_samples(parts.engine, parts.source, config, parts.model, run.samples)
+                write_samples(parts.engine, parts.source, config, parts.spec.model, run.samples)
             except KeyboardInterrupt:  # the trained model is saved already
                 console.print("samples left out: interrupted")
         finished = ending.state == "finished"
     finally:
         tracker.finish(finished)
     run.write_status(
-        ending.state,
-        reason=ending.reason,
-        step=ending.step,
-        training_s=ending.training_s,
-        tracker=tracker.state,
+        ending.state, reason=ending.reason, step=ending.step, training_s=ending.training_s, tracker=tracker.state
     )
     print_ending(console, ending, facts, run.path)
-    return Outcome(run_dir=run.path, state=ending.state, reason=ending.reason, last_row=ending.last_row, facts=facts)
+    return ending
 
 
 def _train(
@@ -137,7 +119,7 @@ def _train(
         metrics.sync()
         save_checkpoint(
             run.path,
-            write_model=lambda file: write_checkpoint(file, engine.parameters(), parts.model),
+            write_model=lambda file: write_checkpoint(file, engine.parameters(), parts.spec.model),
             state=engine.moments(),
             step=engine.step,
             meta={"config_hash": config_hash(plain(parts.config)), "elapsed_s": repr(elapsed_s)},

@@ -19,9 +19,6 @@ class Parts:
     config: RunConfig
     source: Source
     spec: EngineSpec  # what the engine was made from
-    model: GPTConfig
-    seq_len: int  # T
-    counted: tuple[int, ...] | None  # target positions in the loss; None = all
     batches: Batches
     engine: Engine
 
@@ -33,42 +30,38 @@ def prepare_parts(config: RunConfig, *, weights: Path | None = None, report_prog
     """
     source = read_source(config.data, vocab_size=config.model.vocab_size, report_progress=report_progress)
     spec, batches = specify(config, source)
-    model, params = starting_point(config, source, weights)
+    check_spec(spec)
+    model, params = starting_point(config, spec.model, weights)
     spec = replace(spec, model=model)
-    assert spec.seq_len is not None
-    return Parts(
-        config=config,
-        source=source,
-        spec=spec,
-        model=model,
-        seq_len=spec.seq_len,
-        counted=spec.counted,
-        batches=batches,
-        engine=create_engine(spec, params),
-    )
+    return Parts(config=config, source=source, spec=spec, batches=batches, engine=create_engine(spec, params))
 
 
-def specify(config: RunConfig, source: Source, *, check_engine: bool = True) -> tuple[EngineSpec, Batches]:
-    """Return what the engine and the batches of a run are made from.
-
-    Raises ConfigError and DataError, and EngineError for an engine that is not available here, if `check_engine`.
-    """
-    model = model_shape(config, source.vocab_size)
-    _check_prompt(config, source, model)
+def specify(config: RunConfig, source: Source) -> tuple[EngineSpec, Batches]:
+    """Return what the engine of a run is made from, and its batches. Raises ConfigError and DataError."""
     seq_len = choose_seq_len(config.train.seq_len, source, config.model.max_seq_len)
     batches = training_batches(config, source, seq_len)
-    spec = EngineSpec(
-        model=model,
+    spec = engine_spec(config, source, seq_len, batches.batch_size)
+    if config.sample.count and config.sample.prompt:
+        token = source.tokenizer.encode(config.sample.prompt).max()
+        if token >= spec.model.vocab_size:  # the model could not continue it after training
+            raise ConfigError(
+                f"sample.prompt={config.sample.prompt}: token {token} is outside the model's vocabulary of "
+                f"{spec.model.vocab_size}"
+            )
+    return spec, batches
+
+
+def engine_spec(config: RunConfig, source: Source, seq_len: int, batch_size: int) -> EngineSpec:
+    """Return what the engine of a run is made from, for updates of `batch_size` sequences of T = `seq_len`."""
+    return EngineSpec(
+        model=model_shape(config, source.vocab_size),
         optim=config.optim,
         engine=config.engine,
         counted=counted_positions(config.task_position, seq_len, source.answer_span),
-        batch_size=batches.batch_size,
+        batch_size=batch_size,
         seq_len=seq_len,
         micro_batch_size=config.train.micro_batch_size,
     )
-    if check_engine:
-        check_spec(spec)
-    return spec, batches
 
 
 def training_batches(config: RunConfig, source: Source, seq_len: int) -> Batches:
@@ -119,20 +112,8 @@ def model_shape(config: RunConfig, data_vocab_size: int) -> GPTConfig:
     )
 
 
-def _check_prompt(config: RunConfig, source: Source, model: GPTConfig) -> None:
-    """Raise ConfigError now for a prompt that the model could not continue after training."""
-    if config.sample.count and config.sample.prompt:
-        tokens = source.tokenizer.encode(config.sample.prompt)
-        if tokens.max() >= model.vocab_size:
-            raise ConfigError(
-                f"sample.prompt={config.sample.prompt}: token {tokens.max()} is outside the model's vocabulary of "
-                f"{model.vocab_size}"
-            )
-
-
-def starting_point(config: RunConfig, source: Source, weights: Path | None = None) -> tuple[GPTConfig, Params]:
+def starting_point(config: RunConfig, model: GPTConfig, weights: Path | None) -> tuple[GPTConfig, Params]:
     """Return shape and starting parameters: drawn from the seed, or those of `weights` or `model.init_from`."""
-    model = model_shape(config, source.vocab_size)
     if config.model.init_from is None and weights is None:
         params = init_params(model, seed=config.seed, scale_residual=config.model.scale_residual_init)
         return model, params

@@ -32,7 +32,6 @@ class Source:
     detail: dict[str, object] = field(default_factory=dict)  # what a report should say, plain values
 
 
-Describe = Callable[[DataConfig, int | None], Source]
 Read = Callable[[Source, DataConfig, Progress | None], Source]
 
 
@@ -42,5 +41,5 @@ class SourceKind:
 
     name: str
     keys: frozenset[str]  # keys of DataConfig that it uses, besides source and order
-    describe: Describe  # reads nothing; the int is model.vocab_size
+    describe: Callable[[DataConfig, int | None], Source]  # reads nothing; the int is model.vocab_size
     read: Read  # adds splits, files and detail to a description

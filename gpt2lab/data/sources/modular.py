@@ -4,6 +4,7 @@ Rows are `BOS a OP b EQ c EOS EOS`. Tokens are the numbers 0 ... p-1, then BOS, 
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,13 +18,13 @@ from gpt2lab.schema import DataConfig, Operation
 MAX_PRIME = 4096  # all pairs are listed: 16.8 million equations, 268 MB
 _ROW_LEN = 8
 _ANSWER = 4  # target position of c
-_SIGNS = {Operation.add: "+", Operation.sub: "-", Operation.mul: "*", Operation.div: "/", Operation.sq_sum: "sq_sum"}
-_RULES = {
-    Operation.add: "a + b = c",
-    Operation.sub: "a - b = c",
-    Operation.mul: "a * b = c",
-    Operation.div: "a / b = c, b not 0",
-    Operation.sq_sum: "a^2 + b^2 = c",
+# The sign, the rule for a reader, and c before it is reduced modulo p.
+_OPERATIONS: dict[Operation, tuple[str, str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]]] = {
+    Operation.add: ("+", "a + b = c", lambda a, b, p: a + b),
+    Operation.sub: ("-", "a - b = c", lambda a, b, p: a - b),
+    Operation.mul: ("*", "a * b = c", lambda a, b, p: a * b),
+    Operation.div: ("/", "a / b = c, b not 0", lambda a, b, p: a * _inverses(p)[b]),
+    Operation.sq_sum: ("sq_sum", "a^2 + b^2 = c", lambda a, b, p: a * a + b * b),
 }
 
 
@@ -33,19 +34,20 @@ def _describe(config: DataConfig, vocab_size: int | None) -> Source:
     if p > MAX_PRIME:
         raise ConfigError(f"data.prime={p}: expected at most {MAX_PRIME}, since all {p}^2 equations are listed")
     if config.operation is Operation.div and not _is_prime(p):
+        below, above = (next(filter(_is_prime, numbers)) for numbers in (range(p, 1, -1), range(p, 2 * p)))
         raise ConfigError(
             f"data.prime={p} is not a prime number, and data.operation=div needs one: "
-            f"use {_prime_below(p)} or {_prime_above(p)}, or another operation"
+            f"use {below} or {above}, or another operation"
         )
     best_loss = np.zeros(_ROW_LEN)
     best_loss[0] = math.log(p)
     best_loss[2] = math.log(p - _first_b(config))
-    symbols = (*(str(number) for number in range(p)), "BOS", "EOS", "=", *(_SIGNS[op] for op in Operation))
+    symbols = (*(str(number) for number in range(p)), "BOS", "EOS", "=", *(_OPERATIONS[op][0] for op in Operation))
     return describe_rows("modular", SymbolTokenizer("equations", symbols), best_loss, (_ANSWER, _ANSWER))
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
-    return with_rows(source, list_equations(config), config, f"{_RULES[config.operation]} (mod {config.prime})")
+    return with_rows(source, list_equations(config), config, f"{_OPERATIONS[config.operation][1]} (mod {config.prime})")
 
 
 def list_equations(config: DataConfig) -> np.ndarray:
@@ -58,7 +60,7 @@ def list_equations(config: DataConfig) -> np.ndarray:
     rows[:, [0, 2, 4, 6, 7]] = bos, operation, eq, eos, eos
     rows[:, 1] = a
     rows[:, 3] = b
-    rows[:, _ANSWER + 1] = _results(config.operation, a, b, p)
+    rows[:, _ANSWER + 1] = _OPERATIONS[config.operation][2](a, b, p) % p
     return rows
 
 
@@ -66,29 +68,12 @@ def _first_b(config: DataConfig) -> int:
     return int(config.operation is Operation.div)
 
 
-def _results(operation: Operation, a: np.ndarray, b: np.ndarray, p: int) -> np.ndarray:
-    if operation is Operation.add:
-        return (a + b) % p
-    if operation is Operation.sub:
-        return (a - b) % p
-    if operation is Operation.mul:
-        return (a * b) % p
-    if operation is Operation.sq_sum:
-        return (a * a + b * b) % p
-    inverses = np.array([0, *(pow(number, -1, p) for number in range(1, p))])
-    return (a * inverses[b]) % p
+def _inverses(p: int) -> np.ndarray:
+    return np.array([0, *(pow(number, -1, p) for number in range(1, p))])
 
 
 def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
-
-
-def _prime_below(number: int) -> int:
-    return next(candidate for candidate in range(number, 1, -1) if _is_prime(candidate))
-
-
-def _prime_above(number: int) -> int:
-    return next(candidate for candidate in range(number, 2 * number + 1) if _is_prime(candidate))
 
 
 MODULAR = SourceKind(name="modular", keys=SPLIT_KEYS | {"operation", "prime"}, describe=_describe, read=_read)

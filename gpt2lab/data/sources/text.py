@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from gpt2lab.data.download import Progress
+from gpt2lab.data.download import Progress, file_errors
 from gpt2lab.data.prepare import decode_utf8
 from gpt2lab.data.sources.base import Source
 from gpt2lab.data.sources.corpus import corpus, with_text
@@ -25,13 +25,17 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
     """
     if not path.exists():
         raise DataError(f"data.path={path}: there is no such file or folder; expected UTF-8 text")
-    files = _visible_files(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
     texts, hashes = [], {}
     for file in files:
-        try:
+        with file_errors(file, "read"):
             raw = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
         decode_utf8(raw, file)
         texts.append(raw)
         name = file.relative_to(path).as_posix() if path.is_dir() else file.name
@@ -40,14 +44,6 @@ def read_text(path: Path) -> tuple[bytes, dict[str, str]]:
         what = "the folder holds no text" if path.is_dir() else "the file is empty"
         raise DataError(f"data.path={path}: {what}; expected UTF-8 text")
     return b"\n".join(texts), hashes
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
 
 
 TEXT = corpus("text", _read, keys=["path"])

@@ -27,22 +27,21 @@ FILES = {
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:
-    names = {split: file.url.rsplit("/", 1)[1] for split, file in FILES.items()}
-    local = None if config.path is None else Path(config.path).expanduser()
-    if local is not None and not local.is_dir():
-        return with_local_file(source, local, report_progress)
+    folder = data_dir() / "tinystories"
+    if config.path is not None:
+        folder = Path(config.path).expanduser()
+        if not folder.is_dir():
+            return with_local_file(source, folder, report_progress)
     splits, hashes = {}, {}
     for split, remote in FILES.items():
-        if local is None:
-            path = data_dir() / "tinystories" / names[split]
-            sha256 = remote.sha256
-        else:
-            path = local / names[split]
+        path, sha256 = folder / remote.name, remote.sha256
+        if config.path is not None:
             if not path.exists():
-                raise DataError(f"data.path={local}: {path.name} is not in it; expected {' and '.join(names.values())}")
+                names = " and ".join(file.name for file in FILES.values())
+                raise DataError(f"data.path={folder}: {path.name} is not in it; expected {names}")
             sha256 = hash_file(path)
         key = f"{sha256[:16]}-{source.tokenizer.name}"
-        if local is None and not is_prepared(key):
+        if config.path is None and not is_prepared(key):
             fetch(remote, path, report_progress)
         splits[split] = prepare_split(path, key=key, tokenizer=source.tokenizer, report_progress=report_progress)
         hashes[path.name] = sha256
