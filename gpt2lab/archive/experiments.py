@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.manifest import check_version
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import read_json
+from gpt2lab.record.disk import check_version, read_json
 from gpt2lab.record.sweep import RUNS, is_sweep
 
 NUMBER = re.compile(r"([0-9]{5,12})-")  # that the name of every experiment begins with
@@ -117,7 +116,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json of an experiment. Raises ArchiveError when it is missing, damaged or of another version."""
     path = directory / "summary.json"
     summary = read_json(path)
-    check_version(path, summary, _SUMMARY_VERSION)
+    check_version(path, summary.get("version", _SUMMARY_VERSION), _SUMMARY_VERSION)
     return summary
 
 

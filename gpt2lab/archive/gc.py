@@ -21,7 +21,7 @@ from gpt2lab.archive.staging import PREFIX, held_orphan
 from gpt2lab.archive.verify import verify, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
-from gpt2lab.record.lock import acquire, is_held
+from gpt2lab.record.lock import held, is_held
 from gpt2lab.record.rundir import DAY_S, RunDir, runs_elsewhere
 from gpt2lab.record.sweep import PLAN, Sweep, read_sweep
 
@@ -95,7 +95,7 @@ def _delete_run(folder: JudgedFolder, archive: _Archive) -> JudgedFolder:
     with contextlib.ExitStack() as locks:
         try:
             for run_dir in _held_dirs(folder.path):
-                locks.callback(os.close, acquire(run_dir))
+                locks.enter_context(held(run_dir))
             again = _judge(folder.path, archive, locked=True)
         except ArchiveError as error:
             return JudgedFolder(path=folder.path, kind=folder.kind, can_go=False, why=str(error), bytes=0)
@@ -207,8 +207,8 @@ def _archived(
         why = f"{experiment.path.name} is not as it was archived: {fault}" if fault else ""
         why = why or _lacks(experiment.path, path, passed_over or [])
         if not why:
-            held = f"archived as {experiment.path.name}"
-            return (True, held) if waiting is None else (False, f"{held}, and can be continued with resume={waiting}")
+            kept = f"archived as {experiment.path.name}"
+            return (True, kept) if waiting is None else (False, f"{kept}, and can be continued with resume={waiting}")
     return False, why
 
 
