@@ -65,21 +65,15 @@ def list_experiments(root: Path, parts: Iterable[str] = PARTS) -> list[Listed]:
     listed = []
     for experiment in find_experiments(root):
         contents: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-        damage = []
+        damage: tuple[str, ...] = ()
         for part in asked:
             try:
                 path = experiment.path
                 contents[part] = read_summary(path) if part == "summary" else read_json(path / f"{part}.json")
             except ArchiveError as error:
-                damage.append(str(error))
+                damage += (str(error),)
         listed.append(
-            Listed(
-                number=experiment.number,
-                slug=experiment.slug,
-                path=experiment.path,
-                **contents,
-                damage=tuple(damage),
-            )
+            Listed(number=experiment.number, slug=experiment.slug, path=experiment.path, **contents, damage=damage)
         )
     return listed
 

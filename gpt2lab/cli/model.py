@@ -30,8 +30,7 @@ def plan(overrides: tuple[str, ...]) -> None:
 
     grid = expand(overrides)
     if grid is not None:
-        first = describe_job(grid.jobs[0].values) or "the only one"
-        click.echo(f"{'sweep':<16} {len(grid.jobs)} jobs; this is the first, {first}")
+        click.echo(f"{'sweep':<16} {len(grid.jobs)} jobs; this is the first, {describe_job(grid.jobs[0].values)}")
     for what, value in describe(make_plan(grid.jobs[0].config if grid else compose(list(overrides)))):
         click.echo(f"{what:<16} {value}")
 

@@ -1,7 +1,9 @@
 """Text of any origin on a terminal: no control code gets through, and a table costs no more than its text."""
 
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from gpt2lab.record.markdown import one_line
 
@@ -11,6 +13,13 @@ _LONGEST_CELL = 60  # characters
 def printable(text: str) -> str:
     """Return `text` with a ? for every character that a terminal could obey instead of show; lines stay lines."""
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def json_value(value: Any) -> Any:
+    """Return a value as JSON has it: bytes in hex, a number that is not finite as text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """Where a run comes from: command, source, machine, versions, and the hashes that tie a number to them."""
 
-import copy
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import uuid
@@ -83,7 +83,7 @@ def hashed_config(config: dict[str, Any]) -> dict[str, Any]:
 
     Names, notes, tags, tracker, archive, sweep and the places of data files do not count.
     """
-    kept = {key: copy.copy(value) for key, value in config.items() if key not in _NOT_HASHED}
+    kept = {key: value for key, value in config.items() if key not in _NOT_HASHED}
     if isinstance(kept.get("data"), dict):
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in _DATA_PATHS}
     return kept
@@ -156,13 +156,10 @@ def _read_cpu() -> str:
         )
         return found.stdout.strip() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
+        named = re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        named = None
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def _read_platform() -> dict[str, Any]:
