@@ -16,14 +16,14 @@ from gpt2lab.archive import resolve_run
 from gpt2lab.archive.agreement import ChangedValue
 from gpt2lab.archive.reproduce import ReproduceError, Reproduction, ReproductionPlan, plan_reproduction
 from gpt2lab.archive.reproduce import reproduce as run_again
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import json_value, printable
 from gpt2lab.record.source_archive import source_of
 
 _DIFFERENT = 5  # exit code
 
 
-@click.command()
+@group.command()
 @click.argument("experiment")
 @click.option("--steps", type=click.IntRange(1), help="Compare only the first K updates.", metavar="K")
 @click.option(
@@ -133,6 +133,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-COMMANDS = (reproduce,)

@@ -8,12 +8,12 @@ import click
 
 from gpt2lab.archive import list_experiments
 from gpt2lab.archive.query import QueryResult, describe, select
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import json_value, printable, table
 from gpt2lab.errors import ConfigError
 
 
-@click.command()
+@group.command()
 @click.argument("query", required=False)
 @click.option("--tables", is_flag=True, help="List tables and columns: how many values each has, and an example.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
@@ -56,6 +56,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(json_value(value))
-
-
-COMMANDS = (sql,)

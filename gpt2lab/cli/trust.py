@@ -11,7 +11,7 @@ from gpt2lab.archive import check_root, find_experiments, resolve_experiment, wr
 from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import Fault, Verification
 from gpt2lab.archive.verify import verify as verify_experiment
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
 
@@ -19,7 +19,7 @@ _SHOWN_FAULTS = 8  # of one experiment, in the line for people
 _SHOWN_ABSENT = 2
 
 
-@click.command()
+@group.command()
 @click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--weights", is_flag=True, help="Weights that are not on this machine are a fault too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
@@ -48,7 +48,7 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
         raise ArchiveError(f"{root}: {differing} of {len(paths)} experiments are not as they were archived")
 
 
-@click.command(name="export")
+@group.command(name="export")
 @click.argument("experiment")
 @click.option("--output", type=click.Path(path_type=Path), help="The tar to write; by default FOLDER.tar, here.")
 @click.option("--weights", is_flag=True, help="Put the weights in too.")
@@ -59,7 +59,7 @@ def export_command(experiment: str, output: Path | None, weights: bool, root: Pa
     click.echo(str(export_experiment(path, output or Path(f"{path.name}.tar"), weights=weights)))
 
 
-@click.command(name="import")
+@group.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Also when the run is in the archive already.")
 @root_option
@@ -106,6 +106,3 @@ def _words(fault: Fault) -> str:
 def _as_json(verdict: Verification) -> dict[str, Any]:
     facts = asdict(verdict)
     return {"experiment": facts.pop("path").name, "ok": not verdict.faults, **facts}
-
-
-COMMANDS = (verify, export_command, import_command)

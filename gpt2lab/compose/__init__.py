@@ -3,6 +3,6 @@
 from gpt2lab.compose.configs import compose, to_run_config
 from gpt2lab.compose.evaluation import Requested, compose_requested, parse_requested
 from gpt2lab.compose.grid import Grid
-from gpt2lab.compose.jobs import error_line, main
+from gpt2lab.compose.jobs import main
 from gpt2lab.compose.launch import Job, launch
 from gpt2lab.compose.wording import known_keys
