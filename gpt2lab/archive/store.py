@@ -112,16 +112,12 @@ def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: 
     with lock(root), disk_errors("create experiment", root):
         _sync(staging)
         _refuse_twice(root, run_id, step, force)
-        path = root / f"{_highest_number(root) + 1:05d}-{name}"
+        numbers = (NUMBER.match(path.name) for path in root.iterdir())  # a file or a link takes one as well
+        highest = max((int(match[1]) for match in numbers if match), default=0)
+        path = root / f"{highest + 1:05d}-{name}"
         staging.rename(path)
         fsync_directory(root)
     return path
-
-
-def _highest_number(root: Path) -> int:
-    """Return the highest number that any name in the archive begins with: a file or a link takes one as well."""
-    numbers = (NUMBER.match(path.name) for path in root.iterdir())
-    return max((int(match[1]) for match in numbers if match), default=0)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import Fault, Verification
 from gpt2lab.archive.verify import verify as verify_experiment
 from gpt2lab.cli.group import group, root_option
+from gpt2lab.cli.terminal import printable
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
 
@@ -41,9 +42,9 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
             verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
         except ArchiveError as error:  # one that cannot be read does not hide the others
             fault = Fault(file=str(path), kind="unreadable", why=str(error))
-            verdict = Verification(path=path, faults=(fault,), absent=(), notes_edited=False)
+            verdict = Verification(path=path, faults=(fault,))
         differing += bool(verdict.faults)
-        click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
+        click.echo(json.dumps(_as_json(verdict)) if as_json else printable(_line(verdict)).replace("\n", "?"))
     if differing:
         raise ArchiveError(f"{root}: {differing} of {len(paths)} experiments are not as they were archived")
 
@@ -92,15 +93,10 @@ def _line(verdict: Verification) -> str:
     remarks = f" ({', '.join(notes)})" if notes else ""
     if not verdict.faults:
         return f"{verdict.path.name}: ok{remarks}"
-    shown = [_words(fault) for fault in verdict.faults[:_SHOWN_FAULTS]]
+    shown = [f"{fault.kind} {fault.file}: {' '.join(fault.why.split())}" for fault in verdict.faults[:_SHOWN_FAULTS]]
     more = len(verdict.faults) - len(shown)
     shown += [f"and {more} more, see --json"] if more else []
     return f"{verdict.path.name}: {'; '.join(shown)}{remarks}"
-
-
-def _words(fault: Fault) -> str:
-    text = f"{fault.kind} {fault.file}: {' '.join(fault.why.split())}"
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _as_json(verdict: Verification) -> dict[str, Any]:

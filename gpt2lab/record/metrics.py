@@ -65,10 +65,8 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
         return repr(int(value)) if name in self._integers else repr(float(value))
 
     def _write(self, line: bytes) -> None:
-        try:
+        with disk_errors("append", self.path):
             written = self._file.write(line)
-        except OSError as error:
-            raise ArchiveError(f"{self.path}: cannot append: {(error.strerror or str(error)).lower()}") from error
         if written != len(line):  # a disk that fills up takes the first part of a line
             raise ArchiveError(f"{self.path}: cannot append: no space left on device")
 

@@ -62,6 +62,8 @@ def collect(
     written relative to `source_root`, or to the home directory as `~`, so that no user name gets into an archive.
     Without git, or outside a checkout, the git fields are null.
     """
+    # The cores this process may use, which a container or a batch system often limits.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "run_id": uuid.uuid4().hex,
         "created": now_utc(),
@@ -70,7 +72,13 @@ def collect(
         "source_hash": source_hash(source_root),
         "code_hash": code_hash(source_root),
         "git": _read_git(source_root),
-        "platform": _read_platform(),
+        "platform": {
+            "python": platform.python_version(),
+            "os": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "cpu": _read_cpu(),
+            "cores": cores,
+        },
         "versions": {"gpt2lab": __version__, **read_versions(PACKAGES)},
         "data": _portable(data, source_root),
         "model": _portable(model, source_root),
@@ -160,18 +168,6 @@ def _read_cpu() -> str:
     except OSError:
         named = None
     return named[1].strip() if named else platform.processor() or platform.machine()
-
-
-def _read_platform() -> dict[str, Any]:
-    # The cores this process may use, which a container or a batch system often limits.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "python": platform.python_version(),
-        "os": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cpu": _read_cpu(),
-        "cores": cores,
-    }
 
 
 def read_versions(packages: Iterable[str]) -> dict[str, str]:
