@@ -6,6 +6,7 @@ A user's error is one line that says which key or file, what was found, what was
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TRACEBACK_VARIABLE = "GPT2LAB_TRACEBACK"  # set to 1, errors come with their traceback
@@ -72,6 +73,26 @@ def describe_error(error: Exception) -> tuple[str, int]:
         attached = f"{error.traceback_file}, and config.yaml and provenance.json beside it"
     what = " ".join(internal_message(error).split())
     return f"internal error: {what}; this is a fault of gpt2lab, please report it and attach {attached}", 1
+
+
+@contextlib.contextmanager
+def error_line(codes: list[int], *, show: Callable[[str], str] = str) -> Iterator[None]:
+    """Turn an error into one line on stderr, as `show` writes it, and its exit code; a closed pipe has no line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if is_closed_pipe(error):
+            codes.append(discard_output())
+            return
+        if isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        line, code = describe_error(error)
+        print(f"gpt2lab: {show(line)}", file=sys.stderr)
+        codes.append(code)
+    except KeyboardInterrupt:
+        if not codes or codes[-1] != 130:
+            print("gpt2lab: interrupted", file=sys.stderr)
+            codes.append(130)
 
 
 def is_closed_pipe(error: BaseException) -> bool:

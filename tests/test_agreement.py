@@ -3,7 +3,6 @@ import math
 import pytest
 
 from gpt2lab.archive.agreement import ChangedValue, compare_rows
-from gpt2lab.errors import ArchiveError
 
 ROWS = [
     {"step": 0, "tokens": 0, "val_loss": 5.5},
@@ -74,8 +73,3 @@ def test_a_metric_that_the_archived_run_never_measured_is_not_compared():
     later = [{**row, "new_loss": 1.0} for row in ROWS]
     assert compare_rows(ROWS, later).verdict(0.0) == "identical"
     assert compare_rows(later, ROWS).verdict(1e300) == "different"
-
-
-def test_a_step_that_comes_twice_is_refused():
-    with pytest.raises(ArchiveError, match="step 0 comes twice"):
-        compare_rows([*ROWS, ROWS[0]], ROWS)

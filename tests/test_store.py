@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lab.archive import create, list_experiments, read_manifest, read_summary, refresh_manifest, resolve
+from gpt2lab.archive import create, list_experiments, read_manifest, read_summary, resolve
+from gpt2lab.archive.manifest import refreshed, write_entries
 from gpt2lab.archive.store import slug
 from gpt2lab.archive.verify import verify
 from gpt2lab.errors import ArchiveError
@@ -309,7 +310,7 @@ def test_a_new_report_is_taken_into_the_manifest_and_the_record_is_not(archived_
     (archived_run / "figures" / "lr.svg").write_text("<svg></svg>")
     (archived_run / "metrics.csv").write_text("tampered")
     (archived_run / "model.bin").unlink()  # a fresh clone has no weights
-    refresh_manifest(archived_run)
+    write_entries(archived_run, refreshed(archived_run, archived_run))
     after = read_manifest(archived_run)
     for name in ("README.md", "notes.md", "figures/lr.svg"):
         assert after[name]["sha256"] == file_sha256(archived_run / name)
@@ -325,5 +326,5 @@ def test_a_damaged_manifest_is_named_and_not_replaced(archived_run, content):
     if content is not None:
         manifest.write_text(content)
     with pytest.raises(ArchiveError, match=r"manifest\.json"):
-        refresh_manifest(archived_run)
+        write_entries(archived_run, refreshed(archived_run, archived_run))
     assert manifest.exists() == (content is not None)

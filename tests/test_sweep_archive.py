@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt2lab.archive import read_manifest, refresh_manifest
+from gpt2lab.archive import read_manifest
+from gpt2lab.archive.manifest import refreshed, write_entries
 from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import verify
 from gpt2lab.cli.trust import check_config
@@ -154,7 +155,7 @@ def test_the_files_of_a_report_are_rewritten_at_the_top_only(archived_sweep):
     (archived_sweep / SECOND / "README.md").write_text("a page of a stranger")
     (archived_sweep / SECOND / "figures").mkdir()
     (archived_sweep / SECOND / "figures" / "loss.svg").write_text("<svg/>")
-    refresh_manifest(archived_sweep)
+    write_entries(archived_sweep, refreshed(archived_sweep, archived_sweep))
     assert faults(archived_sweep) == [("extra", f"{SECOND}/README.md"), ("extra", f"{SECOND}/figures/loss.svg")]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from run_records import write_text_run
 
-from gpt2lab.archive import create, read_summary, refresh_manifest
+from gpt2lab.archive import create, read_summary
+from gpt2lab.archive.manifest import refreshed, write_entries
 from gpt2lab.archive.verify import verify
 from gpt2lab.cli.trust import check_config
 from gpt2lab.errors import ArchiveError
@@ -114,7 +115,7 @@ def test_edited_notes_are_said_and_are_no_fault(archived_run):
 def test_notes_that_the_report_took_in_are_sound_again(archived_run):
     (archived_run / "notes.md").write_text("## Conclusion\n\nIt did.\n")
     write_report(archived_run, "first light")
-    refresh_manifest(archived_run)
+    write_entries(archived_run, refreshed(archived_run, archived_run))
     verdict = check(archived_run)
     assert verdict.faults == () and not verdict.notes_edited
 

@@ -1,8 +1,6 @@
 """The archive: experiments that are numbered, complete and described by their own files."""
 
 from gpt2lab.archive.experiments import (
-    Experiment,
-    Listed,
     find_experiments,
     list_experiments,
     list_provenance,
@@ -10,30 +8,7 @@ from gpt2lab.archive.experiments import (
     resolve_experiment,
 )
 from gpt2lab.archive.index import check_root, write_index
-from gpt2lab.archive.manifest import read_manifest, refresh_manifest
+from gpt2lab.archive.manifest import read_manifest
 from gpt2lab.archive.references import expand, resolve, resolve_run, starting_weights, weights_of
 from gpt2lab.archive.store import archived_as, create
-from gpt2lab.archive.sweeps import has_record, status_words
-
-__all__ = [
-    "Experiment",
-    "Listed",
-    "archived_as",
-    "check_root",
-    "create",
-    "expand",
-    "find_experiments",
-    "has_record",
-    "list_experiments",
-    "list_provenance",
-    "read_manifest",
-    "read_summary",
-    "refresh_manifest",
-    "resolve",
-    "resolve_experiment",
-    "resolve_run",
-    "starting_weights",
-    "status_words",
-    "weights_of",
-    "write_index",
-]
+from gpt2lab.archive.sweeps import status_words

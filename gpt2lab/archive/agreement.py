@@ -1,10 +1,9 @@
 """How far the metrics of two executions of one run agree: every row and column but the timings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column
 from gpt2lab.record.metrics import Row
 
@@ -61,9 +60,9 @@ def compare_rows(archived: Sequence[Row], reproduced: Sequence[Row], *, stopped:
 
     Compared are the metrics that the archived run measured; a later version may measure more.
     `stopped` is the step at which the reproduction was ended early: what only the reproduction measured there
-    belongs to the evaluation that ends a run, and is left out. Raises ArchiveError when a step comes twice.
+    belongs to the evaluation that ends a run, and is left out.
     """
-    before, now = _by_step(archived, "the archived metrics"), _by_step(reproduced, "the metrics made now")
+    before, now = ({int(row["step"] or 0): row for row in rows} for rows in (archived, reproduced))
     measured = dict.fromkeys(name for row in archived for name, value in row.items() if value is not None)
     names = [name for name in measured if not column(name).timing]
     differences = []
@@ -83,16 +82,6 @@ def compare_rows(archived: Sequence[Row], reproduced: Sequence[Row], *, stopped:
         missing=tuple(sorted(before.keys() - now.keys())),
         extra=tuple(sorted(now.keys() - before.keys())),
     )
-
-
-def _by_step(rows: Sequence[Row], where: str) -> Mapping[int, Row]:
-    found: dict[int, Row] = {}
-    for row in rows:
-        step = int(row["step"] or 0)
-        if step in found:
-            raise ArchiveError(f"{where}: step {step} comes twice; the rows cannot be compared")
-        found[step] = row
-    return found
 
 
 def _equal(first: Value, second: Value) -> bool:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2lab.archive.manifest import check_version
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import read_json
+from gpt2lab.record.disk import check_version, read_json
 from gpt2lab.record.sweep import RUNS, is_sweep
 
 NUMBER = re.compile(r"([0-9]{5,12})-")  # that the name of every experiment begins with
@@ -66,21 +65,15 @@ def list_experiments(root: Path, parts: Iterable[str] = PARTS) -> list[Listed]:
     listed = []
     for experiment in find_experiments(root):
         contents: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-        damage = []
+        damage: tuple[str, ...] = ()
         for part in asked:
             try:
                 path = experiment.path
                 contents[part] = read_summary(path) if part == "summary" else read_json(path / f"{part}.json")
             except ArchiveError as error:
-                damage.append(str(error))
+                damage += (str(error),)
         listed.append(
-            Listed(
-                number=experiment.number,
-                slug=experiment.slug,
-                path=experiment.path,
-                **contents,
-                damage=tuple(damage),
-            )
+            Listed(number=experiment.number, slug=experiment.slug, path=experiment.path, **contents, damage=damage)
         )
     return listed
 
@@ -117,7 +110,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json of an experiment. Raises ArchiveError when it is missing, damaged or of another version."""
     path = directory / "summary.json"
     summary = read_json(path)
-    check_version(path, summary, _SUMMARY_VERSION)
+    check_version(path, summary.get("version", _SUMMARY_VERSION), _SUMMARY_VERSION)
     return summary
 
 

@@ -21,7 +21,7 @@ from gpt2lab.archive.staging import PREFIX, held_orphan
 from gpt2lab.archive.verify import verify, walk_files
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
-from gpt2lab.record.lock import acquire, is_held
+from gpt2lab.record.lock import held, is_held
 from gpt2lab.record.rundir import DAY_S, RunDir, runs_elsewhere
 from gpt2lab.record.sweep import PLAN, Sweep, read_sweep
 
@@ -60,8 +60,7 @@ def find_garbage(root: Path, runs: Path) -> list[JudgedFolder]:
 
     Changes nothing. Raises ArchiveError when `runs` lies in the archive, or the disk cannot be read.
     """
-    _refuse_archive(root, runs)
-    archive = _read_archive(root)
+    archive = _read_archive(root, runs)
     with disk_errors("read", runs):
         found = [_judge(path, archive) for path in sorted(_walk(runs, root.resolve()))]
     with disk_errors("read", root):
@@ -74,8 +73,7 @@ def delete(root: Path, runs: Path, folders: list[JudgedFolder]) -> Iterator[Judg
 
     Raises ArchiveError when the disk refuses.
     """
-    _refuse_archive(root, runs)
-    archive = _read_archive(root)
+    archive = _read_archive(root, runs)
     for folder in folders:
         if not folder.can_go:
             continue
@@ -95,7 +93,7 @@ def _delete_run(folder: JudgedFolder, archive: _Archive) -> JudgedFolder:
     with contextlib.ExitStack() as locks:
         try:
             for run_dir in _held_dirs(folder.path):
-                locks.callback(os.close, acquire(run_dir))
+                locks.enter_context(held(run_dir))
             again = _judge(folder.path, archive, locked=True)
         except ArchiveError as error:
             return JudgedFolder(path=folder.path, kind=folder.kind, can_go=False, why=str(error), bytes=0)
@@ -112,12 +110,10 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _refuse_archive(root: Path, runs: Path) -> None:
+def _read_archive(root: Path, runs: Path) -> _Archive:
     if runs.resolve().is_relative_to(root.resolve()):
         raise ArchiveError(f"{runs}: lies in the archive {root}; name the folder of the runs with --runs")
 
-
-def _read_archive(root: Path) -> _Archive:
     by_run: dict[str, list[Experiment]] = {}
     for experiment in find_experiments(root):
         by_run.setdefault(str(read_run_id(experiment)), []).append(experiment)
@@ -162,8 +158,7 @@ def _verdict(path: Path, archive: _Archive, locked: bool) -> tuple[bool, str]:
         if runs_elsewhere(run_dir, silent_s=DAY_S):
             return False, f"{run_dir} is running on another machine, as far as can be seen from here"
     if (path / PLAN).is_file():
-        sweep = read_sweep(path)
-        return _sweep_verdict(sweep, archive)
+        return _sweep_verdict(read_sweep(path), archive)
     if wrote_nothing(path):
         with disk_errors("read", path):
             own = own_file(path)
@@ -207,8 +202,8 @@ def _archived(
         why = f"{experiment.path.name} is not as it was archived: {fault}" if fault else ""
         why = why or _lacks(experiment.path, path, passed_over or [])
         if not why:
-            held = f"archived as {experiment.path.name}"
-            return (True, held) if waiting is None else (False, f"{held}, and can be continued with resume={waiting}")
+            kept = f"archived as {experiment.path.name}"
+            return (True, kept) if waiting is None else (False, f"{kept}, and can be continued with resume={waiting}")
     return False, why
 
 

@@ -15,7 +15,7 @@ from gpt2lab.record.disk import read_json
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import Loader, RunDir
 from gpt2lab.record.sweep import PLAN, RUNS, is_sweep, read_sweep
-from gpt2lab.record.unpack import check_source_archive
+from gpt2lab.record.unpack import read_source
 
 MAX_WEIGHTS_BYTES = (8 << 30) - 1  # the largest entry of a ustar header; GPT-2 XL in float32 is 6.2 GB
 MAX_FILE_BYTES = 256 << 20  # of a file that is not named below
@@ -67,7 +67,7 @@ def check_record(directory: Path, names: Iterable[str]) -> None:
         elif path.name == "metrics.csv":
             read_metrics(path)
         elif path.name == "source.tar.gz":
-            check_source_archive(path)
+            read_source(path)
     read_summary(directory)
     if is_sweep(directory):
         check_plan(directory / PLAN)

@@ -13,15 +13,7 @@ from gpt2lab.record.sweep import RUNS, Sweep
 
 NOT_RECORD = frozenset({"wandb", "state.safetensors"})  # no experiment takes it over, and no report needs it
 _LOG = "output.txt"  # what a job of a parallel sweep printed
-_FIRST_FILES = (
-    "config.yaml",
-    "overrides.yaml",
-    "provenance.json",
-    "status.json",
-    "source.tar.gz",
-    "metrics.csv",
-    "traceback.txt",
-)
+_FIRST = re.compile(r"(config|overrides)\.yaml|(provenance|status)\.json|source\.tar\.gz|metrics\.csv|traceback\.txt")
 _OUTCOME = re.compile(r"model\.bin|state\.safetensors|samples/sample-[0-9]+\.txt")
 
 
@@ -48,7 +40,7 @@ def own_file(run_dir: Path, *, outcome: bool = False) -> str | None:
     for name, _ in walk_files(run_dir):
         parts = name.split("/")
         hidden = any(part.startswith(".") for part in parts)
-        known = hidden or parts[0] == "wandb" or name in _FIRST_FILES or (len(parts) == 1 and _is_log(name))
+        known = hidden or parts[0] == "wandb" or _FIRST.fullmatch(name) or (len(parts) == 1 and _is_log(name))
         if not known and not (outcome and _OUTCOME.fullmatch(name)):
             return name
     return None

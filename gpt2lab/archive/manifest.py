@@ -4,13 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, file_sha256, json_bytes, read_json, write_atomic
+from gpt2lab.record.disk import check_version, disk_errors, file_sha256, json_bytes, read_json, write_atomic
 
 MANIFEST = "manifest.json"
 VERSION = 1
-
-# Kept beside an experiment on the machine that made it, too large for git.
-_WEIGHTS = frozenset({"model.bin"})
 
 # What a report or a person writes again later. The rest is the record of the run, and never changes.
 _REPORT = frozenset({"README.md", "summary.json"})
@@ -24,19 +21,11 @@ def write_manifest(directory: Path) -> None:
     write_entries(directory, files)
 
 
-def refresh_manifest(directory: Path) -> None:
-    """Update the entries of files that a report or a person rewrites.
-
-    The record of the run keeps the entries it was archived with, so that a change to it is still found, and weights
-    that are not on this machine stay listed. Raises ArchiveError when the manifest is missing or damaged.
-    """
-    write_entries(directory, refreshed(directory, directory))
-
-
 def refreshed(directory: Path, report: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest of the experiment `directory` with the rewritten files as they are in the folder `report`.
 
-    Raises ArchiveError when the manifest is missing or damaged.
+    The record of the run keeps the entries it was archived with, so that a change to it is still found, and weights
+    that are not on this machine stay listed. Raises ArchiveError when the manifest is missing or damaged.
     """
     files = {name: entry for name, entry in read_manifest(directory).items() if not is_rewritten(name)}
     with disk_errors("read", report):
@@ -49,7 +38,7 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     """
     path = directory / MANIFEST
     manifest = read_json(path)
-    check_version(path, manifest, VERSION)
+    check_version(path, manifest.get("version", VERSION), VERSION)
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
         isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys() for entry in files.values()
@@ -58,19 +47,9 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def check_version(path: Path, content: dict[str, Any], known: int) -> None:
-    """Raise ArchiveError when the JSON object in `path` says another version than `known`; none said is `known`."""
-    version = content.get("version", known)
-    if version != known or isinstance(version, bool):
-        raise ArchiveError(
-            f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {known}: "
-            "use the gpt2lab that wrote it"
-        )
-
-
 def is_weights(name: str) -> bool:
-    """Whether a file is kept out of git, so that it may be absent."""
-    return name.rpartition("/")[2] in _WEIGHTS
+    """Whether a file is too large for git, and kept on the machine that made it alone, so that it may be absent."""
+    return name.rpartition("/")[2] == "model.bin"
 
 
 def is_rewritten(name: str) -> bool:
@@ -94,11 +73,7 @@ def _files(directory: Path) -> list[tuple[str, Path]]:
 
 
 def _entry(path: Path, name: str) -> dict[str, Any]:
-    return {
-        "sha256": file_sha256(path),
-        "bytes": path.stat().st_size,
-        "in_git": not is_weights(name),
-    }
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size, "in_git": not is_weights(name)}
 
 
 def write_entries(directory: Path, files: dict[str, dict[str, Any]]) -> None:

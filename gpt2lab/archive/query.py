@@ -1,5 +1,6 @@
 """SQL over the archive: one query that only reads, on the tables of `archive.tables` in memory."""
 
+import contextlib
 import re
 import sqlite3
 import time
@@ -86,10 +87,8 @@ def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
     _check(query, label)
     names = _names(query)
     if not re.search(r"[^(\s]\s*\*", query):  # `SELECT *` shows what is in the configs too; count(*) does not
-        try:
+        with contextlib.suppress(_UnknownNameError):
             return _execute(Tables(experiments, names), query, label)
-        except _UnknownNameError:
-            pass
     return _execute(Tables(experiments, names, every_config=True), query, label)
 
 
@@ -99,29 +98,21 @@ class _UnknownNameError(ConfigError):
 
 def _execute(tables: Tables, query: str, label: str) -> QueryResult:
     columns = tables.columns()
-    connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        _fill(connection, columns, tables.rows)
-        _restrict(connection)
-        cursor = connection.execute(_translate(query, columns))
-        rows = list(_limited(cursor, label))
-        named = tuple(column[0] for column in cursor.description or ())
-        return QueryResult(columns=named, rows=rows, damage=tuple(tables.damage))
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            for table, names in columns.items():
+                connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
+                insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
+                connection.executemany(insert, ([row.get(name) for name in names] for row in tables.rows[table]))
+            _restrict(connection)
+            cursor = connection.execute(_translate(query, columns))
+            rows = list(_limited(cursor, label))
+            named = tuple(column[0] for column in cursor.description or ())
+            return QueryResult(columns=named, rows=rows, damage=tuple(tables.damage))
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
         raise _describe(error, columns, label) from None
-    finally:
-        connection.close()
-
-
-def _fill(
-    connection: sqlite3.Connection, columns: dict[str, tuple[str, ...]], rows: dict[str, list[dict[str, Any]]]
-) -> None:
-    for table, names in columns.items():
-        connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
-        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
-        connection.executemany(insert, ([row.get(name) for name in names] for row in rows[table]))
 
 
 def _restrict(connection: sqlite3.Connection) -> None:

@@ -23,7 +23,7 @@ from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import SOURCE_ARCHIVE, source_of
 from gpt2lab.record.sweep import sweep_of
 from gpt2lab.record.unpack import unpack_source
-from gpt2lab.record.values import flatten
+from gpt2lab.record.values import flatten, look_up
 
 _NEEDED = (SOURCE_ARCHIVE, "config.yaml", "overrides.yaml", "metrics.csv", "provenance.json", "status.json")
 
@@ -84,10 +84,10 @@ def plan_reproduction(experiment: Path, root: Path, *, steps: int | None = None)
     timed_out = str(status.get("reason")).startswith("time limit")
     if stop is None and (status["state"] == "interrupted" or timed_out):
         # It ended where the clock or a person ended it; the row that a time limit adds may lie between two others.
-        every = _section(config, "train").get("log_every")
+        every = look_up(config, "train.log_every")
         stop = last_step - last_step % every if isinstance(every, int) and every > 0 else last_step
         why_stop = f"the archived run ended there: {status.get('reason')}"
-    threads = _section(provenance, "engine").get("threads")
+    threads = look_up(provenance, "engine.threads")
     return ReproductionPlan(
         experiment=experiment,
         overrides=tuple(_overrides(record, root, config, provenance, stop)),
@@ -138,16 +138,15 @@ def _check_files(experiment: Path) -> None:
     for name in _NEEDED:
         path = source_of(experiment) if name == SOURCE_ARCHIVE else experiment / name
         entry = entries.get(path.relative_to(whole).as_posix())
-        if not path.is_file() or not isinstance(entry, dict):
+        if not path.is_file() or entry is None:
             lacks = "the manifest does not list it" if path.is_file() else "missing"
             raise ArchiveError(f"{path}: {lacks}; without it the run cannot be made again")
         with disk_errors("read", path):
             size = path.stat().st_size
-            found = file_sha256(path) if size == entry.get("bytes") else f"of {size:,} bytes"  # no need to hash
-        listed = str(entry.get("sha256"))
-        if found != listed:
+            found = file_sha256(path) if size == entry["bytes"] else f"of {size:,} bytes"  # no need to hash
+        if found != entry["sha256"]:
             raise ArchiveError(
-                f"{path}: changed since it was archived (SHA-256 {found[:20]}, manifest {listed[:12]}): "
+                f"{path}: changed since it was archived (SHA-256 {found[:20]}, manifest {entry['sha256'][:12]}): "
                 "nothing was executed; restore the file, from git for example"
             )
 
@@ -164,12 +163,12 @@ def _overrides(
             yield override
     yield from ("hydra.mode=RUN", "archive.mode=off", f"archive.root={_quoted(root.absolute())}", "tracker=none")
     yield "sample.count=0"
-    if _section(config, "train").get("time_limit") is not None:
+    if look_up(config, "train.time_limit") is not None:
         yield "train.time_limit=null"
     if stop is not None:
         yield f'train.stop_when="step>={stop}"'
-    device = _section(provenance, "engine").get("device")
-    if _section(config, "engine").get("device") == "auto" and device in ("cpu", "cuda", "mps"):
+    device = look_up(provenance, "engine.device")
+    if look_up(config, "engine.device") == "auto" and device in ("cpu", "cuda", "mps"):
         yield f"engine.device={device}"
 
 
@@ -234,13 +233,14 @@ def _compare(plan: ReproductionPlan, record: RunDir, run: RunDir, ending: str) -
 
 def _environment(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return what may change the numbers: machine, versions, device and data."""
-    platform, engine = _section(provenance, "platform"), _section(provenance, "engine")
-    found = {name: platform.get(name) for name in ("python", "machine", "cpu")}
-    found |= {f"engine {name}": engine.get(name) for name in ("name", "device", "device_name", "precision", "threads")}
-    found |= {f"data {name}": value for name, value in _section(_section(provenance, "data"), "files").items()}
-    found["model init_from_sha256"] = _section(provenance, "model").get("init_from_sha256")
-    versions = _section(provenance, "versions")
-    return found | {name: versions.get(name) for name in versions if name != "gpt2lab"}
+    flat = flatten(provenance)
+    found = {name: flat.get(f"platform.{name}") for name in ("python", "machine", "cpu")}
+    for name in ("name", "device", "device_name", "precision", "threads"):
+        found[f"engine {name}"] = flat.get(f"engine.{name}")
+    found |= {f"data {key.removeprefix('data.files.')}": flat[key] for key in flat if key.startswith("data.files.")}
+    found["model init_from_sha256"] = flat.get("model.init_from_sha256")
+    versions = {key.removeprefix("versions."): flat[key] for key in flat if key.startswith("versions.")}
+    return found | {name: version for name, version in versions.items() if name != "gpt2lab"}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -253,11 +253,6 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     names = dict.fromkeys((*before, *now))
     return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
-
-
-def _section(mapping: dict[str, Any], name: str) -> dict[str, Any]:
-    section = mapping.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def _quoted(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Writing the report of an experiment again: made whole in a staging folder, then put in place, the manifest last."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from gpt2lab.archive.manifest import MANIFEST, is_report, is_weights, refreshed,
 from gpt2lab.archive.staging import staging_folder
 from gpt2lab.archive.verify import walk_files
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, fsync_directory
+from gpt2lab.record.disk import disk_errors, fsync_directory, link_or_copy
 
 
 def rewrite_report(directory: Path, title: str, write_report: Callable[[Path, str], None]) -> None:
@@ -41,10 +40,7 @@ def _link_record(directory: Path, copy: Path) -> None:
         if hidden or name == MANIFEST or is_weights(name) or is_report(name):
             continue
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(directory / name, copy / name)
-        except OSError:  # a file system without links
-            shutil.copyfile(directory / name, copy / name)
+        link_or_copy(directory / name, copy / name)
 
 
 def _put_in_place(copy: Path, directory: Path) -> None:

@@ -57,11 +57,9 @@ def held_orphan(staging: Path) -> Iterator[bool]:
 @contextlib.contextmanager
 def unchanged(directory: Path) -> Iterator[None]:
     """Raise ArchiveError when a file of the record in `directory` changed, came or went while the block read it."""
-    with disk_errors("read", directory):
-        before = dict(_states(directory))
+    before = _states(directory)
     yield
-    with disk_errors("read", directory):
-        after = dict(_states(directory))
+    after = _states(directory)
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             raise ArchiveError(
@@ -69,14 +67,15 @@ def unchanged(directory: Path) -> Iterator[None]:
             )
 
 
-def _states(directory: Path) -> Iterator[tuple[Path, tuple[int | str, ...]]]:
-    for folder, subfolders, files in os.walk(directory):
-        subfolders[:] = [name for name in subfolders if is_record(name)]
-        for name in files:
-            if is_record(name):
-                path = Path(folder) / name
+def _states(directory: Path) -> dict[Path, tuple[int | str, ...]]:
+    states: dict[Path, tuple[int | str, ...]] = {}
+    with disk_errors("read", directory):
+        for folder, subfolders, files in os.walk(directory):
+            subfolders[:] = filter(is_record, subfolders)
+            for path in (Path(folder) / name for name in filter(is_record, files)):
                 with contextlib.suppress(FileNotFoundError):  # replaced this moment, which the second look finds
                     status = path.stat()
                     # Some file systems keep times to two seconds only.
-                    digest = file_sha256(path) if name in _WRITTEN_OFTEN else ""
-                    yield path, (status.st_ino, status.st_size, status.st_mtime_ns, digest)
+                    digest = file_sha256(path) if path.name in _WRITTEN_OFTEN else ""
+                    states[path] = (status.st_ino, status.st_size, status.st_mtime_ns, digest)
+    return states

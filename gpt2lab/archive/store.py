@@ -19,7 +19,7 @@ from gpt2lab.archive.manifest import write_manifest
 from gpt2lab.archive.staging import staging_folder, unchanged
 from gpt2lab.archive.sweeps import check_sweep, shared_config, shared_provenance, sweep_status
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, read_json, write_atomic
+from gpt2lab.record.disk import disk_errors, fsync_directory, json_bytes, link_or_copy, read_json, write_atomic
 from gpt2lab.record.lock import LOCK, is_held, locked
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir, runs_elsewhere
@@ -68,18 +68,25 @@ def create(
     sweep has not run yet, it is archived already, or the disk is full; the archive is then as it was.
     """
     of_sweep = is_sweep(run_dir)
-    check, identify, copy = (_check_sweep, _identify_sweep, _copy_sweep) if of_sweep else (_check, _identify, _copy_run)
     action = f"copy the {'sweep' if of_sweep else 'run'} into"
     with contextlib.ExitStack() as stack:
         with unchanged(run_dir):  # what is checked is what is copied
-            check(run_dir, force or allow_unfinished)
-            run_id, step = identify(run_dir)
+            if of_sweep:
+                check_sweep(read_sweep(run_dir), allow_unfinished=force or allow_unfinished)
+            else:
+                _check(RunDir(run_dir), allow_unfinished=force or allow_unfinished)
+            run_id, step = _identify(run_dir)
             with disk_errors("create experiment", root):
                 root.mkdir(parents=True, exist_ok=True)
             _refuse_twice(root, run_id, step, force)
             staging = stack.enter_context(staging_folder(root, action))
             with disk_errors(action, staging):
-                copy(run_dir, staging)
+                if of_sweep:
+                    _copy_sweep(run_dir, staging)
+                else:
+                    _copy(RunDir(run_dir), staging, _COPIED)
+                if not (staging / "notes.md").exists():
+                    (staging / "notes.md").write_text(NOTES, encoding="utf-8")
         _rename_run(staging, name, hypothesis)
         if of_sweep and complete_sweep is not None:
             complete_sweep(staging, list_provenance(root))
@@ -94,8 +101,7 @@ def archived_as(directory: Path, root: Path) -> Path | None:
 
     Raises ArchiveError for a record that cannot be read.
     """
-    identify = _identify_sweep if is_sweep(directory) else _identify
-    return _find(root, *identify(directory))
+    return _find(root, *_identify(directory))
 
 
 def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: object, force: bool) -> Path:
@@ -106,16 +112,12 @@ def claim_number(staging: Path, root: Path, name: str, *, run_id: object, step: 
     with lock(root), disk_errors("create experiment", root):
         _sync(staging)
         _refuse_twice(root, run_id, step, force)
-        path = root / f"{_highest_number(root) + 1:05d}-{name}"
+        numbers = (NUMBER.match(path.name) for path in root.iterdir())  # a file or a link takes one as well
+        highest = max((int(match[1]) for match in numbers if match), default=0)
+        path = root / f"{highest + 1:05d}-{name}"
         staging.rename(path)
         fsync_directory(root)
     return path
-
-
-def _highest_number(root: Path) -> int:
-    """Return the highest number that any name in the archive begins with: a file or a link takes one as well."""
-    numbers = (NUMBER.match(path.name) for path in root.iterdir())
-    return max((int(match[1]) for match in numbers if match), default=0)
 
 
 @contextlib.contextmanager
@@ -138,8 +140,7 @@ def slug(name: str) -> str:
     return result or "experiment"
 
 
-def _check(run_dir: Path, allow_unfinished: bool) -> None:
-    run = RunDir(run_dir)
+def _check(run: RunDir, *, allow_unfinished: bool) -> None:
     if not run.status.is_file():
         raise ArchiveError(f"{run.path} is not a run directory: it has no status.json")
     missing = [file for file in _REQUIRED if not (run.path / file).is_file()]
@@ -157,18 +158,13 @@ def _check(run_dir: Path, allow_unfinished: bool) -> None:
         )
 
 
-def _identify(run_dir: Path) -> tuple[object, object]:
-    run = RunDir(run_dir)
+def _identify(directory: Path) -> tuple[object, object]:
+    """Return the id of a run or a sweep, and what tells apart where it stopped."""
+    if is_sweep(directory):
+        sweep = read_sweep(directory)
+        return sweep.sweep_id, sweep_status(sweep)["step"]
+    run = RunDir(directory)
     return run.read_provenance().get("run_id"), run.read_status().get("step")
-
-
-def _check_sweep(directory: Path, allow_unfinished: bool) -> None:
-    check_sweep(read_sweep(directory), allow_unfinished=allow_unfinished)
-
-
-def _identify_sweep(directory: Path) -> tuple[object, object]:
-    sweep = read_sweep(directory)
-    return sweep.sweep_id, sweep_status(sweep)["step"]
 
 
 def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None:
@@ -181,22 +177,10 @@ def _refuse_twice(root: Path, run_id: object, step: object, force: bool) -> None
 
 def _find(root: Path, run_id: object, step: object) -> Path | None:
     for experiment in find_experiments(root) if run_id is not None else ():
-        if read_run_id(experiment) == run_id and _read_step(experiment.path) == step:
-            return experiment.path
+        with contextlib.suppress(ArchiveError):  # damaged: its result is not the same as any other
+            if read_run_id(experiment) == run_id and read_json(experiment.path / "status.json").get("step") == step:
+                return experiment.path
     return None
-
-
-def _read_step(experiment: Path) -> object:
-    try:
-        return read_json(experiment / "status.json").get("step")
-    except ArchiveError:  # damaged: its result is not the same as any other
-        return object()
-
-
-def _copy_run(run_dir: Path, staging: Path) -> None:
-    _copy(RunDir(run_dir), staging, _COPIED)
-    if not (staging / "notes.md").exists():
-        (staging / "notes.md").write_text(NOTES, encoding="utf-8")
 
 
 def _copy_sweep(directory: Path, staging: Path) -> None:
@@ -212,8 +196,6 @@ def _copy_sweep(directory: Path, staging: Path) -> None:
         if run.status.is_file():
             (staging / job.folder).mkdir(parents=True)
             _copy(run, staging / job.folder, _OF_EACH_RUN)
-    if not (staging / "notes.md").exists():
-        (staging / "notes.md").write_text(NOTES, encoding="utf-8")
     copied, record = read_sweep(staging), RunDir(staging)
     record.write_config(shared_config(copied))
     record.write_overrides(list(copied.overrides))
@@ -231,11 +213,8 @@ def _copy(run: RunDir, staging: Path, files: tuple[str, ...]) -> None:
             if sample.is_file() and not sample.name.startswith("."):  # of the file system, as .DS_Store
                 shutil.copyfile(sample, staging / "samples" / sample.name)
     if run.model.is_file():
-        try:
-            # A later checkpoint of the run replaces its model.bin by a rename, so this one stays as it is.
-            os.link(run.model.resolve(), staging / "model.bin")
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(run.model, staging / "model.bin")
+        # A later checkpoint of the run replaces its model.bin by a rename, so this one stays as it is.
+        link_or_copy(run.model.resolve(), staging / "model.bin")
 
 
 def _rename_run(staging: Path, name: str, hypothesis: str | None) -> None:

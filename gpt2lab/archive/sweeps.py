@@ -7,7 +7,7 @@ runs/ and for its copy in the archive.
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, file_sha256
@@ -33,7 +33,8 @@ def check_sweep(sweep: Sweep, *, allow_unfinished: bool) -> None:
         raise ArchiveError(f"{sweep.path}: running: {_names(running)}; wait for the sweep to end, or stop it first")
     waiting = [job for job in sweep.jobs if states[job.number] not in _HAD_ITS_TURN]
     if waiting and not allow_unfinished:
-        said = [f"{word}: {_names(jobs)}" for word, jobs in _by_word(waiting, states)]
+        words = count_states(states[job.number] for job in waiting)
+        said = [f"{word}: {_names([job for job in waiting if states[job.number] == word])}" for word in words]
         raise ArchiveError(
             f"{sweep.path}: {len(waiting)} of its {len(sweep.jobs)} jobs did not come to an end ({'; '.join(said)}): "
             "continue it by running the same command again, or archive it as it is with --force"
@@ -173,13 +174,6 @@ def _check_code(sweep: Sweep) -> None:
 
 def _runs(sweep: Sweep) -> list[RunDir]:
     return [RunDir(sweep.run_dir(job)) for job in sweep.jobs]
-
-
-def _by_word(jobs: list[SweepJob], states: dict[int, Word]) -> Iterator[tuple[Word, list[SweepJob]]]:
-    for word in get_args(Word):
-        found = [job for job in jobs if states[job.number] == word]
-        if found:
-            yield word, found
 
 
 def _names(jobs: list[SweepJob]) -> str:

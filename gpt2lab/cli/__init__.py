@@ -1,5 +1,3 @@
 """The `gpt2lab` command."""
 
 from gpt2lab.cli.main import main
-
-__all__ = ["main"]

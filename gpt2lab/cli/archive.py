@@ -7,16 +7,10 @@ from typing import Any
 
 import click
 
-from gpt2lab.archive import (
-    create,
-    list_experiments,
-    read_summary,
-    resolve_experiment,
-    status_words,
-    write_index,
-)
+from gpt2lab.archive import create, list_experiments, read_summary, resolve_experiment, status_words, write_index
 from gpt2lab.archive.query import choose
 from gpt2lab.archive.rewrite import rewrite_report
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import printable, table
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column
@@ -27,12 +21,8 @@ from gpt2lab.record.values import is_number
 
 _LONGEST_RENDERED = 100_000  # characters; what is longer is printed as it is, since rendering takes the square of it
 
-root_option = click.option(
-    "--root", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="The archive."
-)
 
-
-@click.command()
+@group.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the experiment; by default the run's.")
 @click.option("--hypothesis", help="What the run was expected to show; by default the run's.")
@@ -90,7 +80,7 @@ def _weights(experiment: Path) -> str:
     return "" if (experiment / "model.bin").exists() else ", without weights: the run has no model.bin"
 
 
-@click.command(name="list")
+@group.command(name="list")
 @click.option("--where", metavar="SQL", help='A condition: "val_loss < 2 and optim.beta2 = 0.99".')
 @click.option("--sort", metavar="COLUMN", help="By a result or a key of the config; -COLUMN: descending.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
@@ -132,7 +122,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-@click.command()
+@group.command()
 @click.argument("experiment")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json.")
 @root_option
@@ -156,7 +146,7 @@ def show(experiment: str, as_json: bool, root: Path) -> None:
     click.echo(str(path))
 
 
-@click.command()
+@group.command()
 @click.argument("experiment")
 @root_option
 def report(experiment: str, root: Path) -> None:
@@ -171,6 +161,3 @@ def report(experiment: str, root: Path) -> None:
     rewrite_report(path, title, write_report)
     write_index(root)
     click.echo(str(path / "README.md"))
-
-
-COMMANDS = (snapshot, list_command, show, report)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gpt2lab.archive import expand, list_provenance, resolve, resolve_run
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import print_table
 from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import is_sweep, read_sweep
@@ -22,7 +22,7 @@ from gpt2lab.report.comparison_page.words import p_value, within
 MOST_LABEL = 80  # characters of what varies; the sentence below the table has all of it
 
 
-@click.command()
+@group.command()
 @click.argument("experiments", nargs=-1)
 @click.option("--metric", help=f"One of {', '.join(result_names())}; by default that of a lone sweep, else val_loss.")
 @click.option("--baseline", help="The run whose arm is the baseline; by default that of a lone sweep, else the first.")
@@ -115,6 +115,3 @@ def _floor(comparison: Comparison) -> str:
         return f"noise floor: unknown, no config was run with two seeds{p}"
     std = numbers.decimal(floor.std)
     return f"noise floor: {std}, of {floor.runs} runs in {floor.groups} groups of equal config{p}"
-
-
-COMMANDS = (compare,)

@@ -2,8 +2,10 @@
 
 import click
 
+from gpt2lab.cli.group import group
 
-@click.group()
+
+@group.group()
 def data() -> None:
     """Corpora: download and tokenise them ahead of a run."""
 
@@ -24,6 +26,3 @@ def prepare(name: str, overrides: tuple[str, ...]) -> None:
         click.echo(f"{split:<6} {tokens.n_tokens:>13,} tokens in {len(tokens.shards)} shards")
     for file, digest in source.files.items():
         click.echo(f"sha256 {digest}  {file}")
-
-
-COMMANDS = (data,)

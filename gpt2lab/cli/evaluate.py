@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import FoundModel, find_model
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import print_table
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.disk import file_sha256
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt2lab.compose import Requested
 
 
-@click.command()
+@group.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option(
     "--on",
@@ -157,6 +157,3 @@ def _print(record: dict[str, Any]) -> None:
         click.echo(one_line(f"{finding['verdict']}. {finding['text']}"))
     for note in record["notes"]:
         click.echo(one_line(f"note: {note}"))
-
-
-COMMANDS = (evaluate,)

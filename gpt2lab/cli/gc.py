@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from gpt2lab.archive.gc import JudgedFolder, delete, find_garbage
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import printable
 
 
-@click.command()
+@group.command()
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="The run directories."
 )
@@ -47,6 +47,3 @@ def _say(folder: JudgedFolder, what: str, as_json: bool) -> None:
     else:
         why = printable(" ".join(folder.why.split()))
         click.echo(f"{what:<7}  {folder.path}  ({folder.bytes:,} bytes): {why}")
-
-
-COMMANDS = (gc,)

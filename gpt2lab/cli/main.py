@@ -5,16 +5,10 @@ import sys
 
 import click
 
-from gpt2lab import __version__
-from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust
+from gpt2lab.cli import archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust  # noqa: F401
+from gpt2lab.cli.group import group
 from gpt2lab.cli.terminal import printable
-from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error, discard_output, is_closed_pipe
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="gpt2lab")
-def group() -> None:
-    """Train GPT-2-scale models as tracked runs, and keep them as experiments."""
+from gpt2lab.errors import error_line
 
 
 @group.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -27,11 +21,6 @@ def run(overrides: tuple[str, ...]) -> None:
     from gpt2lab.run import main as run_main
 
     sys.exit(run_main(list(overrides)))
-
-
-FILES = (archive, compare, data, doctor, evaluate, gc, model, reproduce, sql, trust)
-for command in (command for file in FILES for command in file.COMMANDS):
-    group.add_command(command)
 
 
 def complete() -> None:
@@ -51,37 +40,30 @@ def complete() -> None:
 
 def main() -> None:
     """Entry point of the console script. An error is one line and its exit code, a closed pipe its exit code alone."""
-    try:
+    codes: list[int] = []
+    with error_line(codes, show=printable):
         try:
-            _main()
+            codes.append(_invoke())
         finally:
-            sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:
-        if not is_closed_pipe(error):
-            raise
-        sys.exit(discard_output())
+            sys.stdout.flush()  # here, where a closed pipe is silent
+    sys.exit(codes[-1])
 
 
-def _main() -> None:
-    if sys.argv[1:] == ["-sc", "query=bash"]:
-        return complete()
+def _invoke() -> int:
+    """Carry out the command line as click's main does, which keeps a closed pipe to itself; return the exit code."""
     try:
-        # As click's main does, which keeps a closed pipe to itself.
-        with group.make_context("gpt2lab", sys.argv[1:]) as context:
-            group.invoke(context)
+        if sys.argv[1:] == ["-sc", "query=bash"]:
+            complete()
+        else:
+            with group.make_context("gpt2lab", sys.argv[1:]) as context:
+                group.invoke(context)
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(0)
     except click.ClickException as error:
         print(f"gpt2lab: {printable(error.format_message())}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, EOFError, click.Abort):
-        sys.exit(130)
-    except Exception as error:
-        if is_closed_pipe(error) or os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        line, code = describe_error(error)
-        print(f"gpt2lab: {printable(line)}", file=sys.stderr)
-        sys.exit(code)
+        return 130
+    return 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from gpt2lab.cli.archive import root_option
 from gpt2lab.cli.find_model import find_model
+from gpt2lab.cli.group import group, root_option
 from gpt2lab.cli.terminal import print_table
 from gpt2lab.errors import ConfigError, Gpt2labError
 from gpt2lab.schema import DeviceChoice, EngineConfig, EngineName, Precision, SampleConfig, TokenizerName
@@ -19,7 +19,7 @@ precision_option = click.option(
 )
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@group.command(context_settings={"ignore_unknown_options": True})
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def plan(overrides: tuple[str, ...]) -> None:
     """Say what a run would need, before anything is allocated: parameters, FLOPs, memory. Of a sweep, its first job."""
@@ -30,13 +30,12 @@ def plan(overrides: tuple[str, ...]) -> None:
 
     grid = expand(overrides)
     if grid is not None:
-        first = describe_job(grid.jobs[0].values) or "the only one"
-        click.echo(f"{'sweep':<16} {len(grid.jobs)} jobs; this is the first, {first}")
+        click.echo(f"{'sweep':<16} {len(grid.jobs)} jobs; this is the first, {describe_job(grid.jobs[0].values)}")
     for what, value in describe(make_plan(grid.jobs[0].config if grid else compose(list(overrides)))):
         click.echo(f"{what:<16} {value}")
 
 
-@click.command()
+@group.command()
 @click.argument("checkpoint")
 @click.option("--prompt", help="Text to begin with.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Samples to write.")
@@ -83,7 +82,7 @@ def sample(
         click.echo(text)
 
 
-@click.command()
+@group.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("debug_state", type=click.Path(path_type=Path))
 @engine_option
@@ -122,6 +121,3 @@ class ParityError(Gpt2labError):
     """An engine computes something else than llm.c did."""
 
     exit_code = 5
-
-
-COMMANDS = (plan, sample, parity)

@@ -1,12 +1,12 @@
 """The command that runs an experiment again: the only one that executes what an archive holds."""
 
 import json
-import math
 import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from gpt2lab.archive import resolve_run
 from gpt2lab.archive.agreement import ChangedValue
 from gpt2lab.archive.reproduce import ReproduceError, Reproduction, ReproductionPlan, plan_reproduction
 from gpt2lab.archive.reproduce import reproduce as run_again
-from gpt2lab.cli.archive import root_option
-from gpt2lab.cli.terminal import printable
+from gpt2lab.cli.group import group, root_option
+from gpt2lab.cli.terminal import json_value, printable
 from gpt2lab.record.source_archive import source_of
 
 _DIFFERENT = 5  # exit code
 
 
-@click.command()
+@group.command()
 @click.argument("experiment")
 @click.option("--steps", type=click.IntRange(1), help="Compare only the first K updates.", metavar="K")
 @click.option(
@@ -50,11 +50,8 @@ def reproduce(
     plan = plan_reproduction(path, root, steps=steps)
     for line in _describe(plan):
         click.echo(printable(line), err=as_json)
-    try:
-        with _ended_by_signals():
-            result = run_again(plan, keep=keep)
-    except ReproduceError as error:
-        raise ReproduceError(printable(str(error)), error.exit_code) from None
+    with _ended_by_signals():
+        result = run_again(plan, keep=keep)
     verdict = result.agreement.verdict(tolerance)
     if as_json:
         click.echo(json.dumps(_json(path, plan, result, tolerance)))
@@ -105,29 +102,19 @@ def _json(path: Path, plan: ReproductionPlan, result: Reproduction, tolerance: f
         "rows": agreement.n_rows,
         "values": agreement.n_values,
         "differing": len(agreement.differences),
-        "missing": list(agreement.missing),
-        "extra": list(agreement.extra),
+        "missing": agreement.missing,
+        "extra": agreement.extra,
         "first": _json_difference(agreement.differences[0]) if agreement.differences else None,
         "largest": _json_difference(agreement.largest) if agreement.largest else None,
-        "settings": {name: list(pair) for name, pair in result.settings.items()},
-        "environment": {name: list(pair) for name, pair in result.environment.items()},
+        "settings": result.settings,
+        "environment": result.environment,
         "ending": result.ending,
     }
 
 
 def _json_difference(difference: ChangedValue) -> dict[str, Any]:
-    """JSON has no nan and no infinity: they are written as text."""
-
-    def number(value: float | int | None) -> float | int | str | None:
-        return value if value is None or math.isfinite(value) else repr(value)
-
-    return {
-        "step": difference.step,
-        "column": difference.column,
-        "archived": number(difference.archived),
-        "reproduced": number(difference.reproduced),
-        "relative": number(difference.relative),
-    }
+    facts = {**asdict(difference), "relative": difference.relative}
+    return {name: json_value(value) for name, value in facts.items()}
 
 
 @contextmanager
@@ -146,6 +133,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-COMMANDS = (reproduce,)

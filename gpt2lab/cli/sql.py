@@ -1,7 +1,6 @@
 """The command that asks the archive in SQL."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import click
 
 from gpt2lab.archive import list_experiments
 from gpt2lab.archive.query import QueryResult, describe, select
-from gpt2lab.cli.archive import root_option
-from gpt2lab.cli.terminal import printable, table
+from gpt2lab.cli.group import group, root_option
+from gpt2lab.cli.terminal import json_value, printable, table
 from gpt2lab.errors import ConfigError
 
 
-@click.command()
+@group.command()
 @click.argument("query", required=False)
 @click.option("--tables", is_flag=True, help="List tables and columns: how many values each has, and an example.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
@@ -42,14 +41,7 @@ def _json_lines(result: QueryResult) -> list[str]:
     doubled = {name for name in result.columns if result.columns.count(name) > 1}
     if doubled:
         raise ConfigError(f"--json: several columns are named {sorted(doubled)[0]!r}; name them with AS")
-    return [json.dumps(dict(zip(result.columns, map(_json_value, row), strict=True))) for row in result.rows]
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value as JSON has it: bytes in hex, an infinite number as text."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return [json.dumps(dict(zip(result.columns, map(json_value, row), strict=True))) for row in result.rows]
 
 
 def _table_lines(result: QueryResult) -> list[str]:
@@ -63,7 +55,4 @@ def _table_lines(result: QueryResult) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(_json_value(value))
-
-
-COMMANDS = (sql,)
+    return f"{value:.6g}" if isinstance(value, float) else str(json_value(value))

@@ -1,7 +1,10 @@
 """Text of any origin on a terminal: no control code gets through, and a table costs no more than its text."""
 
-import unicodedata
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.cells import cell_len
 
 from gpt2lab.record.markdown import one_line
 
@@ -13,17 +16,24 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
+def json_value(value: Any) -> Any:
+    """Return a value as JSON has it: bytes in hex, a number that is not finite as text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:
     """Yield the lines of a table; `right` has an r for each column that is written to the right edge.
 
     A list of thousands is one of strings, not of rich's objects, which take a millisecond a row.
     """
     cells = [[_cell(text) for text in row] for row in (titles, *rows)]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         padded = []
         for text, width, side in zip(row, widths, right, strict=True):
-            space = " " * (width - _width(text))
+            space = " " * (width - cell_len(text))
             padded.append(space + text if side == "r" else text + space)
         yield "  ".join(padded).rstrip()
 
@@ -48,11 +58,3 @@ def _cell(text: str) -> str:
     if len(text) > _LONGEST_CELL:
         text = text[: _LONGEST_CELL - 1] + "…"
     return text if text.isprintable() else " ".join(printable(text).split())
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that `text` takes: East Asian characters two, marks on a letter none."""
-    if text.isascii():
-        return len(text)
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

@@ -11,7 +11,8 @@ from gpt2lab.archive import check_root, find_experiments, resolve_experiment, wr
 from gpt2lab.archive.transfer import export_experiment, import_experiment
 from gpt2lab.archive.verify import Fault, Verification
 from gpt2lab.archive.verify import verify as verify_experiment
-from gpt2lab.cli.archive import root_option
+from gpt2lab.cli.group import group, root_option
+from gpt2lab.cli.terminal import printable
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.rundir import RunDir
 
@@ -19,7 +20,7 @@ _SHOWN_FAULTS = 8  # of one experiment, in the line for people
 _SHOWN_ABSENT = 2
 
 
-@click.command()
+@group.command()
 @click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--weights", is_flag=True, help="Weights that are not on this machine are a fault too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per experiment.")
@@ -41,14 +42,14 @@ def verify(experiments: tuple[str, ...], weights: bool, as_json: bool, root: Pat
             verdict = verify_experiment(path, weights=weights, check_config=check_config, write_report=write_report)
         except ArchiveError as error:  # one that cannot be read does not hide the others
             fault = Fault(file=str(path), kind="unreadable", why=str(error))
-            verdict = Verification(path=path, faults=(fault,), absent=(), notes_edited=False)
+            verdict = Verification(path=path, faults=(fault,))
         differing += bool(verdict.faults)
-        click.echo(json.dumps(_as_json(verdict)) if as_json else _line(verdict))
+        click.echo(json.dumps(_as_json(verdict)) if as_json else printable(_line(verdict)).replace("\n", "?"))
     if differing:
         raise ArchiveError(f"{root}: {differing} of {len(paths)} experiments are not as they were archived")
 
 
-@click.command(name="export")
+@group.command(name="export")
 @click.argument("experiment")
 @click.option("--output", type=click.Path(path_type=Path), help="The tar to write; by default FOLDER.tar, here.")
 @click.option("--weights", is_flag=True, help="Put the weights in too.")
@@ -59,7 +60,7 @@ def export_command(experiment: str, output: Path | None, weights: bool, root: Pa
     click.echo(str(export_experiment(path, output or Path(f"{path.name}.tar"), weights=weights)))
 
 
-@click.command(name="import")
+@group.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Also when the run is in the archive already.")
 @root_option
@@ -92,20 +93,12 @@ def _line(verdict: Verification) -> str:
     remarks = f" ({', '.join(notes)})" if notes else ""
     if not verdict.faults:
         return f"{verdict.path.name}: ok{remarks}"
-    shown = [_words(fault) for fault in verdict.faults[:_SHOWN_FAULTS]]
+    shown = [f"{fault.kind} {fault.file}: {' '.join(fault.why.split())}" for fault in verdict.faults[:_SHOWN_FAULTS]]
     more = len(verdict.faults) - len(shown)
     shown += [f"and {more} more, see --json"] if more else []
     return f"{verdict.path.name}: {'; '.join(shown)}{remarks}"
 
 
-def _words(fault: Fault) -> str:
-    text = f"{fault.kind} {fault.file}: {' '.join(fault.why.split())}"
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def _as_json(verdict: Verification) -> dict[str, Any]:
     facts = asdict(verdict)
     return {"experiment": facts.pop("path").name, "ok": not verdict.faults, **facts}
-
-
-COMMANDS = (verify, export_command, import_command)

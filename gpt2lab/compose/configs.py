@@ -21,15 +21,19 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
     """Return the RunConfig of a list of overrides, without running anything. Raises ConfigError."""
+    with hydra_errors():
+        raw = compose_raw(overrides)
+    config = to_run_config(raw)
+    config.name = config.name or default_name(raw.hydra.runtime.choices)
+    return config
+
+
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """Return what Hydra makes of a list of overrides, its own settings included."""
     _register()
     GlobalHydra.instance().clear()
-    with hydra_errors(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        raw = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
-        choices = OmegaConf.to_container(raw.hydra.runtime.choices)
-        config = to_run_config(raw)
-    assert isinstance(choices, dict)
-    config.name = config.name or default_name(choices)
-    return config
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
 
 
 def to_run_config(settings: DictConfig | dict[str, Any]) -> RunConfig:

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from gpt2lab.compose.configs import CONF, compose
+from gpt2lab.compose.configs import compose, compose_raw
 from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import ConfigError
 from gpt2lab.schema import RunConfig
@@ -71,7 +69,7 @@ def expand(arguments: Sequence[str]) -> Grid | None:
         )
         launcher = settings.launcher._target_.rpartition(".")[2]
         directory = _directory(settings)
-    varies, jobs = _vary(_compose(combinations))
+    varies, jobs = _jobs(combinations)
     return Grid(
         overrides=tuple(overrides),
         of_hydra=tuple(of_hydra),
@@ -87,9 +85,7 @@ def _settings(given: list[str]) -> DictConfig:
     """Return Hydra's own settings under a command line, the swept keys left out."""
     parsed = OverridesParser.create().parse_overrides(given)
     single = [item for item, override in zip(given, parsed, strict=True) if not override.is_sweep_override()]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return hydra.compose("config", overrides=single, return_hydra_config=True).hydra
+    return compose_raw(single).hydra
 
 
 def _directory(settings: DictConfig) -> Path | None:
@@ -108,33 +104,27 @@ def _directory(settings: DictConfig) -> Path | None:
     return directory
 
 
-def _compose(combinations: list[list[str]]) -> list[GridJob]:
+def _jobs(combinations: list[list[str]]) -> tuple[tuple[str, ...], list[GridJob]]:
+    """Return the override keys that differ between jobs, and the jobs, each composed, with their values of these keys.
+
+    ++seed=1 sets the key seed.
+    """
+    parser = OverridesParser.create()
+    values = [
+        {str(item.get_key_element()).lstrip("+~"): _value(item) for item in parser.parse_overrides(overrides)}
+        for overrides in combinations
+    ]
+    keys = [key for key in values[0] if any(value[key] != values[0][key] for value in values)]
+    varies = tuple(key for key in keys if not key.startswith(_KEYS_OF_NO_JOB))
     jobs = []
-    for place, overrides in enumerate(combinations):
+    for place, (overrides, value) in enumerate(zip(combinations, values, strict=True)):
         try:
             config = compose(overrides)
         except ConfigError as error:
             raise ConfigError(f"job {place} of the grid ({' '.join(overrides)}): {error}") from error
-        jobs.append(GridJob(overrides=tuple(overrides), config=config, values={}))
-    return jobs
-
-
-def _vary(jobs: list[GridJob]) -> tuple[tuple[str, ...], list[GridJob]]:
-    """Return the override keys that differ between jobs, and the jobs with their values of these keys."""
-    parser = OverridesParser.create()
-    values = [{_key(item): _value(item) for item in parser.parse_overrides(list(job.overrides))} for job in jobs]
-    keys = [key for key in values[0] if any(value[key] != values[0][key] for value in values)]
-    keys = [key for key in keys if not key.startswith(_KEYS_OF_NO_JOB)]
-    varied = [
-        GridJob(overrides=job.overrides, config=job.config, values={key: value[key] for key in keys})
-        for job, value in zip(jobs, values, strict=True)
-    ]
-    return tuple(keys), varied
-
-
-def _key(override: Override) -> str:
-    """Return the key of an override without its prefix: ++seed=1 sets seed."""
-    return str(override.get_key_element()).lstrip("+~")
+        varied = {key: value[key] for key in varies}
+        jobs.append(GridJob(overrides=tuple(overrides), config=config, values=varied))
+    return varies, jobs
 
 
 def _value(override: Override) -> Any:

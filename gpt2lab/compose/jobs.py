@@ -1,9 +1,7 @@
 """From a command line to one run, or to the jobs of a grid."""
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import hydra
 from omegaconf import DictConfig
@@ -13,7 +11,7 @@ from gpt2lab.compose.grid import Grid, expand
 from gpt2lab.compose.launch import ForHydra, Task
 from gpt2lab.compose.resume import with_resumed
 from gpt2lab.compose.wording import hydra_errors
-from gpt2lab.errors import TRACEBACK_VARIABLE, describe_error, discard_output, is_closed_pipe
+from gpt2lab.errors import error_line
 
 # Flags that print and run nothing.
 INFORMATION = {
@@ -63,23 +61,3 @@ def _run_one(task: Task, arguments: list[str]) -> int:
     finally:
         sys.argv = argv
     return codes[0] if codes else 0
-
-
-@contextmanager
-def error_line(codes: list[int]) -> Iterator[None]:
-    """Turn an error into one line on stderr and its exit code, and a closed pipe into its exit code alone."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        if is_closed_pipe(error):
-            codes.append(discard_output())
-            return
-        if isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        line, code = describe_error(error)
-        print(f"gpt2lab: {line}", file=sys.stderr)
-        codes.append(code)
-    except KeyboardInterrupt:
-        if not codes or codes[-1] != 130:
-            print("gpt2lab: interrupted", file=sys.stderr)
-            codes.append(130)

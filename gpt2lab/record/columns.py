@@ -4,7 +4,7 @@ A new metric is one more entry; whatever measures it puts its name into a row.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 SPLITS = ("train", "val", "test")
@@ -22,13 +22,14 @@ _TEXT: dict[Format, str] = {
 _LIMITS: dict[Format, tuple[float, float]] = {"loss": (0.0, math.inf), "share": (0.0, 1.0)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Column:
     """One metric: a column of metrics.csv, and everything that other parts know about it."""
 
     name: str
     label: str  # in the words of a report
     description: str  # in the table of README.md
+    _: KW_ONLY
     unit: str = ""  # "" for a plain number
     format: Format = "decimal"
     higher_is_better: bool | None = None  # None: a setting or a count, by which runs are not compared
@@ -48,11 +49,11 @@ class Column:
         return _LIMITS.get(self.format, (-math.inf, math.inf))
 
 
-def _loss(name: str, label: str, description: str, *, short: str, split: str = "") -> Column:
+def _loss(name: str, label: str, description: str, short: str, *, split: str = "") -> Column:
     return Column(
-        name=name,
-        label=label,
-        description=description,
+        name,
+        label,
+        description,
         unit="nats per counted token",
         format="loss",
         higher_is_better=False,
@@ -64,9 +65,9 @@ def _loss(name: str, label: str, description: str, *, short: str, split: str = "
 
 def _accuracy(split: str, label: str, tokens: str) -> Column:
     return Column(
-        name=f"{split}_accuracy",
-        label=label,
-        description=f"share of counted {tokens} tokens predicted right",
+        f"{split}_accuracy",
+        label,
+        f"share of counted {tokens} tokens predicted right",
         format="share",
         higher_is_better=True,
         short="acc",
@@ -75,82 +76,49 @@ def _accuracy(split: str, label: str, tokens: str) -> Column:
     )
 
 
+_UPDATE = "mean loss over the counted tokens of this update's batch, before the update"
 COLUMNS: tuple[Column, ...] = (
     Column(
-        name="step",
-        label="Step",
-        description="optimizer updates done; row 0 is before training",
-        unit="updates",
-        format="count",
-        integer=True,
+        "step", "Step", "optimizer updates done; row 0 is before training", unit="updates", format="count", integer=True
     ),
-    Column(
-        name="tokens",
-        label="Tokens",
-        description="training tokens consumed so far",
-        unit="tokens",
-        format="count",
-        integer=True,
-    ),
-    _loss(
-        "train_loss",
-        "Training loss, running",
-        "mean loss over the counted tokens of this update's batch, before the update",
-        short="train",
-    ),
+    Column("tokens", "Tokens", "training tokens consumed so far", unit="tokens", format="count", integer=True),
+    _loss("train_loss", "Training loss, running", _UPDATE, "train"),
     _loss(
         "train_eval_loss",
         "Training loss",
         "loss on the training split, measured as val_loss is",
-        short="train (eval)",
+        "train (eval)",
         split="train",
     ),
     _accuracy("train", "Training accuracy", "training"),
-    _loss("val_loss", "Validation loss", "loss on the validation split", short="val", split="val"),
+    _loss("val_loss", "Validation loss", "loss on the validation split", "val", split="val"),
     _accuracy("val", "Validation accuracy", "validation"),
-    _loss("test_loss", "Test loss", "loss on the test split", short="test", split="test"),
+    _loss("test_loss", "Test loss", "loss on the test split", "test", split="test"),
     _accuracy("test", "Test accuracy", "test"),
+    Column("lr", "Learning rate", "learning rate of the last update", format="scientific", short="lr"),
+    Column("grad_norm", "Gradient norm", "global L2 norm of the last gradient, before clipping", short="|g|"),
+    Column("step_ms", "Time of an update", "mean time of one update since the last row", unit="ms", timing=True),
     Column(
-        name="lr",
-        label="Learning rate",
-        description="learning rate of the last update",
-        format="scientific",
-        short="lr",
-    ),
-    Column(
-        name="grad_norm",
-        label="Gradient norm",
-        description="global L2 norm of the last gradient, before clipping",
-        short="|g|",
-    ),
-    Column(
-        name="step_ms",
-        label="Time of an update",
-        description="mean time of one update since the last row",
-        unit="ms",
-        timing=True,
-    ),
-    Column(
-        name="tokens_per_s",
-        label="Throughput",
-        description="training throughput at that mean time of one update",
+        "tokens_per_s",
+        "Throughput",
+        "training throughput at that mean time of one update",
         unit="tokens/s",
         format="count",
         timing=True,
         short="tok/s",
     ),
     Column(
-        name="elapsed_s",
-        label="Training time",
-        description="training time so far, evaluation not counted",
+        "elapsed_s",
+        "Training time",
+        "training time so far, evaluation not counted",
         unit="s",
         higher_is_better=False,
         timing=True,
     ),
     Column(
-        name="peak_mem_mib",
-        label="Peak memory",
-        description="highest memory use so far, of the device or else of the process",
+        "peak_mem_mib",
+        "Peak memory",
+        "highest memory use so far, of the device or else of the process",
         unit="MiB",
         higher_is_better=False,
         timing=True,
@@ -160,8 +128,7 @@ COLUMNS: tuple[Column, ...] = (
 
 def column(name: str) -> Column:
     """Return the entry of a metric; for a name without one, as other versions may write, a plain number."""
-    unknown = Column(name=name, label=name, description="")
-    return next((entry for entry in COLUMNS if entry.name == name), unknown)
+    return next((entry for entry in COLUMNS if entry.name == name), Column(name, name, ""))
 
 
 def result_names() -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def check_version(path: Path, version: object, known: int) -> None:
+    """Raise ArchiveError when the content of `path` is of another version than `known`."""
+    if version != known or isinstance(version, bool):
+        raise ArchiveError(
+            f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {known}: "
+            "use the gpt2lab that wrote it"
+        )
+
+
 def json_bytes(value: dict[str, Any]) -> bytes:
     """Return an object as indented JSON, keys in the order given; numbers must be finite."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make the file `target` a link to `source`; a copy on another file system, or on one without links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def fsync_directory(path: Path) -> None:

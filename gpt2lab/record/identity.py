@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.disk import disk_errors
+from gpt2lab.record.disk import read_bytes
 from gpt2lab.record.source_archive import source_files, source_of
 from gpt2lab.record.unpack import read_source
 
@@ -29,12 +29,12 @@ def code_hash(source_root: Path) -> str:
     The code is RUN_PARTS of gpt2lab, conf/, cuda/ and constraints.txt, without Markdown. Raises ArchiveError when
     there is no gpt2lab in `source_root`, or a file cannot be read.
     """
-    return _hash((name, _read(path)) for name, path in source_files(source_root) if _is_code(name))
+    return _hash((name, read_bytes(path)) for name, path in source_files(source_root) if _is_code(name))
 
 
 def report_hash(source_root: Path) -> str:
     """Return the same of the code that writes reports: REPORT_PARTS of gpt2lab with their templates."""
-    return _hash((name, _read(path)) for name, path in source_files(source_root) if _part(name) in REPORT_PARTS)
+    return _hash((name, read_bytes(path)) for name, path in source_files(source_root) if _part(name) in REPORT_PARTS)
 
 
 def recorded_code_hash(run_dir: Path, provenance: dict[str, Any]) -> str | None:
@@ -70,11 +70,6 @@ def _part(name: str) -> str | None:
     """Return the part of gpt2lab that a file belongs to, None for Markdown and for what lies outside."""
     top, _, rest = name.partition("/")
     return rest.partition("/")[0].removesuffix(".py") if top == "gpt2lab" and not name.endswith(".md") else None
-
-
-def _read(path: Path) -> bytes:
-    with disk_errors("read", path):
-        return path.read_bytes()
 
 
 def _hash(files: Iterable[tuple[str, bytes]]) -> str:

@@ -9,8 +9,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record import columns as entries
@@ -25,7 +25,7 @@ _MAX_DIGITS = 19
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,99}")
 
 
-class MetricsWriter:
+class MetricsWriter(AbstractContextManager["MetricsWriter"]):
     """Appends rows to metrics.csv; an existing file is continued after its last whole row.
 
     A file that lacks some of `columns` (by default COLUMNS), as an older version wrote it, gets them behind its own,
@@ -65,10 +65,8 @@ class MetricsWriter:
         return repr(int(value)) if name in self._integers else repr(float(value))
 
     def _write(self, line: bytes) -> None:
-        try:
+        with disk_errors("append", self.path):
             written = self._file.write(line)
-        except OSError as error:
-            raise ArchiveError(f"{self.path}: cannot append: {(error.strerror or str(error)).lower()}") from error
         if written != len(line):  # a disk that fills up takes the first part of a line
             raise ArchiveError(f"{self.path}: cannot append: no space left on device")
 
@@ -80,12 +78,7 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -173,8 +166,7 @@ def drop_rows_after(path: Path, step: int) -> None:
 
     A run that resumes from a checkpoint at `step` measures those rows again. Raises ArchiveError as `read_metrics`.
     """
-    with disk_errors("read", path):
-        whole = _whole_lines(path.read_bytes())
+    whole = _whole_lines(read_bytes(path))
     rows = _parse(path, whole)
     lines = [line + b"\n" for line in whole.split(b"\n")[:-1]]
     kept = [line for line, row in zip(lines[1:], rows, strict=True) if (row["step"] or 0) <= step]

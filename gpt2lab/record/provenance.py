@@ -1,11 +1,11 @@
 """Where a run comes from: command, source, machine, versions, and the hashes that tie a number to them."""
 
-import copy
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import uuid
@@ -62,6 +62,8 @@ def collect(
     written relative to `source_root`, or to the home directory as `~`, so that no user name gets into an archive.
     Without git, or outside a checkout, the git fields are null.
     """
+    # The cores this process may use, which a container or a batch system often limits.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "run_id": uuid.uuid4().hex,
         "created": now_utc(),
@@ -70,7 +72,13 @@ def collect(
         "source_hash": source_hash(source_root),
         "code_hash": code_hash(source_root),
         "git": _read_git(source_root),
-        "platform": _read_platform(),
+        "platform": {
+            "python": platform.python_version(),
+            "os": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "cpu": _read_cpu(),
+            "cores": cores,
+        },
         "versions": {"gpt2lab": __version__, **read_versions(PACKAGES)},
         "data": _portable(data, source_root),
         "model": _portable(model, source_root),
@@ -83,7 +91,7 @@ def hashed_config(config: dict[str, Any]) -> dict[str, Any]:
 
     Names, notes, tags, tracker, archive, sweep and the places of data files do not count.
     """
-    kept = {key: copy.copy(value) for key, value in config.items() if key not in _NOT_HASHED}
+    kept = {key: value for key, value in config.items() if key not in _NOT_HASHED}
     if isinstance(kept.get("data"), dict):
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in _DATA_PATHS}
     return kept
@@ -156,25 +164,10 @@ def _read_cpu() -> str:
         )
         return found.stdout.strip() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
+        named = re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _read_platform() -> dict[str, Any]:
-    # The cores this process may use, which a container or a batch system often limits.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "python": platform.python_version(),
-        "os": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cpu": _read_cpu(),
-        "cores": cores,
-    }
+        named = None
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def read_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -9,10 +9,10 @@ import os
 import socket
 import time
 import traceback
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 
@@ -23,6 +23,7 @@ from gpt2lab.record.lock import acquire
 DAY_S = 86_400.0
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML was built with libyaml
 _SILENT_S = 3_600.0  # a run that wrote no row for so long is not at work any more
+_Container = TypeVar("_Container", dict[str, Any], list[str])
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -49,52 +50,22 @@ def create_unique(parent: Path, name: str) -> Path:
                 count += 1
 
 
-class RunDir:
+class RunDir(AbstractContextManager["RunDir"]):
     """The files of one run. Build it with `claim` (new run), `reopen` (resume) or directly, to read only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config = path / "config.yaml"
+        self.overrides = path / "overrides.yaml"
+        self.provenance = path / "provenance.json"
+        self.status = path / "status.json"
+        self.metrics = path / "metrics.csv"
+        self.model = path / "model.bin"
+        self.state = path / "state.safetensors"
+        self.samples = path / "samples"
+        self.traceback = path / "traceback.txt"
+        self.source_archive = path / "source.tar.gz"
         self._lock: int | None = None
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def overrides(self) -> Path:
-        return self.path / "overrides.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        return self.path / "provenance.json"
-
-    @property
-    def status(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model.bin"
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state.safetensors"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def traceback(self) -> Path:
-        return self.path / "traceback.txt"
-
-    @property
-    def source_archive(self) -> Path:
-        return self.path / "source.tar.gz"
 
     @classmethod
     def claim(cls, path: Path) -> "RunDir":
@@ -137,12 +108,7 @@ class RunDir:
             os.close(self._lock)
             self._lock = None
 
-    def __enter__(self) -> "RunDir":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write_status(self, state: str, *, reason: str | None = None, **details: Any) -> None:
@@ -193,8 +159,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """Return config.yaml. Raises ArchiveError when it is missing or damaged."""
-        content: dict[str, Any] = _read_yaml(self.config, dict)
-        return content
+        return _read_yaml(self.config, dict)
 
     def write_overrides(self, overrides: list[str]) -> None:
         """Write the overrides of the command line, in their order."""
@@ -202,8 +167,7 @@ class RunDir:
 
     def read_overrides(self) -> list[str]:
         """Return overrides.yaml. Raises ArchiveError when it is missing or damaged."""
-        content: list[str] = _read_yaml(self.overrides, list)
-        return content
+        return _read_yaml(self.overrides, list)
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
         """Write provenance.json, keys in the order given; values are finite JSON values."""
@@ -232,7 +196,7 @@ def host_digest() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
-def _read_yaml(path: Path, kind: type[dict[Any, Any]] | type[list[Any]]) -> Any:
+def _read_yaml(path: Path, kind: type[_Container]) -> _Container:
     content = read_bytes(path)
     try:
         value = yaml.load(content, Loader)

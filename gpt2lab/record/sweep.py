@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gpt2lab.errors import ArchiveError, DivergedError
-from gpt2lab.record.disk import json_bytes, read_json, write_atomic
+from gpt2lab.record.disk import check_version, json_bytes, read_json, write_atomic
 from gpt2lab.record.lock import is_held
 from gpt2lab.record.rundir import RunDir, runs_elsewhere
 
@@ -125,14 +125,9 @@ def read_sweep(directory: Path) -> Sweep:
     """Return the sweep in `directory`. Raises ArchiveError: missing, damaged, or of a version not known here."""
     path = directory / PLAN
     content = read_json(path)
-    version = content.pop("version", None)
-    if version != VERSION or isinstance(version, bool):
-        raise ArchiveError(
-            f"{path}: version {str(version)[:40]!r}, and this gpt2lab reads version {VERSION}: "
-            "use the gpt2lab that wrote it"
-        )
+    check_version(path, content.pop("version", None), VERSION)
     try:
-        jobs = tuple(_read_job(entry) for entry in content.pop("jobs"))
+        jobs = tuple(SweepJob(**job | {"overrides": tuple(map(str, job["overrides"]))}) for job in content.pop("jobs"))
         lists: dict[str, Any] = {key: tuple(map(str, content.pop(key))) for key in _LISTS}
         sweep = Sweep(path=directory, jobs=jobs, **lists, **content)
     except (KeyError, TypeError, AttributeError) as error:
@@ -141,10 +136,6 @@ def read_sweep(directory: Path) -> Sweep:
     if not jobs or len(numbers) < len(jobs) or len(folders) < len(jobs):
         raise ArchiveError(f"{path}: damaged, expected jobs with a number and a folder of their own each")
     return sweep
-
-
-def _read_job(entry: dict[str, Any]) -> SweepJob:
-    return SweepJob(**{**entry, "overrides": tuple(map(str, entry["overrides"]))})
 
 
 def read_state(run_dir: Path) -> JobState:
@@ -176,7 +167,13 @@ def find_results(directory: Path) -> list[Path]:
 
     Hidden folders are passed over, and so is all that lies inside of a sweep or a run.
     """
-    return sorted(_walk_results(directory))
+    found = []
+    for folder, subfolders, files in os.walk(directory):
+        if PLAN in files or "status.json" in files:
+            found.append(Path(folder))
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    return sorted(found)
 
 
 def latest_result(runs_root: Path) -> Path | None:
@@ -193,14 +190,6 @@ def latest_result(runs_root: Path) -> Path | None:
                 continue  # refused before it began
             latest = (moment, path) if latest is None else max(latest, (moment, path))
     return latest[1] if latest else None
-
-
-def _walk_results(directory: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(directory):
-        if PLAN in files or "status.json" in files:
-            yield Path(folder)
-            subfolders.clear()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
 
 
 def _moment(run_dir: Path) -> str:

@@ -45,11 +45,6 @@ def read_source(path: Path) -> tuple[list[tuple[str, bool, bytes]], str]:
     return list(_entries(path, tar)), hashlib.sha256(tar).hexdigest()
 
 
-def check_source_archive(path: Path) -> None:
-    """Raise ArchiveError for a source archive that `unpack_source` refuses."""
-    read_source(path)
-
-
 def _inflate(path: Path) -> bytes:
     """Return the decompressed archive, reading no more than the limits allow."""
     packed = read_bytes(path)

@@ -1,5 +1,3 @@
 """Sweeps: the jobs of a grid as one thing that can be stopped, started again and archived."""
 
 from gpt2lab.sweep.run import SweepResult, run_sweep
-
-__all__ = ["SweepResult", "run_sweep"]

@@ -4,7 +4,6 @@ Everything is read from the directories of the jobs, so it does not depend on wh
 """
 
 import threading
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
-from gpt2lab.record.sweep import WORDS, JobState, Sweep, SweepJob, read_state
+from gpt2lab.record.sweep import JobState, Sweep, SweepJob, count_states, read_state
 
 POLL_S = 1.0  # between two looks at the jobs of other processes
 ENDED = ("finished", "diverged", "failed")
@@ -65,9 +64,8 @@ class Board:
         self._print(f"\nsweep    {self._sweep.path}: {_count(len(states))}, {tally(state for _, state in states)}")
         for job, state in states:
             if state.word != "finished":
-                self._print(
-                    f"  job {job.number}  {job.label}  {state.word}{f': {state.reason}' if state.reason else ''}"
-                )
+                reason = f": {state.reason}" if state.reason else ""
+                self._print(f"  job {job.number}  {job.label}  {state.word}{reason}")
 
     def _result(self, job: SweepJob) -> str:
         metric = self._sweep.metric
@@ -96,8 +94,7 @@ class Board:
 
 def tally(states: Iterable[JobState]) -> str:
     """Count states in words: 16 finished, 1 diverged, 1 failed."""
-    counts = Counter(state.word for state in states)
-    return ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
+    return ", ".join(f"{count} {word}" for word, count in count_states(state.word for state in states).items())
 
 
 def _count(jobs: int) -> str:

@@ -31,7 +31,6 @@ class Agenda:
 
     sweep: Sweep
     pending: tuple[SweepJob, ...]  # in the order of the grid
-    kept: dict[int, JobState]  # of the jobs that are not run
     notes: tuple[str, ...]  # lines to print before it starts
 
 
@@ -91,7 +90,6 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, code_h
     earlier = read_sweep(directory) if is_sweep(directory) else None
     known = {job.key: job for job in earlier.jobs} if earlier else {}
     jobs, pending, notes = [], [], []
-    kept: dict[int, JobState] = {}
     number = max((job.number for job in known.values()), default=-1) + 1
     for job in asked:
         if job.key not in known:
@@ -104,12 +102,10 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, code_h
             job = replace(job, number=before.number, folder=before.folder)
             state = read_state(directory / job.folder)
             again = _why_again(directory / job.folder, state, code_hash, config.sweep.mode)
-            if again is None:
-                kept[job.number] = state
-            else:
-                if again and state.word != "not started":
-                    job = _moved(directory, job)
-                    notes.append(f"job {job.number} ({job.label}) runs again: {again}")
+            if again and state.word != "not started":
+                job = _moved(directory, job)
+                notes.append(f"job {job.number} ({job.label}) runs again: {again}")
+            if again is not None:
                 pending.append(job)
         jobs.append(job)
     notes += [f"{directory / job.folder} is not a job of this grid: kept, but not counted" for job in known.values()]
@@ -130,7 +126,7 @@ def plan_sweep(directory: Path, grid: Grid, asked: Sequence[SweepJob], *, code_h
         created=earlier.created if earlier else now_utc(),
         jobs=tuple(jobs),
     )
-    return Agenda(sweep=sweep, pending=tuple(pending), kept=kept, notes=tuple(notes))
+    return Agenda(sweep=sweep, pending=tuple(pending), notes=tuple(notes))
 
 
 def can_continue(run_dir: Path) -> bool:

@@ -35,11 +35,7 @@ class SweepResult:
 
 
 def run_sweep(
-    grid: Grid,
-    *,
-    check: Callable[[RunConfig], dict[str, str]],
-    execute: Execute,
-    console: Console,
+    grid: Grid, *, check: Callable[[RunConfig], dict[str, str]], execute: Execute, console: Console
 ) -> SweepResult:
     """Run the missing jobs of the sweep that `grid` describes; existing results stay unchanged.
 

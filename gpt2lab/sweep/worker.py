@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from gpt2lab.compose import Job, error_line
-from gpt2lab.errors import ArchiveError, ConfigError
+from gpt2lab.compose import Job
+from gpt2lab.errors import ArchiveError, ConfigError, error_line
 from gpt2lab.record.identity import code_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root
@@ -72,11 +72,9 @@ class Worker:
         return codes[-1]
 
     def _has_failed(self, sweep: Sweep) -> bool:
-        for one in sweep.jobs:
-            run = RunDir(sweep.run_dir(one))
-            if read_state(run.path).word in ("failed", "diverged") and str(run.read_status()["ended"]) >= self.started:
-                return True
-        return False
+        runs = (RunDir(sweep.run_dir(one)) for one in sweep.jobs)
+        failed = (run for run in runs if read_state(run.path).word in ("failed", "diverged"))
+        return any(str(run.read_status()["ended"]) >= self.started for run in failed)
 
 
 def _fail(run_dir: Path, error: Exception) -> NoReturn:

@@ -83,8 +83,8 @@ EXPERIMENTS = (
     mistake(
         "gc deletes the only way to continue a run",
         "gpt2lab/archive/gc.py",
-        "(True, held) if waiting is None else",
-        "(True, held) if True else",
+        "(True, kept) if waiting is None else",
+        "(True, kept) if True else",
         "test_gc.py::test_the_only_way_to_continue_a_run_is_kept_though_the_run_is_archived",
     ),
     mistake(

@@ -40,7 +40,7 @@ MISTAKES = (
     ),
     mistake(
         "every error of a run ends with the exit code of a bad config",
-        "gpt2lab/compose/jobs.py",
+        "gpt2lab/errors.py",
         "codes.append(code)",
         "codes.append(2)",
         "test_run.py::test_token_files_with_ids_above_the_vocabulary_are_refused",
@@ -48,7 +48,7 @@ MISTAKES = (
     mistake(
         "every error of a command ends with exit code 1",
         "gpt2lab/cli/main.py",
-        "sys.exit(code)",
+        "sys.exit(codes[-1])",
         "sys.exit(1)",
         "test_cli.py::test_nonsense_is_one_line_and_its_exit_code",
     ),
