@@ -5,7 +5,7 @@ matplotlib's own font, so a page looks the same everywhere.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,14 @@ def label_text(text: str, width: int, lines: int = 2) -> str:
 
 def write_svg(figure: Figure, path: Path, title: str) -> None:
     FigureCanvasSVG(figure).print_svg(path, metadata={"Title": title, "Date": None, "Creator": None})
+
+
+def keep(drawn: Iterable[Picture | None], folder: Path, files: Iterable[str]) -> list[Picture]:
+    """Return the pictures that were drawn, and remove the others of `files` from `folder`."""
+    pictures = [picture for picture in drawn if picture is not None]
+    for file in set(files) - {picture.file for picture in pictures}:
+        (folder / file).unlink(missing_ok=True)
+    return pictures
 
 
 def thin(curve: Curve, points: int = MAX_POINTS) -> Curve:

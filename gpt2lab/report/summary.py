@@ -4,6 +4,7 @@ It is what an index, a comparison or another program reads; the README is writte
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     }
     if summary["training_s"] is None:
         summary["training_s"] = _final(inputs.curve("elapsed_s"))
-    summary["findings"] = [
-        {"topic": finding.topic, "verdict": finding.verdict, "text": finding.text}
-        for finding in find(inputs, summary)
-        if finding is not None
-    ]
-    return summary
+    return summary | {"findings": [asdict(finding) for finding in find(inputs, summary) if finding is not None]}
 
 
 def counts_every_position(inputs: Inputs) -> bool:

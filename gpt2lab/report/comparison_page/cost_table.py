@@ -8,8 +8,9 @@ from gpt2lab.report.comparison.costs import ArmCost
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison_page.tables import Table, TableColumn, arm_columns
+from gpt2lab.report.comparison_page.tables import arm_columns
 from gpt2lab.report.comparison_page.words import mean_std, sentence, signed_percent, two_digits
+from gpt2lab.report.markdown import Markdown, TableColumn, columns_table
 
 MATRICES = ("fc1", "fc2")
 BLOCKS = (
@@ -18,7 +19,7 @@ BLOCKS = (
 )
 
 
-def cost_table(results: SweepResults) -> Table | None:
+def cost_table(results: SweepResults) -> Markdown | None:
     """Steps, time and arithmetic to a loss that every arm reaches, and the speed of training."""
     costs, arms = results.costs, arm_columns(results)
     told = [cost for cost in costs.cells if cost is not None]
@@ -50,7 +51,7 @@ def cost_table(results: SweepResults) -> Table | None:
     ]
     goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches." if to else ""
     said = (goal, sentence(costs.reason or ""), sentence(costs.untimed or ""), costs.rule, BLOCKS * any(blocks))
-    return Table(columns=[*arms, *columns], n_text=len(arms), below=" ".join(filter(None, said)))
+    return columns_table([*arms, *columns], len(arms), below=" ".join(filter(None, said)))
 
 
 def _tera(estimate: Estimate | None) -> str:

@@ -1,13 +1,13 @@
 """Which figures a sweep's page has, and what goes into each."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import Picture
+from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.costs import tokens_per_s
@@ -32,21 +32,12 @@ DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 
 def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) -> list[Picture]:
     """Write every figure that these results can fill into `folder`, and remove those they cannot."""
-    folder.mkdir(exist_ok=True)
     if results.grokking is not None:
         drawn = [_forest(results, folder), _grid(results, folder), *_splits(results, results.grokking, folder)]
     else:
         drawn = [_forest(results, folder), _factor(results, folder), _grid(results, folder)]
         drawn += [_curves(results, summary, folder), draw_gap(_series(results, gap_curve), folder)]
     return keep(drawn, folder, FILES)
-
-
-def keep(drawn: Iterable[Picture | None], folder: Path, files: Iterable[str]) -> list[Picture]:
-    """Return the pictures that were drawn, and remove the others of `files` from `folder`."""
-    pictures = [picture for picture in drawn if picture is not None]
-    for file in set(files) - {picture.file for picture in pictures}:
-        (folder / file).unlink(missing_ok=True)
-    return pictures
 
 
 def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series]:

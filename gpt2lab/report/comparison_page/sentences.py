@@ -17,7 +17,6 @@ from gpt2lab.report.comparison_page.words import (
     listed,
     mean_std,
     mean_std_of,
-    plural,
     sentence,
     signed,
     signed_interval,
@@ -25,6 +24,7 @@ from gpt2lab.report.comparison_page.words import (
     spread,
     two_digits,
 )
+from gpt2lab.report.numbers import plural
 
 EVIDENCE = ("comparison", "generalisation")  # topics of what was tested or counted; the others describe means
 MOST_ARMS = 12  # told apart in one finding; the table has the others

@@ -1,7 +1,6 @@
 """The tables of a comparison's page; None where there is nothing to show."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,36 +27,9 @@ from gpt2lab.report.comparison_page.words import (
     two_digits,
     unbroken,
 )
-from gpt2lab.report.markdown import Markdown, code, escape
+from gpt2lab.report.markdown import Markdown, TableColumn, code, columns_table, escape, table
 
 MOST_TARGETS = 4  # columns of the matched-loss table
-
-
-TableColumn = tuple[str, Sequence[Any]]  # its head, and a cell for each row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table, None in place of columns that are not shown; the first `n_text` are text, the others numbers."""
-
-    columns: Sequence[TableColumn | None]
-    n_text: int
-    below: str = ""
-    last_is_text: bool = False
-
-    @property
-    def heads(self) -> list[str]:
-        return [column[0] for column in self.columns if column]
-
-    @property
-    def rows(self) -> Iterable[tuple[Any, ...]]:
-        return zip(*(column[1] for column in self.columns if column), strict=True)
-
-    @property
-    def rule(self) -> Markdown:
-        """The line under the heads, text to the left and numbers to the right."""
-        n_numbers = len(self.heads) - self.n_text - self.last_is_text
-        return Markdown("|" + " :--- |" * self.n_text + " ---: |" * n_numbers + " :--- |" * self.last_is_text)
 
 
 def arm_columns(results: SweepResults) -> list[TableColumn]:
@@ -71,7 +43,7 @@ def arm_columns(results: SweepResults) -> list[TableColumn]:
     return [(head, [shown(index, arm[head]) for index, arm in enumerate(arms)]) for head in arms[0]]
 
 
-def main_table(results: SweepResults) -> Table | None:
+def main_table(results: SweepResults) -> Markdown | None:
     """One row per arm: what varies, verdict, density, seeds, mean, interval, difference, p."""
     if results.comparison is None or not any(results.rows):
         return None
@@ -85,11 +57,8 @@ def main_table(results: SweepResults) -> Table | None:
         absent=[cell.absent for cell in results.cells],
     )
     baseline = f"{results.cells[results.baseline].label} (in bold)" if several else None
-    return Table(
-        columns=[*arms, verdict, *measured] if several else [*arms, *measured[:-2]],
-        n_text=len(arms) + several,
-        below=main_caption(results.comparison, baseline),
-    )
+    columns = [*arms, verdict, *measured] if several else [*arms, *measured[:-2]]
+    return columns_table(columns, len(arms) + several, below=main_caption(results.comparison, baseline))
 
 
 def result_columns(
@@ -146,21 +115,17 @@ def main_caption(comparison: Comparison, baseline: str | None) -> str:
     return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
 
 
-def unfinished_table(results: SweepResults) -> Table | None:
+def unfinished_table(results: SweepResults) -> Markdown | None:
     """Each job that did not finish, with what its record says about why."""
-    jobs = results.unfinished
-    lasts = [member.run.inputs.rows[-1:] if member.run is not None else [] for member in jobs]
-    columns: list[TableColumn] = [
-        ("Job", [str(member.job.number) for member in jobs]),
-        ("Run", [code(member.name) for member in jobs]),
-        ("State", [member.state.word for member in jobs]),
-        ("Last step", [f"{rows[0]['step']:,}" if rows else numbers.MISSING for rows in lasts]),
-        ("Reason", [member.state.reason or "" for member in jobs]),
-    ]
-    return Table(columns=columns, n_text=len(columns)) if jobs else None
+    rows = []
+    for member in results.unfinished:
+        last = member.run.inputs.rows[-1:] if member.run is not None else []
+        step = f"{last[0]['step']:,}" if last else numbers.MISSING
+        rows.append((member.job.number, code(member.name), member.state.word, step, member.state.reason or ""))
+    return table(("Job", "Run", "State", "Last step", "Reason"), rows, 5) if rows else None
 
 
-def matched_table(results: SweepResults) -> Table | None:
+def matched_table(results: SweepResults) -> Markdown | None:
     """Validation loss where the training loss is the same; None where the runs share no training loss."""
     matched, arms = results.matched, arm_columns(results)
     if not matched.targets:
@@ -173,7 +138,7 @@ def matched_table(results: SweepResults) -> Table | None:
         (f"At {numbers.loss(matched.targets[at])}", [_matched_cell(points[at]) for points in matched.points])
         for at in picked
     ]
-    return Table(columns=[*arms, *columns], n_text=len(arms), below=below)
+    return columns_table([*arms, *columns], len(arms), below=below)
 
 
 def _matched_cell(point: MatchedPoint | None) -> Any:
@@ -183,7 +148,7 @@ def _matched_cell(point: MatchedPoint | None) -> Any:
     return Markdown(f"{mean_std(point.val, numbers.loss)}{difference}")
 
 
-def grokking_table(results: SweepResults) -> Table | None:
+def grokking_table(results: SweepResults) -> Markdown | None:
     """Success, steps to the thresholds, delay and phases of each arm."""
     found, arms = results.grokking, arm_columns(results)
     if found is None or not any(cell.runs for cell in found.cells):
@@ -200,7 +165,7 @@ def grokking_table(results: SweepResults) -> Table | None:
         ("Phases", phases),
     ]
     below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
-    return Table(columns=[*arms, *columns], n_text=len(arms), below=below, last_is_text=True)
+    return columns_table([*arms, *columns], len(arms), below=below, last_is_text=True)
 
 
 def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
@@ -210,8 +175,8 @@ def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
     return median if value.n == 1 or span == value.median_text(show) else Markdown(f"{median} ({escape(span)})")
 
 
-def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
-    """Return (key, values) of what varies, of what followed from it in the runs' configs, and the seeds."""
+def settings_table(cells: tuple[Cell, ...], seeds: list[int]) -> Markdown:
+    """Return the values of what varies, of what followed from it in the runs' configs, and the seeds."""
     rows = [(key, _settings(cell.values[key] for cell in cells)) for key in cells[0].values]
     runs = [cell.runs[0] for cell in cells if cell.runs]
     followed = dict.fromkeys(key for run in runs[1:] for key in differing_keys(runs[0], run))
@@ -220,7 +185,8 @@ def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, 
         for key in followed
         if key not in cells[0].values
     ]
-    return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows
+    rows += [("seed", ", ".join(map(str, seeds)))] if seeds else []
+    return table(("Varies", "Settings"), rows, 2)
 
 
 def _settings(values: Iterable[Any]) -> str:

@@ -7,6 +7,7 @@ from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
+from gpt2lab.report.numbers import plural
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
 CORRECTED = (
@@ -19,11 +20,6 @@ def jobs_line(counts: dict[str, int]) -> str:
     """Return `18 jobs: 15 finished, 1 diverged, 1 interrupted, 1 not started`."""
     total = sum(counts.values())
     return f"{plural(total, 'job')}: " + ", ".join(f"{number:,} {word}" for word, number in counts.items())
-
-
-def plural(number: int, word: str) -> str:
-    """Return `1 arm` or `7 arms`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:
