@@ -111,7 +111,7 @@ def test_jobs_are_counted_by_state_and_those_left_are_named_with_reason(grokked:
         (7, "stopped by SIGINT"),
         (17, None),
     ]
-    assert len(results.runs) == 15 and len(results.members) == 18
+    assert sum(len(cell.finished) for cell in results.cells) == 15 and len(results.members) == 18
     assert results.notes == (
         "weight_decay=0 train_fraction=0.3: 2-weight_decay=0.0-train_fraction=0.3-seed=3 diverged, whose "
         "mean is of the runs that did not",

@@ -43,11 +43,6 @@ class SweepResults:
         return tuple(member for cell in self.cells for member in cell.members)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """The finished runs, cell by cell."""
-        return tuple(run for cell in self.cells for run in cell.finished)
-
-    @property
     def unfinished(self) -> tuple[Member, ...]:
         """Every job that is not finished, in the order of the plan."""
         return tuple(sorted((m for m in self.members if not m.finished), key=lambda member: member.job.number))
@@ -94,15 +89,11 @@ def read_sweep_results(
     base = _baseline(sweep, cells, sweep.baseline if baseline is None else baseline)
     finished = _of_same_tokens(cells, base)
     no_comparison = _why_not(cells, base, metric)
-    comparison = None
-    if no_comparison is None:
-        comparison = _compare(cells, base, metric, read_frozen(directory))
+    comparison = None if no_comparison else _compare(cells, base, metric, read_frozen(directory))
     gaps = (
         [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
     )
-    answers = [
-        [(m.name, m.run.seed, m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells
-    ]
+    answers = [[(m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells]
     return SweepResults(
         sweep=sweep,
         cells=cells,

@@ -151,7 +151,7 @@ def _matched_cell(point: MatchedPoint | None) -> Any:
 def grokking_table(results: SweepResults) -> Markdown | None:
     """Success, steps to the thresholds, delay and phases of each arm."""
     found, arms = results.grokking, arm_columns(results)
-    if found is None or not any(cell.runs for cell in found.cells):
+    if found is None or not any(cell.val for cell in found.cells):
         return None
     cells = found.cells
     fractions = [f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING for cell in cells]
