@@ -19,7 +19,7 @@ def draw_bands(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture
     n_hidden = 4 * n_embd
     channels = np.arange(n_embd)
     described = []
-    with drawing(folder / "bands.svg", "Kept weights of FC1 and FC2", 3.9, 2) as panels:
+    with drawing(folder / "bands.svg", "Kept weights of FC1 and FC2", 3.9, ncols=2) as panels:
         for axes, matrix in zip(panels, ("fc1", "fc2"), strict=True):
             half_band = (summary[f"{matrix}_band"] or 8 * n_embd) // 2
             first = np.maximum(4 * channels - half_band, 0)

@@ -41,7 +41,8 @@ class Picture:
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def drawing(path: Path, title: str, height: float, *, width: float = WIDTH, **grid: Any) -> Iterator[Any]:
+    """Yield the axes of a figure of these inches, and write it to `path`; `grid` is that of Figure.subplots."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change the bytes
         matplotlib.rcParams.update(
@@ -60,15 +61,8 @@ def style() -> Iterator[None]:
                 "lines.markersize": 3.5,
             }
         )
-        yield
-
-
-@contextmanager
-def drawing(path: Path, title: str, height: float, panels: int = 1) -> Iterator[Any]:
-    """Yield the axes of a figure of `height` inches, an array of them for several panels, and write it to `path`."""
-    with style():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure.subplots(1, panels)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.subplots(**grid)
         write_svg(figure, path, title)
 
 
@@ -110,12 +104,12 @@ def thin(curve: Curve, points: int = MAX_POINTS) -> Curve:
     return Curve(curve.steps[index], curve.values[index])
 
 
-def step_axis(axes: Axes, log: bool) -> None:
+def step_axis(axes: Axes, log: bool, ticks: int = 6) -> None:
     axes.set_xlabel("Step (optimizer updates)" + (", log scale" if log else ""))
     if log:
         axes.set_xscale("log")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
         axes.margins(x=0.01)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
@@ -124,6 +118,13 @@ def log_loss_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def reference(axes: Axes, value: float, text: str = "") -> None:
+    """Draw a horizontal line at `value`, called `text`."""
+    axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+    if text:
+        label_line(axes, text, value)
 
 
 def label_line(axes: Axes, text: str, value: float) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import canvas, numbers
@@ -70,8 +69,7 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
         margin = 0.08 * (high - low)
         for name, value in _references(inputs, summary):
             if (value > 0 or not log_loss) and low - margin <= value <= high + margin:
-                axes.axhline(value, color=canvas.GREY, linestyle=(0, (4, 3)), linewidth=1)
-                canvas.label_line(axes, f"{name} {numbers.loss(value)}", value)
+                canvas.reference(axes, value, f"{name} {numbers.loss(value)}")
         axes.legend(loc="lower left" if log_loss else "best")
     described = [
         f"{label} from {numbers.loss(float(curve.values[0]))} at step {int(curve.steps[0]):,} to "
@@ -97,7 +95,7 @@ def draw_accuracy(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Pict
         canvas.step_axis(axes, log)
         axes.set_ylabel("Accuracy at counted positions")
         axes.set_ylim(-0.03, 1.05)
-        axes.axhline(threshold, color=canvas.GREY, linestyle=(0, (4, 3)), linewidth=1)
+        canvas.reference(axes, threshold)
         for split, step in reached.items():
             if step:
                 axes.axvline(step, color=COLOURS[split], linestyle=":", linewidth=1.2)
@@ -120,8 +118,7 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
     clip = inputs.fact("config.optim.grad_clip")
     columns = 2 if len(norm) > 1 else 1
     title = "Learning rate and gradient norm over steps"
-    with canvas.drawing(folder / "learning_rate.svg", title, 2.7, columns) as drawn:
-        panels = np.atleast_1d(drawn)
+    with canvas.drawing(folder / "learning_rate.svg", title, 2.7, ncols=columns, squeeze=False) as [panels]:
         panels[0].plot(lr.steps, lr.values, color=canvas.GREEN)
         panels[0].set_ylabel("Learning rate")
         panels[0].set_ylim(0, 1.08 * float(lr.values.max()) or 1)
@@ -134,10 +131,9 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
             else:
                 panels[1].set_ylim(bottom=0)
             if clip and norm.values.min() <= clip <= norm.values.max():
-                panels[1].axhline(clip, color=canvas.GREY, linestyle=(0, (4, 3)), linewidth=1)
+                canvas.reference(panels[1], clip)
         for axes in panels:
-            canvas.step_axis(axes, log=False)
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+            canvas.step_axis(axes, log=False, ticks=4)
     peak_step, peak = lr.best(largest=True)
     alt = f"Learning rate over steps: peak {numbers.rounded(peak)} at step {peak_step:,}, "
     alt += f"{numbers.rounded(lr.last[1])} at step {lr.last[0]:,}."
