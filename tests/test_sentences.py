@@ -9,8 +9,8 @@ from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.record.metrics import MetricsWriter, read_metrics
 from gpt2lab.report.analysis import Finding
 from gpt2lab.report.comparison.sweep_results import read_sweep_results
-from gpt2lab.report.comparison_page.cost_table import cost_table
 from gpt2lab.report.comparison_page.sentences import find_in_sweep
+from gpt2lab.report.comparison_page.tables import cost_table
 from tests.sweep_records import write_banded_sweep
 
 

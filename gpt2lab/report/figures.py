@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from gpt2lab.model import bands
 from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import canvas, numbers
 from gpt2lab.report.analysis import DELAY_FACTOR
-from gpt2lab.report.band_figure import draw_bands
 from gpt2lab.report.canvas import Picture
 from gpt2lab.report.inputs import Curve, Inputs
-from gpt2lab.report.summary import counts_every_position
+from gpt2lab.report.summary import counts_every_position, references
 
 FILES = ("loss.svg", "accuracy.svg", "learning_rate.svg", "bands.svg")
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 COLOURS = {"train": canvas.ORANGE, "val": canvas.BLUE, "test": canvas.GREEN}
+REFERENCES = {"reachable": "best reachable", "random_guess": "uniform guess", "unigram": "unigram entropy"}
 LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
 
 
@@ -24,13 +25,6 @@ def _is_delayed(summary: dict[str, Any]) -> bool:
     train, val = summary["steps_to_train_accuracy"], summary["steps_to_val_accuracy"]
     # What has memorised and not generalised may still be waiting for it: the same axis shows both.
     return bool(train) and (val is None or val >= DELAY_FACTOR * train)
-
-
-def _references(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, float]]:
-    lines = [("best reachable", summary["reachable_val_loss"]), ("uniform guess", summary["random_guess_loss"])]
-    if counts_every_position(inputs):
-        lines.append(("unigram entropy", summary["unigram_entropy"]))
-    return [(name, value) for name, value in lines if value is not None]
 
 
 def _splits(inputs: Inputs, measure: str, log: bool) -> list[tuple[str, Curve, str]]:
@@ -67,8 +61,10 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
         canvas.step_axis(axes, log)
         axes.set_ylabel("Loss (nats per counted token)" + (", log scale" if log_loss else ""))
         margin = 0.08 * (high - low)
-        for name, value in _references(inputs, summary):
-            if (value > 0 or not log_loss) and low - margin <= value <= high + margin:
+        known = references(inputs, summary)
+        for key, name in REFERENCES.items():
+            value = known[key]
+            if value is not None and (value > 0 or not log_loss) and low - margin <= value <= high + margin:
                 canvas.reference(axes, value, f"{name} {numbers.loss(value)}")
         axes.legend(loc="lower left" if log_loss else "best")
     described = [
@@ -143,6 +139,42 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
     alt += f" Gradient norm: largest {numbers.rounded(largest)} at step {step:,}, last {numbers.rounded(norm.last[1])}."
     dashed = f" The dashed line is the clipping threshold {numbers.setting(clip)}." if clip else ""
     return Picture("learning_rate.svg", alt, f"Learning rate as applied, and gradient norm before clipping.{dashed}")
+
+
+def draw_bands(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture | None:
+    """Write bands.svg, which weights of FC1 and FC2 are kept; None when every weight is."""
+    if all(share == 1 for share in summary["density"].values()):
+        return None
+    n_embd = inputs.fact("provenance.model.n_embd")
+    n_hidden = 4 * n_embd
+    channels = np.arange(n_embd)
+    described = []
+    with canvas.drawing(folder / "bands.svg", "Kept weights of FC1 and FC2", 3.9, ncols=2) as panels:
+        for axes, matrix in zip(panels, ("fc1", "fc2"), strict=True):
+            half_band = (summary[f"{matrix}_band"] or 8 * n_embd) // 2
+            first = np.maximum(4 * channels - half_band, 0)
+            last = np.minimum(4 * channels + half_band, n_hidden - 1)
+            # Cells, not points: channel c covers [c, c+1) and hidden unit h covers [h, h+1).
+            edges = np.repeat(np.arange(n_embd + 1), 2)[1:-1]
+            lower, upper = np.repeat(first, 2), np.repeat(last + 1, 2)
+            wide = matrix == "fc2"
+            (axes.fill_betweenx if wide else axes.fill_between)(edges, lower, upper, color=canvas.BLUE, linewidth=0)
+            limits = (0, n_embd), (0, n_hidden)
+            axes.set_xlim(*limits[1 if wide else 0])
+            axes.set_ylim(*reversed(limits[0 if wide else 1]))
+            axes.set_xlabel(f"Column: {'hidden unit' if wide else 'channel'}")
+            axes.set_ylabel(f"Row: {'channel' if wide else 'hidden unit'}")
+            for axis, size in ((axes.xaxis, n_hidden if wide else n_embd), (axes.yaxis, n_embd if wide else n_hidden)):
+                axis.set_ticks([0, size // 4, size // 2, 3 * size // 4, size])
+            axes.grid(False)
+            axes.set_facecolor(canvas.LIGHT)
+            kept = f"{bands.kept_weights(n_embd, summary[f'{matrix}_band']):,}"
+            share = numbers.percent(summary["density"][matrix])
+            axes.set_title(f"{matrix.upper()}: {kept} of {n_hidden * n_embd:,} weights, {share}", fontsize=10)
+            shape = f"{n_embd} × {n_hidden}" if wide else f"{n_hidden} × {n_embd}"
+            described.append(f"{matrix.upper()} ({shape}) keeps {kept} weights, {share}")
+    alt = f"Kept weights of the MLP matrices around the diagonal h = 4c: {'; '.join(described)}."
+    return Picture("bands.svg", alt, "Weights kept by the bands (blue) in every layer; the rest are zero.")
 
 
 def draw_figures(inputs: Inputs, summary: dict[str, Any], folder: Path) -> list[Picture]:

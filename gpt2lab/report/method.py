@@ -10,7 +10,7 @@ from gpt2lab.report import numbers
 from gpt2lab.report.flops import flop_per_token
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import Markdown, code, escape, facts_table, one_line, table
-from gpt2lab.report.summary import counts_every_position
+from gpt2lab.report.summary import references
 
 Facts = list[tuple[str, Any]]  # (what, value), None or "" where it was not recorded
 MAX_DETAIL = 200  # characters of a value that a data source adds in its own words
@@ -107,15 +107,9 @@ def _data(inputs: Inputs, summary: dict[str, Any]) -> Facts:
     if data.get("row_len"):
         facts.append(("Rows", f"{data['row_len']} positions each"))
     facts.append(("Loss counts", _counted(inputs)))
-    references = [
-        (
-            summary["unigram_entropy"] if counts_every_position(inputs) else None,
-            "unigram entropy of the validation split",
-        ),
-        (summary["reachable_val_loss"], "best reachable over the counted positions"),
-        (summary["random_guess_loss"], "uniform guess"),
-    ]
-    known = [f"{numbers.loss(value)} {name}" for value, name in references if value is not None]
+    names = ("unigram entropy of the validation split", "best reachable over the counted positions", "uniform guess")
+    losses = references(inputs, summary).values()
+    known = [f"{numbers.loss(loss)} {name}" for loss, name in zip(losses, names, strict=True) if loss is not None]
     facts.append(("Reference losses (nats)", ", ".join(known)))
     for key, value in (data.get("detail") or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

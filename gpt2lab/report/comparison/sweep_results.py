@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.columns import column, result_names
+from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import Sweep, count_states, describe, read_sweep, why_partial
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import ArmResult, Comparison, compare_runs, unusable
@@ -18,7 +18,7 @@ from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
 from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
-from gpt2lab.report.comparison.trajectories import SeedRange, common_steps, gap, seed_range
+from gpt2lab.report.comparison.trajectories import SeedRange, common_steps, seed_range, split_gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,6 @@ class SweepResults:
         return why_partial(self.counts)
 
     @property
-    def higher_is_better(self) -> bool:
-        """Which way the metric is better."""
-        return bool(column(self.metric).higher_is_better)
-
-    @property
     def rows(self) -> tuple[ArmResult | None, ...]:
         """Per cell: its row of the comparison; None without a run to compare, or where it stands apart."""
         by_run = {name: row for row in (self.comparison.rows if self.comparison else ()) for name in row.experiments}
@@ -90,9 +85,6 @@ def read_sweep_results(
     finished = _of_same_tokens(cells, base)
     no_comparison = _why_not(cells, base, metric)
     comparison = None if no_comparison else _compare(cells, base, metric, read_frozen(directory))
-    gaps = (
-        [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
-    )
     answers = [[(m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells]
     return SweepResults(
         sweep=sweep,
@@ -104,7 +96,7 @@ def read_sweep_results(
         notes=tuple(_notes(cells, comparison)),
         matched=matched_loss(finished, base),
         costs=costs(finished, base),
-        gaps=tuple(seed_range(curves) for curves in gaps),
+        gaps=tuple(seed_range([split_gap(run.inputs) for run in runs]) for runs in finished),
         grokking=grokking(answers),
     )
 

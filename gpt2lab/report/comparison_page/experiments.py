@@ -14,13 +14,13 @@ from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison
+from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.forest_figure import draw_differences
-from gpt2lab.report.comparison_page.pictures import gap_curve
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.tables import main_caption, result_columns
 from gpt2lab.report.comparison_page.words import count_verdicts, lowered, spread
-from gpt2lab.report.inputs import Curve
+from gpt2lab.report.inputs import Curve, Inputs
 from gpt2lab.report.markdown import Markdown, TableColumn, columns_table, table
 from gpt2lab.report.numbers import plural
 from gpt2lab.report.page import in_short, write_page
@@ -98,19 +98,20 @@ def _floor(comparison: Comparison) -> str:
 def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
     rows, metric = comparison.rows, column(comparison.metric)
 
-    def series(curve: Callable[[Run], Curve]) -> list[Series]:
-        return [Series(label=row.label, curves=tuple(curve(runs[name]) for name in row.experiments)) for row in rows]
+    def series(curve: Callable[[Inputs], Curve]) -> list[Series]:
+        arms = [(row.label, [runs[name].inputs for name in row.experiments]) for row in rows]
+        return [Series(label=label, curves=tuple(map(curve, inputs))) for label, inputs in arms]
 
     drawn = [
         draw_differences(((row.label, row) for row in rows), comparison, folder, baseline=rows[0].label),
         draw_curves(
-            series(lambda run: run.inputs.curve(metric.name)),
+            series(lambda inputs: inputs.curve(metric.name)),
             folder,
             file="curves.svg",
             what=metric.label,
             unit=metric.unit,
             show=numbers.formatter(metric.name),
         ),
-        draw_gap(series(gap_curve), folder),
+        draw_gap(series(split_gap), folder),
     ]
     return keep(drawn, folder, FILES)

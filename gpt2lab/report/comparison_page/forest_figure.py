@@ -10,7 +10,7 @@ from gpt2lab.record.columns import column
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, Picture, drawing, label_text
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.statistics import Interval, Verdict
-from gpt2lab.report.comparison_page.words import CORRECTED, signed, signed_interval, spread
+from gpt2lab.report.comparison_page.words import CORRECTED, difference_words, signed, spread
 
 MOST_ROWS = 60
 _LABEL_CHARS = 34
@@ -53,7 +53,8 @@ def draw_differences(
         side = "right" if comparison.higher_is_better else "left"
         metric = column(comparison.metric).label
         axes.set_xlabel(f"{metric}: difference to the baseline, better to the {side}")
-    alt = f"Differences in {metric} to the baseline {baseline}: {'; '.join(_told(*arm) for arm in drawn)}."
+    told = [f"{label} {difference_words(row)}" for label, row in drawn]
+    alt = f"Differences in {metric} to the baseline {baseline}: {'; '.join(told)}."
     many = sum(row.corrected_interval is not None for _, row in rows)
     caption = f"Differences to the baseline {baseline}, paired by seed"
     caption += (
@@ -73,9 +74,3 @@ def _limits(arms: Arms, floor: float) -> Interval:
         ends += row.corrected_interval or ([row.difference.mean] if row.difference else [])
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
-
-
-def _told(label: str, row: ArmResult) -> str:
-    assert row.difference is not None and row.judgement is not None
-    interval = signed_interval(row.corrected_interval) if row.corrected_interval else "one pair"
-    return f"{label} {signed(row.difference.mean)} ({interval}), {row.judgement.verdict}"

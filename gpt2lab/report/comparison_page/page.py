@@ -7,7 +7,6 @@ from typing import Any
 
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words, read_sweep_results
 from gpt2lab.report.comparison_page import tables
-from gpt2lab.report.comparison_page.cost_table import cost_table
 from gpt2lab.report.comparison_page.pictures import draw_pictures
 from gpt2lab.report.comparison_page.sentences import EVIDENCE
 from gpt2lab.report.comparison_page.shared import shared_inputs, summarise_sweep
@@ -55,7 +54,7 @@ def _context(directory: Path, results: SweepResults, summary: dict[str, Any], no
         "grokking": tables.grokking_table(results),
         "matched": matched,
         "no_match": None if matched or results.grokking else sentence(results.matched.reason or ""),
-        "cost": cost_table(results),
+        "cost": tables.cost_table(results),
         "findings": [finding for finding in summary["findings"] if finding["topic"] not in EVIDENCE],
     }
 

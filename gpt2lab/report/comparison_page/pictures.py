@@ -8,13 +8,12 @@ from typing import Any
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture, keep
-from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.costs import tokens_per_s
 from gpt2lab.report.comparison.grokking import Grokking, GrokkingCell
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison.trajectories import gap
+from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
@@ -23,7 +22,7 @@ from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_spl
 from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
-from gpt2lab.report.inputs import Curve
+from gpt2lab.report.inputs import Curve, Inputs
 
 FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
@@ -36,15 +35,19 @@ def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) 
         drawn = [_forest(results, folder), _grid(results, folder), *_splits(results, results.grokking, folder)]
     else:
         drawn = [_forest(results, folder), _factor(results, folder), _grid(results, folder)]
-        drawn += [_curves(results, summary, folder), draw_gap(_series(results, gap_curve), folder)]
+        drawn += [_curves(results, summary, folder), draw_gap(_series(results, split_gap), folder)]
     return keep(drawn, folder, FILES)
 
 
-def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series]:
+def _series(results: SweepResults, curve: Callable[[Inputs], Curve]) -> list[Series]:
     """Return a curve of every cell that has a finished run, the baseline's first."""
     base = results.cells[results.baseline]
     cells = [base, *(cell for cell in results.cells if cell is not base)]
-    return [Series(label=cell.label, curves=tuple(map(curve, cell.finished))) for cell in cells if cell.finished]
+    return [
+        Series(label=cell.label, curves=tuple(curve(run.inputs) for run in cell.finished))
+        for cell in cells
+        if cell.finished
+    ]
 
 
 def _forest(results: SweepResults, folder: Path) -> Picture | None:
@@ -87,7 +90,7 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
     names = {"reachable_val_loss": "best reachable", "random_guess_loss": "uniform guess"}
     lines = [(name, summary.get(key)) for key, name in names.items()] if metric == "val_loss" else []
     return draw_curves(
-        _series(results, lambda run: run.inputs.curve(metric)),
+        _series(results, lambda inputs: inputs.curve(metric)),
         folder,
         file="curves.svg",
         what=column(metric).label,
@@ -95,11 +98,6 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
         show=numbers.formatter(metric),
         references=[(name, value) for name, value in lines if value is not None],
     )
-
-
-def gap_curve(run: Run) -> Curve:
-    """Validation minus training loss of a run."""
-    return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
 
 
 def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Picture | None]:

@@ -13,13 +13,13 @@ from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
 from gpt2lab.report.comparison.trajectories import SeedRange
 from gpt2lab.report.comparison_page.words import (
     count_verdicts,
+    difference_words,
     jobs_line,
     listed,
     mean_std,
     mean_std_of,
     sentence,
     signed,
-    signed_interval,
     signed_percent,
     spread,
     two_digits,
@@ -91,8 +91,7 @@ def _told(label: str, row: ArmResult) -> str:
     assert row.judgement is not None
     if row.difference is None:
         return f"{label}: {row.judgement.verdict} (no seed in common)"
-    interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else " (one pair)"
-    return f"{label}: {signed(row.difference.mean)}{interval}, {row.judgement.verdict}"
+    return f"{label}: {difference_words(row)}"
 
 
 def best_arm(results: SweepResults) -> Finding | None:
@@ -101,8 +100,9 @@ def best_arm(results: SweepResults) -> Finding | None:
     rows = [each for each in rows if each[1].comparable]
     if len(rows) < 2:
         return None
-    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
-    extreme = "Highest" if results.higher_is_better else "Lowest"
+    higher = bool(column(results.metric).higher_is_better)
+    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=higher)[:2]
+    extreme = "Highest" if higher else "Lowest"
     name = column(results.metric).label.lower()
     if not _ordered(best[1].estimate, other[1].estimate, numbers.formatter(results.metric)):
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
 from gpt2lab.report.numbers import plural
@@ -51,6 +52,14 @@ def two_digits(value: float) -> str:
 def signed_interval(ends: Interval | None) -> str:
     """Return `−0.0100 to +0.0300`."""
     return numbers.MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
+
+
+def difference_words(row: ArmResult) -> str:
+    """Return `+0.0200 (+0.0100 to +0.0300), worse`."""
+    if row.judgement is None or row.difference is None:
+        return numbers.MISSING
+    interval = signed_interval(row.corrected_interval) if row.corrected_interval else "one pair"
+    return f"{signed(row.difference.mean)} ({interval}), {row.judgement.verdict}"
 
 
 def spread(value: float) -> str:
