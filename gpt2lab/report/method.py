@@ -7,8 +7,7 @@ from gpt2lab.model import bands
 from gpt2lab.model.band_tiles import PRODUCTS, products_in_words
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.report import numbers
-from gpt2lab.report.flops import flop_per_token
-from gpt2lab.report.inputs import Inputs
+from gpt2lab.report.inputs import Inputs, flop_per_token
 from gpt2lab.report.markdown import Markdown, code, escape, facts_table, one_line, table
 from gpt2lab.report.summary import references
 

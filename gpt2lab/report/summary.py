@@ -15,8 +15,7 @@ from gpt2lab.record import columns
 from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import analysis
 from gpt2lab.report.comparison.trajectories import split_gap
-from gpt2lab.report.flops import flop_per_token
-from gpt2lab.report.inputs import Curve, Inputs, read_inputs
+from gpt2lab.report.inputs import Curve, Inputs, flop_per_token, read_inputs
 
 WARM_UP_SHARE = 0.1  # rows at the start that a median speed leaves out: compilation, caches, allocation
 

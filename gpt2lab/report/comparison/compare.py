@@ -16,7 +16,6 @@ from gpt2lab.record.sweep import short_keys, typed
 from gpt2lab.report import numbers
 from gpt2lab.report.comparison import statistics
 from gpt2lab.report.comparison.arms import (
-    EARLIER_NAMES,
     FACTS,
     HARDWARE,
     TOKENS,
@@ -115,8 +114,7 @@ def compare_runs(
     for runs that may not be put together.
     """
     _check([run.name for run in runs], metric, baseline)
-    vary = [EARLIER_NAMES.get(name, name) for name in vary]
-    check_vary(vary, list(runs))
+    vary = check_vary(vary, runs)
     _check_measured(runs, metric)
     arms = group(runs, vary)
     first = next(arm for arm in arms if baseline is None or baseline in {run.name for run in arm.runs})

@@ -9,7 +9,7 @@ import numpy as np
 from gpt2lab.report.comparison.arms import HARDWARE, Run, differing
 from gpt2lab.report.comparison.statistics import Estimate, estimate, noise_floor
 from gpt2lab.report.comparison.trajectories import first_reaching, outside_share, seconds_at
-from gpt2lab.report.flops import flop_per_token
+from gpt2lab.report.inputs import flop_per_token
 from gpt2lab.report.summary import median_speed
 
 METRIC = "val_loss"

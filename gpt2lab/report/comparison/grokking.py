@@ -72,10 +72,8 @@ class GrokkingCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grokking:
-    """All settings of a sweep, by one rule."""
+    """All settings of a sweep, by RULE."""
 
-    threshold: float
-    rule: str
     bounds: tuple[tuple[str, float], ...]  # losses known without a model (nats), lowest first
     cells: tuple[GrokkingCell, ...]
 
@@ -166,8 +164,6 @@ def grokking(cells: Sequence[Sequence[tuple[Inputs, str]]]) -> Grokking | None:
         return None
     bounds = [known_bounds(each) for each in inputs]
     return Grokking(
-        threshold=ACCURACY_REACHED,
-        rule=RULE,
         bounds=tuple(bound for bound in bounds[0] if all(bound in others for others in bounds)),
         cells=tuple(grokking_cell([read_grokking(*run) for run in cell]) for cell in cells),
     )

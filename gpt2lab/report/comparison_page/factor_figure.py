@@ -47,21 +47,26 @@ def draw_factor(
     caption = f"Settings of {factor} side by side, not to scale: a point for each seed, the line through the means. "
     times = f"No times: {untimed or 'not every run recorded its speed'}."
     caption += "Times are medians of the logged rows, the first tenth left out." if timed else times
-    return Picture(FILE, _alt(settings, factor, metric, timed=timed), caption)
+    said = []
+    for setting in settings:
+        words = f"{setting.label}: {_mean(setting.metric):.4f}"
+        said.append(words + (f", {numbers.significant(_mean(setting.token_us))} µs per token" if timed else ""))
+    return Picture(FILE, f"{metric} by {factor}, means over seeds. {'; '.join(said)}.", caption)
+
+
+def _mean(seeds: Sequence[float]) -> float:
+    return sum(seeds) / len(seeds)
 
 
 def _draw(axes: Axes, values: Sequence[Sequence[float]]) -> None:
     for place, seeds in enumerate(values):
         axes.plot([place] * len(seeds), seeds, linestyle="", marker="o", markersize=4, color=GREY, alpha=0.6)
-    means = [sum(seeds) / len(seeds) for seeds in values]
-    axes.plot(range(len(means)), means, marker="_", markersize=14, markeredgewidth=2, linewidth=1, color=BLUE)
-
-
-def _alt(settings: Sequence[Setting], factor: str, metric: str, *, timed: bool) -> str:
-    said = []
-    for setting in settings:
-        words = f"{setting.label}: {sum(setting.metric) / len(setting.metric):.4f}"
-        if timed:
-            words += f", {numbers.significant(sum(setting.token_us) / len(setting.token_us))} µs per token"
-        said.append(words)
-    return f"{metric} by {factor}, means over seeds. {'; '.join(said)}."
+    axes.plot(
+        range(len(values)),
+        list(map(_mean, values)),
+        marker="_",
+        markersize=14,
+        markeredgewidth=2,
+        linewidth=1,
+        color=BLUE,
+    )

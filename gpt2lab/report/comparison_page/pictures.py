@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
+from gpt2lab.report.analysis import ACCURACY_REACHED
 from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.costs import tokens_per_s
@@ -115,7 +116,7 @@ def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Pictur
         ]
         return draw_splits(arms, folder, columns=_panel_columns(results, len(cells)), **how)
 
-    what, threshold = "Accuracy at counted positions", ("threshold", found.threshold)
+    what, threshold = "Accuracy at counted positions", ("threshold", ACCURACY_REACHED)
     return [
         draw("train_accuracy", "val_accuracy", file="accuracy.svg", what=what, lines=[threshold], accuracy=True),
         draw("train_eval_loss", "val_loss", file="loss.svg", what="Loss (nats per counted token)", lines=found.bounds),
@@ -144,7 +145,7 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
     plan = [(cell.settings[first], cell.settings[second]) for cell in results.cells]
     if results.grokking is not None:
         cells = dict(zip(plan, map(_steps_cell, results.grokking.cells), strict=True))
-        what = f"Median steps to validation accuracy {results.grokking.threshold:g}, and how many seeds reached it"
+        what = f"Median steps to validation accuracy {ACCURACY_REACHED:g}, and how many seeds reached it"
         look = {"file": "steps.svg", "what": what, "darker": "later; grey: not reached by step N"}
     elif results.comparison is not None:
         cells = {

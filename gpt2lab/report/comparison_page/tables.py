@@ -9,9 +9,11 @@ from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
+from gpt2lab.report.analysis import ACCURACY_REACHED
 from gpt2lab.report.comparison.arms import differing_keys
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.costs import ArmCost
+from gpt2lab.report.comparison.grokking import RULE
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
 from gpt2lab.report.comparison.statistics import Censored, Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
@@ -167,13 +169,13 @@ def grokking_table(results: SweepResults) -> Markdown | None:
     phases = [", ".join(f"{n} {phase}" for phase, n in cell.phases.items()) or numbers.MISSING for cell in cells]
     columns: list[TableColumn] = [
         ("Generalised, of those that ended", [unbroken(fraction) for fraction in fractions]),
-        (f"Steps to training {found.threshold:g}", [_censored(cell.train, numbers.count) for cell in cells]),
-        (f"Steps to validation {found.threshold:g}", [_censored(cell.val, numbers.count) for cell in cells]),
+        (f"Steps to training {ACCURACY_REACHED:g}", [_censored(cell.train, numbers.count) for cell in cells]),
+        (f"Steps to validation {ACCURACY_REACHED:g}", [_censored(cell.val, numbers.count) for cell in cells]),
         ("Delay (steps)", [_censored(cell.delay, numbers.count) for cell in cells]),
         ("Ratio", [_censored(cell.ratio, two_digits) for cell in cells]),
         ("Phases", phases),
     ]
-    below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
+    below = f"Medians over seeds (range); > N: not reached by step N. {RULE}"
     return columns_table([*arms, *columns], len(arms), below=below, last_is_text=True)
 
 
