@@ -37,9 +37,7 @@ def series(label: str, level: float, seeds: int = 3, points: int = 11) -> Series
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that were drawn, in place of their files."""
     figures: list[Figure] = []
-    for module in ("curves_figure", "factor_figure", "forest_figure", "grokking_figure", "heatmap_figure"):
-        target = f"gpt2lab.report.comparison_page.{module}.write_svg"
-        monkeypatch.setattr(target, lambda figure, path, title: figures.append(figure))
+    monkeypatch.setattr("gpt2lab.report.canvas.write_svg", lambda figure, path, title: figures.append(figure))
     return figures
 
 

@@ -18,6 +18,7 @@ from gpt2lab.report.summary import summarise_inputs
 
 def draw(run: Path, folder: Path) -> dict[str, Picture]:
     inputs = read_inputs(run)
+    folder.mkdir(exist_ok=True)
     return {picture.file: picture for picture in draw_figures(inputs, summarise_inputs(inputs, "run"), folder)}
 
 

@@ -62,7 +62,7 @@ def test_the_rule_names_every_phase_and_every_number() -> None:
 
 def test_a_run_is_read_with_its_steps_delay_and_ratio(tmp_path: Path) -> None:
     inputs = read_inputs(write_grokking_run(tmp_path / "run"))
-    run = read_grokking("run", 0, inputs, "finished")
+    run = read_grokking(inputs, "finished")
     # From the formulas of the record: training above 0.99 from 250 on, validation from 1750 on (rows every 50).
     train = next(row["step"] for row in inputs.rows if row["train_accuracy"] >= 0.99)
     val = next(row["step"] for row in inputs.rows if row["val_accuracy"] >= 0.99)
@@ -74,7 +74,7 @@ def test_a_run_is_read_with_its_steps_delay_and_ratio(tmp_path: Path) -> None:
 def test_a_run_that_never_got_there_took_more_than_its_steps(tmp_path: Path) -> None:
     rows = grokking_rows(generalised=9000)
     inputs = read_inputs(write_record(tmp_path / "run", rows, provenance=EQUATIONS))
-    run = read_grokking("run", 0, inputs, "finished")
+    run = read_grokking(inputs, "finished")
     assert (
         run.val_step is None
         and run.last_step == 2000
@@ -86,7 +86,7 @@ def test_a_run_that_never_got_there_took_more_than_its_steps(tmp_path: Path) -> 
 
 def test_what_an_unfinished_run_would_have_become_is_open(tmp_path: Path) -> None:
     inputs = read_inputs(write_record(tmp_path / "run", grokking_rows()[:9], provenance=EQUATIONS))
-    run = read_grokking("run", 0, inputs, "interrupted")
+    run = read_grokking(inputs, "interrupted")
     assert run.phase is None and not run.settled and run.val_step is None
 
 
@@ -98,15 +98,13 @@ def runs(*ends: tuple[int | None, int | None, str]) -> Sequence[GrokkingRun]:
 
     return [
         GrokkingRun(
-            name=f"run {seed}",
-            seed=seed,
             state=state,
             last_step=80 if state == "diverged" else 2000,
             train_step=train,
             val_step=val,
             phase=phase(train, val, state),
         )
-        for seed, (train, val, state) in enumerate(ends)
+        for train, val, state in ends
     ]
 
 
@@ -146,7 +144,7 @@ def test_only_runs_that_answer_questions_are_looked_at(tmp_path: Path) -> None:
         read_inputs(write(tmp_path / name)) for name, write in (("text", write_text_run), ("grok", write_grokking_run))
     )
     assert has_answers(equations) and not has_answers(text)
-    assert grokking([[("text", 0, text, "finished")]]) is None and grokking([[], []]) is None
+    assert grokking([[(text, "finished")]]) is None and grokking([[], []]) is None
     rows = {"data": {"row_len": 8}, "model": {"counted_positions": None}}
     assert has_answers(read_inputs(write_record(tmp_path / "rows", grokking_rows(), provenance=rows)))
     without = [{key: value for key, value in row.items() if "accuracy" not in key} for row in text_rows(steps=20)]
@@ -170,6 +168,6 @@ def test_a_bound_that_differs_between_runs_is_not_named(tmp_path: Path) -> None:
         )
         for p in (59, 61)
     )
-    found = grokking([[("one", 0, one, "finished")], [("other", 0, other, "finished")]])
+    found = grokking([[(one, "finished")], [(other, "finished")]])
     assert found is not None
     assert [name for name, _ in found.bounds] == ["best reachable loss", "random guess over the vocabulary"]

@@ -61,7 +61,7 @@ def test_every_cell_is_held_to_the_first_by_seed(banded: Path) -> None:
     results = read_sweep_results(banded)
     assert results.counts == {"finished": 12} and results.reason is None and results.notes == ()
     assert results.baseline == 0 and results.comparison is not None and results.no_comparison is None
-    assert results.comparison.step == 1000 and not results.higher_is_better
+    assert results.comparison.step == 1000 and not results.comparison.higher_is_better
     base, fc1, fc2, both = results.rows
     assert base is not None and base.difference is None and base.estimate.n == 3
     faded = 1 - math.exp(-1000 / 120)  # how much of its floor a loss of the record shows at step 1000
@@ -111,7 +111,7 @@ def test_jobs_are_counted_by_state_and_those_left_are_named_with_reason(grokked:
         (7, "stopped by SIGINT"),
         (17, None),
     ]
-    assert len(results.runs) == 15 and len(results.members) == 18
+    assert sum(len(cell.finished) for cell in results.cells) == 15 and len(results.members) == 18
     assert results.notes == (
         "weight_decay=0 train_fraction=0.3: 2-weight_decay=0.0-train_fraction=0.3-seed=3 diverged, whose "
         "mean is of the runs that did not",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison import trajectories
 from gpt2lab.report.inputs import Curve
 
 ACCURACY_REACHED = 0.99
@@ -49,8 +50,8 @@ def convergence(val: Curve, lr: Curve | None = None) -> Finding | None:
     if len(tail) < MIN_POINTS:
         tail = Curve(trained.steps[-MIN_POINTS:], trained.values[-MIN_POINTS:])
     if len(tail) < MIN_POINTS:
-        evaluations = "1 evaluation" if len(tail) == 1 else f"{len(tail)} evaluations"
-        text = f"{evaluations} after training began; the trend at the end is only judged from {MIN_POINTS}."
+        text = f"{numbers.plural(len(tail), 'evaluation')} after training began; "
+        text += f"the trend at the end is only judged from {MIN_POINTS}."
         return Finding("convergence", "Convergence unknown", text)
     first, last = int(tail.steps[0]), int(tail.steps[-1])
     slope, error = fit_line(tail.steps.astype(np.float64), tail.values)
@@ -94,27 +95,20 @@ def best_earlier(val: Curve) -> Finding | None:
     )
 
 
-def last_of_both(first: Curve, second: Curve) -> tuple[int, float, float] | None:
-    """Return the last step at which both curves were measured, and the two values; None where there is none."""
-    steps, at, other = np.intersect1d(first.steps, second.steps, return_indices=True)
-    return (int(steps[-1]), float(first.values[at[-1]]), float(second.values[other[-1]])) if len(steps) else None
-
-
 def gap(train: Curve, val: Curve) -> Finding | None:
     """Distance between the splits at the last step at which both were evaluated."""
-    together = last_of_both(train, val)
-    if not together or together[0] == 0:
+    apart = trajectories.gap(train, val)
+    if not len(apart.since(1)):
         return None
-    step, train_loss, val_loss = together
-    distance = val_loss - train_loss
+    step, distance = apart.last
     if abs(distance) < NOTABLE_NATS:
         verdict = "No gap between the splits"
     else:
         verdict = "Validation above training" if distance > 0 else "Validation below training"
     text = (
-        f"At step {step:,} validation loss is {numbers.loss(val_loss)} and training loss {numbers.loss(train_loss)} "
-        f"nats, measured the same way: a gap of {'-' if distance < 0 else ''}{numbers.loss(abs(distance))} nats "
-        f"(gaps within {NOTABLE_NATS} nats are ignored)."
+        f"At step {step:,} validation loss is {numbers.loss(val.at(step))} and training loss "
+        f"{numbers.loss(train.at(step))} nats, measured the same way: a gap of {'-' if distance < 0 else ''}"
+        f"{numbers.loss(abs(distance))} nats (gaps within {NOTABLE_NATS} nats are ignored)."
     )
     if distance <= -NOTABLE_NATS:
         text += " The splits differ in difficulty by more than any overfitting shows, so this gap does not measure it."
@@ -232,33 +226,28 @@ def against_references(
     if not len(val.since(1)):
         return None
     step, last = val.last
+    baseline = random_guess if unigram is None else unigram
+    name, plain = "a uniform guess over the vocabulary", "a uniform guess"
+    if unigram is not None:
+        name, plain = "the unigram entropy of the split", "token frequencies"
+
+    def compared(name: str, value: float, side: str) -> str:
+        return f"{numbers.loss(abs(last - value))} nats {side} {name} ({numbers.loss(value)})"
+
     comparisons = []
-    beaten = True
-    baseline = unigram if unigram is not None else random_guess
     if baseline is not None:
-        name = "the unigram entropy of the split" if unigram is not None else "a uniform guess over the vocabulary"
-        beaten = last <= baseline - NOTABLE_NATS
-        side = "below" if last <= baseline else "above"
-        comparisons.append(f"{numbers.loss(abs(baseline - last))} nats {side} {name} ({numbers.loss(baseline)})")
-    too_good = False
+        comparisons.append(compared(name, baseline, "below" if last <= baseline else "above"))
     if reachable is not None:
-        too_good = last < reachable - NOTABLE_NATS
-        side = "below" if last < reachable else "above"
-        name = f"the best reachable loss ({numbers.loss(reachable)})"
-        comparisons.append(f"{numbers.loss(abs(last - reachable))} nats {side} {name}")
+        comparisons.append(compared("the best reachable loss", reachable, "below" if last < reachable else "above"))
     if not comparisons:
         return None
-    if too_good:
-        verdict = "Better than possible"
-    elif baseline is None:
-        verdict = "Distance to the best reachable"
-    elif not beaten:
-        verdict = f"Not better than {'token frequencies' if unigram is not None else 'a uniform guess'}"
-    else:
-        verdict = "Better than token frequencies" if unigram is not None else "Better than a uniform guess"
     text = f"Validation loss {numbers.loss(last)} nats at step {step:,} is {' and '.join(comparisons)}."
-    if too_good:
+    if reachable is not None and last < reachable - NOTABLE_NATS:
         text += " A loss below what the data allows points to a leak between the splits or to a wrong measure."
+        return Finding("references", "Better than possible", text)
+    if baseline is None:
+        return Finding("references", "Distance to the best reachable", text)
+    verdict = f"{'Better' if last <= baseline - NOTABLE_NATS else 'Not better'} than {plain}"
     return Finding("references", verdict, text)
 
 

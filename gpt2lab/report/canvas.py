@@ -5,7 +5,7 @@ matplotlib's own font, so a page looks the same everywhere.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,8 @@ class Picture:
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def drawing(path: Path, title: str, height: float, *, width: float = WIDTH, **grid: Any) -> Iterator[Any]:
+    """Yield the axes of a figure of these inches, and write it to `path`; `grid` is that of Figure.subplots."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change the bytes
         matplotlib.rcParams.update(
@@ -60,15 +61,8 @@ def style() -> Iterator[None]:
                 "lines.markersize": 3.5,
             }
         )
-        yield
-
-
-@contextmanager
-def drawing(path: Path, title: str, height: float, panels: int = 1) -> Iterator[Any]:
-    """Yield the axes of a figure of `height` inches, an array of them for several panels, and write it to `path`."""
-    with style():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure.subplots(1, panels)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.subplots(**grid)
         write_svg(figure, path, title)
 
 
@@ -91,6 +85,14 @@ def write_svg(figure: Figure, path: Path, title: str) -> None:
     FigureCanvasSVG(figure).print_svg(path, metadata={"Title": title, "Date": None, "Creator": None})
 
 
+def keep(drawn: Iterable[Picture | None], folder: Path, files: Iterable[str]) -> list[Picture]:
+    """Return the pictures that were drawn, and remove the others of `files` from `folder`."""
+    pictures = [picture for picture in drawn if picture is not None]
+    for file in set(files) - {picture.file for picture in pictures}:
+        (folder / file).unlink(missing_ok=True)
+    return pictures
+
+
 def thin(curve: Curve, points: int = MAX_POINTS) -> Curve:
     """Return at most `points` rows: the lowest and highest of each stretch, so that no spike is lost."""
     if len(curve) <= points:
@@ -102,12 +104,12 @@ def thin(curve: Curve, points: int = MAX_POINTS) -> Curve:
     return Curve(curve.steps[index], curve.values[index])
 
 
-def step_axis(axes: Axes, log: bool) -> None:
+def step_axis(axes: Axes, log: bool, ticks: int = 6) -> None:
     axes.set_xlabel("Step (optimizer updates)" + (", log scale" if log else ""))
     if log:
         axes.set_xscale("log")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
         axes.margins(x=0.01)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
@@ -116,6 +118,13 @@ def log_loss_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def reference(axes: Axes, value: float, text: str = "") -> None:
+    """Draw a horizontal line at `value`, called `text`."""
+    axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+    if text:
+        label_line(axes, text, value)
 
 
 def label_line(axes: Axes, text: str, value: float) -> None:

@@ -6,7 +6,7 @@ Nothing here or above it needs torch, the data or the engine: an old experiment 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,16 +80,13 @@ def _read_text(path: Path) -> str:
     return read_bytes(path).decode("utf-8", errors="replace")
 
 
-def _samples(directory: Path) -> list[Path]:
-    with disk_errors("read", directory):
-        return sorted(directory.glob("samples/*.txt"))
-
-
 def read_inputs(directory: Path) -> Inputs:
     """Read the record of a run. Raises ArchiveError naming the file that is missing, or damaged."""
     record = RunDir(directory)
     metrics = directory / "metrics.csv"
     notes = directory / "notes.md"
+    with disk_errors("read", directory):
+        samples = sorted(directory.glob("samples/*.txt"))
     return Inputs(
         config=record.read_config(),
         overrides=record.read_overrides() if record.overrides.exists() else [],
@@ -97,5 +94,27 @@ def read_inputs(directory: Path) -> Inputs:
         status=read_json(directory / "status.json"),
         rows=list(read_metrics(metrics)) if metrics.exists() else [],
         notes=_read_text(notes) if notes.exists() else "",
-        samples={path.name: _read_text(path) for path in _samples(directory)},
+        samples={path.name: _read_text(path) for path in samples},
     )
+
+
+def flop_per_token(inputs: Inputs, kind: Literal["dense", "computed"]) -> int | None:
+    """Return dense or computed FLOP per token (see model/flops.py); None where not recorded, or where runs differ.
+
+    Older records call the dense figure `flop_per_token`. Some hold the FLOP of the first update, dense and done, with
+    only the causal pairs of attention counted: their ratio is applied to the dense figure. The oldest do not say what
+    was computed.
+    """
+    model = inputs.fact("provenance.model") or {}
+    found = _count(model.get(f"flop_per_token_{kind}"))
+    if found is not None:
+        return found
+    dense, work = _count(model.get("flop_per_token")), model.get("work") or {}
+    if kind == "dense" or dense is None:
+        return dense
+    plain, done = _count(work.get("flop_dense")), _count(work.get("flop_done"))
+    return round(dense * done / plain) if plain and done else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,14 +1,26 @@
 """Text of any origin, put into a Markdown page so that it cannot change the page around it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpt2lab.record.markdown import Markdown, escape, one_line, visible
 
-__all__ = ["Markdown", "code", "escape", "fence", "one_line", "table_row"]
+__all__ = [
+    "Markdown",
+    "TableColumn",
+    "code",
+    "columns_table",
+    "escape",
+    "facts_table",
+    "fence",
+    "one_line",
+    "table",
+]
 
 _BACKTICKS = re.compile(r"`+")
+
+TableColumn = tuple[str, Sequence[Any]]  # its head, and a cell for each row
 
 
 def code(value: Any) -> Markdown:
@@ -22,9 +34,35 @@ def code(value: Any) -> Markdown:
     return Markdown(f"{ticks}{padding}{inner}{padding}{ticks}")
 
 
-def table_row(cells: Iterable[Any]) -> Markdown:
+def table_row(cells: Iterable[Any]) -> str:
     """Return one row of a table."""
-    return Markdown("| " + " | ".join(escape(cell) for cell in cells) + " |")
+    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+
+
+def table(
+    heads: Sequence[Any],
+    rows: Iterable[Iterable[Any]],
+    n_text: int = 1,
+    *,
+    below: str = "",
+    last_is_text: bool = False,
+) -> Markdown:
+    """Return a table, and a paragraph `below` it; the first `n_text` columns are text, the others numbers."""
+    rule = "|" + " :--- |" * n_text + " ---: |" * (len(heads) - n_text - last_is_text) + " :--- |" * last_is_text
+    lines = [table_row(heads), rule, *map(table_row, rows)]
+    return Markdown("\n".join([*lines, "", escape(below)] if below else lines))
+
+
+def columns_table(columns: Iterable[TableColumn | None], n_text: int, **layout: Any) -> Markdown:
+    """Return a table as `table` does, from columns; those that are None are left out."""
+    heads, cells = zip(*filter(None, columns), strict=True)
+    return table(heads, zip(*cells, strict=True), n_text, **layout)
+
+
+def facts_table(facts: Iterable[tuple[str, Any]], name: str = "") -> Markdown:
+    """Return (what, value) rows as a table, without those that have no value."""
+    head = f"| {escape(name)}".rstrip() + " | |"
+    return Markdown("\n".join([head, "| :--- | :--- |", *(table_row(fact) for fact in facts if fact[1])]))
 
 
 def fence(text: str, language: str = "text") -> Markdown:

@@ -7,30 +7,27 @@ from gpt2lab.model import bands
 from gpt2lab.model.band_tiles import PRODUCTS, products_in_words
 from gpt2lab.model.flops import rows_in_words
 from gpt2lab.report import numbers
-from gpt2lab.report.flops import flop_per_token
-from gpt2lab.report.inputs import Inputs
-from gpt2lab.report.markdown import Markdown, code, escape, one_line
-from gpt2lab.report.summary import counts_every_position
+from gpt2lab.report.inputs import Inputs, flop_per_token
+from gpt2lab.report.markdown import Markdown, code, escape, facts_table, one_line, table
+from gpt2lab.report.summary import references
 
-Facts = list[tuple[str, Any]]
+Facts = list[tuple[str, Any]]  # (what, value), None or "" where it was not recorded
 MAX_DETAIL = 200  # characters of a value that a data source adds in its own words
 
 
-def read_method(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, Facts]]:
-    """Return (table, rows) for model, data and training; a fact that was not recorded leaves its row out."""
-    tables = [
-        ("Model", _model(inputs)),
-        ("Data", _data(inputs, summary)),
-        ("Training", _training(inputs, summary)),
-    ]
-    return [(name, [(key, value) for key, value in facts if value]) for name, facts in tables]
+def method_tables(inputs: Inputs, summary: dict[str, Any], kind: str) -> list[Markdown]:
+    """Return the tables of model, data and training; a fact that was not recorded leaves its row out."""
+    tables = {"Model": _model(inputs), "Data": _data(inputs, summary), "Training": _training(inputs, summary)}
+    equal = ", equal in all runs" if kind == "sweep" else ""
+    told = {name: facts for name, facts in tables.items() if any(value for _, value in facts)}
+    return [facts_table(facts, f"{name}{equal}") for name, facts in told.items()]
 
 
-def matrix_rows(inputs: Inputs) -> list[list[Any]]:
-    """Return one row per matrix of a layer: name, shape, band, kept weights, density (exact)."""
+def matrix_table(inputs: Inputs) -> Markdown | None:
+    """Return the matrices of a layer: name, shape, band, kept weights, density (exact)."""
     n_embd = inputs.fact("provenance.model.n_embd")
     if not n_embd:
-        return []
+        return None
     rows = []
     for name, out, inner, band in (
         ("Attention, query, key and value", 3 * n_embd, n_embd, None),
@@ -45,7 +42,8 @@ def matrix_rows(inputs: Inputs) -> list[list[Any]]:
             width = f"dense{asked}" if bands.is_dense(n_embd, band) else f"{band:,}"
         shape, of = f"{out:,} × {inner:,}", f"{kept:,} of {out * inner:,}"
         rows.append([name, shape, width, of, numbers.percent(kept / (out * inner))])
-    return rows
+    matrix = f"Matrix, in each of {inputs.fact('provenance.model.n_layer')} layers"
+    return table((matrix, "Shape (out × in)", "Band (hidden units)", "Kept weights", "Density"), rows)
 
 
 def _model(inputs: Inputs) -> Facts:
@@ -108,15 +106,9 @@ def _data(inputs: Inputs, summary: dict[str, Any]) -> Facts:
     if data.get("row_len"):
         facts.append(("Rows", f"{data['row_len']} positions each"))
     facts.append(("Loss counts", _counted(inputs)))
-    references = [
-        (
-            summary["unigram_entropy"] if counts_every_position(inputs) else None,
-            "unigram entropy of the validation split",
-        ),
-        (summary["reachable_val_loss"], "best reachable over the counted positions"),
-        (summary["random_guess_loss"], "uniform guess"),
-    ]
-    known = [f"{numbers.loss(value)} {name}" for value, name in references if value is not None]
+    names = ("unigram entropy of the validation split", "best reachable over the counted positions", "uniform guess")
+    losses = references(inputs, summary).values()
+    known = [f"{numbers.loss(loss)} {name}" for loss, name in zip(losses, names, strict=True) if loss is not None]
     facts.append(("Reference losses (nats)", ", ".join(known)))
     for key, value in (data.get("detail") or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -20,6 +20,11 @@ def _or_missing(show: Callable[[float], str]) -> Callable[[float | None], str]:
     return shown
 
 
+def plural(number: int, word: str) -> str:
+    """Return `1 arm` or `7 arms`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 @_or_missing
 def count(value: float) -> str:
     """`1234567` as `1,234,567`."""

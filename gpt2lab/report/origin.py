@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from gpt2lab.report.inputs import Inputs
-from gpt2lab.report.markdown import Markdown, code
+from gpt2lab.report.markdown import Markdown, code, facts_table
 
 HASH_DIGITS = 16  # shown of a sha256; provenance.json holds all 64
 
@@ -33,8 +33,8 @@ def how_to(inputs: Inputs) -> Markdown:
     return Markdown(f"In the source that ran: {unpack}.")
 
 
-def provenance_rows(inputs: Inputs) -> list[tuple[str, Any]]:
-    """Return (what, value) rows; what was not recorded leaves its row out."""
+def provenance_table(inputs: Inputs) -> Markdown:
+    """Return a row for each fact of the record; what was not recorded leaves its row out."""
     fact = inputs.fact
     command, versions = fact("provenance.command"), fact("provenance.versions") or {}
     os_and_python = [fact("provenance.platform.os"), fact("provenance.platform.python")]
@@ -57,7 +57,7 @@ def provenance_rows(inputs: Inputs) -> list[tuple[str, Any]]:
         ("Tracker", str(tracker) if tracker else None),
     ]
     rows += [(f"{name} sha256", code(f"{str(value)[:HASH_DIGITS]}…")) for name, value in hashes if value]
-    return [(key, value) for key, value in rows if value]
+    return facts_table(rows)
 
 
 def _continuations(inputs: Inputs) -> list[tuple[str, str]]:

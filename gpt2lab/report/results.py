@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.record import columns
-from gpt2lab.record.columns import Column, evaluated
+from gpt2lab.record.columns import SPLITS, Column, evaluated
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
-from gpt2lab.report.markdown import Markdown
+from gpt2lab.report.markdown import Markdown, table
 from gpt2lab.report.summary import bits_per_byte, counts_every_position, perplexity
 
 MAX_CHECKPOINTS = 12  # rows of the table of evaluations
 SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
-def headline(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, str]]:
+def headline(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
     answers = not counts_every_position(inputs) or bool(inputs.fact("provenance.data.row_len"))
     at = f"step {summary['loss_step']:,}" if summary["loss_step"] is not None else ""
     stored, active = summary["n_params"], summary["n_params_active"]
@@ -29,12 +29,14 @@ def headline(inputs: Inputs, summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Parameters in use", active if active is not None else stored, numbers.count),
         ("Tokens/s", summary["tokens_per_s"], numbers.rounded),
     ]
-    return [(name, show(value)) for name, value, show in cells if value is not None]
+    told = [(name, show(value)) for name, value, show in cells if value is not None]
+    return table([name for name, _ in told], [[value for _, value in told]], 0) if told else None
 
 
-def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> list[list[str]]:
-    def before(split: str) -> str:
-        return numbers.loss(inputs.curve(evaluated(split)["loss"].name).at(0))
+def measure_table(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
+    """Return what each split that was evaluated measured before training, last and at best."""
+    losses = {split: evaluated(split)["loss"].name for split in SPLITS}
+    splits = [split for split in SPLITS if summary[losses[split]] is not None]
 
     def last(entry: Column) -> str:
         return numbers.formatter(entry.name)(summary[entry.name])
@@ -48,23 +50,21 @@ def measure_rows(inputs: Inputs, summary: dict[str, Any], splits: list[str]) -> 
         found = [evaluated(split).get(measure) for split in splits]
         return [numbers.MISSING if entry is None else show(entry) for entry in found]
 
-    def final(split: str) -> float | None:
-        loss: float | None = summary[evaluated(split)["loss"].name]
-        return loss
-
-    rows = [("Loss before training (nats/token)", [before(split) for split in splits])]
-    if not summary["loss_step"]:
-        return [[name, *cells] for name, cells in rows]
-    every = counts_every_position(inputs)
-    rows += [
-        ("Last loss (nats/token)", of_each("loss", last)),
-        ("Best loss (nats/token)", of_each("loss", best)),
-        ("Perplexity", [numbers.rounded(perplexity(final(split)) if every else None) for split in splits]),
-        ("Bits per byte", [numbers.loss(bits_per_byte(inputs, split, final(split))) for split in splits]),
-    ]
-    for measure in [measure for measure in columns.measures() if measure != "loss"]:
-        rows += [(f"Last {measure}", of_each(measure, last)), (f"Best {measure}", of_each(measure, best))]
-    return [[name, *cells] for name, cells in rows if any(cell != numbers.MISSING for cell in cells)]
+    final = {split: summary[losses[split]] for split in splits}
+    rows = [("Loss before training (nats/token)", [numbers.loss(inputs.curve(losses[each]).at(0)) for each in splits])]
+    if summary["loss_step"]:
+        every = counts_every_position(inputs)
+        rows += [
+            ("Last loss (nats/token)", of_each("loss", last)),
+            ("Best loss (nats/token)", of_each("loss", best)),
+            ("Perplexity", [numbers.rounded(perplexity(loss) if every else None) for loss in final.values()]),
+            ("Bits per byte", [numbers.loss(bits_per_byte(inputs, *split_loss)) for split_loss in final.items()]),
+        ]
+        for measure in [measure for measure in columns.measures() if measure != "loss"]:
+            rows += [(f"Last {measure}", of_each(measure, last)), (f"Best {measure}", of_each(measure, best))]
+        rows = [row for row in rows if any(cell != numbers.MISSING for cell in row[1])]
+    names = [SPLIT_NAMES[split] for split in splits]
+    return table(["", *names], [[name, *cells] for name, cells in rows]) if rows else None
 
 
 def speed_line(summary: dict[str, Any]) -> str | None:
@@ -80,36 +80,32 @@ def speed_line(summary: dict[str, Any]) -> str | None:
     return f"Speed: {', '.join(parts)}." if parts else None
 
 
-def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> tuple[list[str], list[list[Any]], str]:
-    """Return (column heads, rows, caption) of the evaluations: all, or thinned evenly around those that matter."""
+def checkpoint_table(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
+    """Return the evaluations: all, or thinned evenly around those that matter; None for fewer than two."""
     entries = [entry for measure in columns.measures() for entry in columns.COLUMNS if entry.measure == measure]
     measured = [(entry, curve) for entry in entries if len(curve := inputs.curve(entry.name))]
     steps = sorted({int(step) for _, curve in measured for step in curve.steps})
     if len(steps) < 2:
-        return [], [], ""
-    telling = {
-        steps[0],
-        steps[-1],
-        summary["best_val_loss_step"],
-        summary["steps_to_train_accuracy"],
-        summary["steps_to_val_accuracy"],
-    }
-    kept = _thin_evenly(steps, {step for step in telling if step in steps})
+        return None
+    best = summary["best_val_loss_step"]
+    telling = {steps[0], steps[-1], best, summary["steps_to_train_accuracy"], summary["steps_to_val_accuracy"]}
+    kept = _thin_evenly(steps, telling & set(steps))
     tokens = {row["step"]: row["tokens"] for row in inputs.rows}
-    rows: list[list[Any]] = []
-    for step in kept:
-        row: list[Any] = [f"{step:,}", numbers.count(tokens[step])]
-        for entry, curve in measured:
-            cell = numbers.formatter(entry.name)(curve.at(step))
-            bold = entry.name == "val_loss" and step == summary["best_val_loss_step"]
-            row.append(Markdown(f"**{cell}**") if bold else cell)
-        rows.append(row)
+
+    def cell(entry: Column, value: float | None, step: int) -> str:
+        shown = numbers.formatter(entry.name)(value)
+        return Markdown(f"**{shown}**") if entry.name == "val_loss" and step == best else shown
+
+    rows = [
+        [f"{step:,}", numbers.count(tokens[step]), *(cell(entry, curve.at(step), step) for entry, curve in measured)]
+        for step in kept
+    ]
     shown = "all" if len(kept) == len(steps) else f"{len(kept)} of"
     caption = (
         f"Evaluations during training ({shown} {len(steps):,}): losses in nats per counted token, the best validation "
         "loss in bold."
     )
-    return ["Step", "Tokens", *(entry.label for entry, _ in measured)], rows, caption
+    return table(["Step", "Tokens", *(entry.label for entry, _ in measured)], rows, 0, below=caption)
 
 
 def _thin_evenly(steps: list[int], telling: set[int]) -> list[int]:

@@ -4,6 +4,7 @@ It is what an index, a comparison or another program reads; the README is writte
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from gpt2lab.model import bands
 from gpt2lab.record import columns
 from gpt2lab.record.columns import SPLITS, evaluated
 from gpt2lab.report import analysis
-from gpt2lab.report.flops import flop_per_token
-from gpt2lab.report.inputs import Curve, Inputs, read_inputs
+from gpt2lab.report.comparison.trajectories import split_gap
+from gpt2lab.report.inputs import Curve, Inputs, flop_per_token, read_inputs
 
 WARM_UP_SHARE = 0.1  # rows at the start that a median speed leaves out: compilation, caches, allocation
 
@@ -29,7 +30,6 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     fact = inputs.fact
     model = fact("provenance.model") or {}
     val = inputs.curve("val_loss")
-    together = analysis.last_of_both(inputs.curve("train_eval_loss"), val)
     val_loss = _last_measured(inputs, "val_loss")
     train_seen = analysis.reached(inputs.curve("train_accuracy"))
     val_seen = analysis.reached(inputs.curve("val_accuracy"))
@@ -57,7 +57,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "loss_step": val.last[0] if len(val) else None,
         "perplexity": perplexity(val_loss),
         "bits_per_byte": bits_per_byte(inputs, "val", val_loss),
-        "gap": together and together[2] - together[1],
+        "gap": _final(split_gap(inputs)),
         "accuracy_threshold": analysis.ACCURACY_REACHED,
         "steps_to_train_accuracy": train_seen,
         "steps_to_val_accuracy": val_seen,
@@ -83,17 +83,21 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     }
     if summary["training_s"] is None:
         summary["training_s"] = _final(inputs.curve("elapsed_s"))
-    summary["findings"] = [
-        {"topic": finding.topic, "verdict": finding.verdict, "text": finding.text}
-        for finding in find(inputs, summary)
-        if finding is not None
-    ]
-    return summary
+    return summary | {"findings": [asdict(finding) for finding in find(inputs, summary) if finding is not None]}
 
 
 def counts_every_position(inputs: Inputs) -> bool:
     """Whether the loss is the mean over all positions, as per-byte and per-corpus references are."""
     return inputs.fact("provenance.model.counted_positions") is None
+
+
+def references(inputs: Inputs, summary: dict[str, Any]) -> dict[str, float | None]:
+    """Return the losses of the counted positions (nats) that need no model, None where not known."""
+    return {
+        "unigram": summary["unigram_entropy"] if counts_every_position(inputs) else None,
+        "reachable": summary["reachable_val_loss"],
+        "random_guess": summary["random_guess_loss"],
+    }
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -120,12 +124,7 @@ def find(inputs: Inputs, summary: dict[str, Any]) -> list[analysis.Finding | Non
     return [
         analysis.progress(train_loss, not_finite, summary["steps"]),
         analysis.generalisation(train_accuracy, val_accuracy) if answers else None,
-        analysis.against_references(
-            val,
-            unigram=summary["unigram_entropy"] if counts_every_position(inputs) else None,
-            reachable=summary["reachable_val_loss"],
-            random_guess=summary["random_guess_loss"],
-        ),
+        analysis.against_references(val, **references(inputs, summary)),
         analysis.convergence(val, inputs.curve("lr")),
         analysis.gap(inputs.curve("train_eval_loss"), val),
         analysis.best_earlier(val),

@@ -34,8 +34,8 @@ STATISTICS = (
     mistake(
         "a verdict looks at the p-value before its correction",
         "gpt2lab/report/comparison/statistics.py",
-        "if corrected_p >= 1 - confidence:",
-        "if difference.p >= 1 - confidence:",
+        "if corrected_p >= 1 - CONFIDENCE:",
+        "if difference.p >= 1 - CONFIDENCE:",
         "test_statistics.py::test_a_correction_can_take_a_difference_away",
     ),
     mistake(
@@ -57,16 +57,16 @@ STATISTICS = (
 COMPARISON = (
     mistake(
         "a difference is baseline minus arm",
-        "gpt2lab/report/comparison/compare.py",
-        "(measured[seed], by_seed[0][seed]) for seed",
-        "(by_seed[0][seed], measured[seed]) for seed",
+        "gpt2lab/report/comparison/statistics.py",
+        "(values[seed], baseline[seed]) for seed",
+        "(baseline[seed], values[seed]) for seed",
         "test_compare.py::test_runs_of_equal_config_are_one_arm_and_arms_are_paired_by_seed",
     ),
     mistake(
         "arms are compared at the first step that all measured",
         "gpt2lab/report/comparison/compare.py",
-        "int(max(common))",
-        "int(min(common))",
+        "int(steps[-1])",
+        "int(steps[0])",
         "test_compare.py",
     ),
     mistake(

@@ -5,7 +5,7 @@ steps, evaluation, model, code and engine (its facts) must be equal too, unless 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,15 +216,17 @@ def keys_of(fact: Fact, keys: Iterable[str]) -> set[str]:
     return {key for key in keys if key in fact.keys or key.startswith(groups)}
 
 
-def check_vary(vary: Iterable[str], runs: list[Run]) -> None:
-    """Raise ConfigError when `vary` names neither a fact nor a config key that differs between the runs."""
+def check_vary(vary: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    """Return the names in `vary` as of today. Raises ConfigError for what is no fact and no key that differs."""
     keys = {key for run in runs[1:] for key in differing_keys(runs[0], run)}
-    for name in vary:
+    names = [EARLIER_NAMES.get(name, name) for name in vary]
+    for name in names:
         if name not in keys and name not in {fact.name for fact in FACTS}:
             raise ConfigError(
                 f"--vary {name}: no such thing differs between these experiments; expected one of "
                 f"{', '.join([*(fact.name for fact in FACTS), *sorted(keys)])}"
             )
+    return names
 
 
 def density(run: Run) -> dict[str, float]:

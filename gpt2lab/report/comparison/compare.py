@@ -14,8 +14,8 @@ from gpt2lab.errors import ArchiveError, ConfigError
 from gpt2lab.record.columns import column, result_names
 from gpt2lab.record.sweep import short_keys, typed
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison import statistics
 from gpt2lab.report.comparison.arms import (
-    EARLIER_NAMES,
     FACTS,
     HARDWARE,
     TOKENS,
@@ -33,18 +33,8 @@ from gpt2lab.report.comparison.arms import (
     why_apart,
 )
 from gpt2lab.report.comparison.noise import Archived, FrozenNoise, floor_of, like
-from gpt2lab.report.comparison.statistics import (
-    Difference,
-    Estimate,
-    Interval,
-    Judgement,
-    NoiseFloor,
-    corrected_interval,
-    estimate,
-    holm,
-    judge,
-    paired_difference,
-)
+from gpt2lab.report.comparison.statistics import Difference, Estimate, Interval, Judgement, NoiseFloor
+from gpt2lab.report.comparison.trajectories import common_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,30 +84,17 @@ class Comparison:
 
 
 def compare(
-    directories: Sequence[Path],
-    *,
-    metric: str = "val_loss",
-    baseline: Path | None = None,
-    vary: Iterable[str] = (),
-    archive: Iterable[tuple[Path, dict[str, Any]]] = (),
+    directories: Sequence[Path], *, metric: str = "val_loss", baseline: Path | None = None, **options: Any
 ) -> Comparison:
-    """Compare the experiments in `directories` with the arm of `baseline`, or else of the first.
+    """Compare the experiments in `directories` as `compare_runs` does, with its other options.
 
-    `vary` names facts or config keys that may differ beside the settings that always may. `archive` yields (directory,
-    provenance) of every experiment, of which like ones count for the noise floor. Raises ConfigError for what
-    cannot be asked, ArchiveError for a damaged file and for runs that may not be put together.
+    Raises ConfigError for what cannot be asked, ArchiveError for a damaged file.
     """
     if len(directories) < 2:
         raise ConfigError(f"compare needs two experiments or more, got {len(directories)}: name another one")
     first = None if baseline is None else run_name(baseline)
     _check([run_name(directory) for directory in directories], metric, first)
-    return compare_runs(
-        [read_run(directory) for directory in directories],
-        metric=metric,
-        baseline=first,
-        vary=vary,
-        archive=archive,
-    )
+    return compare_runs([read_run(path) for path in directories], metric=metric, baseline=first, **options)
 
 
 def compare_runs(
@@ -129,13 +106,15 @@ def compare_runs(
     archive: Iterable[tuple[Path, dict[str, Any]]] = (),
     frozen: FrozenNoise | None = None,
 ) -> Comparison:
-    """Compare runs that have been read, at least one, as `compare` does; `baseline` is the name of a run.
+    """Compare `runs`, at least one, with the arm of the run named `baseline`, or else of the first.
 
-    `frozen` is what an archive added to the noise floor once; it counts for the same metric at the same step.
+    `vary` names facts or config keys that may differ beside the settings that always may. `archive` yields (directory,
+    provenance) of every experiment, of which like ones count for the noise floor. `frozen` is what an archive added to
+    it once, and counts for the same metric at the same step. Raises ConfigError for what cannot be asked, ArchiveError
+    for runs that may not be put together.
     """
     _check([run.name for run in runs], metric, baseline)
-    vary = [EARLIER_NAMES.get(name, name) for name in vary]
-    check_vary(vary, list(runs))
+    vary = check_vary(vary, runs)
     _check_measured(runs, metric)
     arms = group(runs, vary)
     first = next(arm for arm in arms if baseline is None or baseline in {run.name for run in arm.runs})
@@ -147,7 +126,10 @@ def compare_runs(
     if not usable or usable[0].first.key != first.first.key:
         reasons = "; ".join(f"{run.name}: {left_out[run.name]}" for run in first.runs)
         raise ArchiveError(f"the baseline has no run to compare with ({reasons}): name another with --baseline")
-    step = _matched_step(usable, metric)
+    steps = common_steps([run.inputs.curve(metric) for arm in usable for run in arm.runs])
+    if not len(steps):
+        raise ArchiveError(f"{metric} was measured at no step that all of these experiments have in common")
+    step = int(steps[-1])
     archived = like(first.first, archive, runs)
     same = [run for arm in usable for run in arm.runs if not other_tokens(first.first, run, metric)]
     frozen = frozen if frozen is not None and (frozen.metric, frozen.step) == (metric, step) else None
@@ -198,47 +180,36 @@ def unusable(run: Run, metric: str) -> str | None:
     return None if len(run.inputs.curve(metric)) else f"{metric} was not measured"
 
 
-def _matched_step(arms: list[Arm], metric: str) -> int:
-    steps = [set(run.inputs.curve(metric).steps.tolist()) for arm in arms for run in arm.runs]
-    common = set.intersection(*steps)
-    if not common:
-        raise ArchiveError(f"{metric} was measured at no step that all of these experiments have in common")
-    return int(max(common))
-
-
 def _by_seed(arm: Arm, metric: str, step: int) -> dict[int, float]:
     measured = {run.seed: run.inputs.curve(metric).at(step) for run in arm.runs}
     return {seed: value for seed, value in sorted(measured.items()) if value is not None}
 
 
-def _paired(arm: Arm, baseline: Arm) -> list[int]:
-    return sorted({run.seed for run in arm.runs} & {run.seed for run in baseline.runs})
-
-
 def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: NoiseFloor | None) -> tuple[ArmResult, ...]:
     by_seed = [_by_seed(arm, metric, step) for arm in arms]
-    differences: list[Difference | None] = []
-    for arm, measured in zip(arms, by_seed, strict=True):
-        comparable = arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
-        seeds = _paired(arm, arms[0]) if comparable else []
-        pairs = np.array([(measured[seed], by_seed[0][seed]) for seed in seeds])
-        differences.append(paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None)
-    tested = [index for index, d in enumerate(differences) if d is not None and d.p is not None]
-    corrected = dict(zip(tested, holm([_p(differences[index]) for index in tested]), strict=True))
+    differences = [
+        statistics.difference_by_seed(measured, by_seed[0])
+        if arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
+        else None
+        for arm, measured in zip(arms, by_seed, strict=True)
+    ]
+    tested = {index: d.p for index, d in enumerate(differences) if d is not None and d.p is not None}
+    corrected = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
     m = len(tested)
     rows = []
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
+        interval = None if difference is None or p is None else statistics.corrected_interval(difference, p, m)
         rows.append(
             ArmResult(
                 experiments=tuple(run.name for run in arm.runs),
                 varies=_varies(arm, arms, vary),
                 density=density(arm.first),
                 by_seed=measured,
-                estimate=estimate(np.array(list(measured.values()))),
+                estimate=statistics.estimate(np.array(list(measured.values()))),
                 difference=difference,
                 corrected_p=p,
-                corrected_interval=None if difference is None or p is None else corrected_interval(difference, p, m),
+                corrected_interval=interval,
                 judgement=_judge(arms[0], arm, metric, difference, p, m, floor) if index else None,
             )
         )
@@ -255,14 +226,8 @@ def _judge(
 ) -> Judgement:
     if details := other_tokens(baseline.first, arm.first, metric):
         return Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
-    return judge(
-        difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=bool(column(metric).higher_is_better)
-    )
-
-
-def _p(difference: Difference | None) -> float:
-    assert difference is not None and difference.p is not None
-    return difference.p
+    higher_is_better = bool(column(metric).higher_is_better)
+    return statistics.judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=higher_is_better)
 
 
 def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a setting costs: steps, seconds and FLOP to the loss that every run reaches, and the speed of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 from gpt2lab.report.comparison.arms import HARDWARE, Run, differing
 from gpt2lab.report.comparison.statistics import Estimate, estimate, noise_floor
 from gpt2lab.report.comparison.trajectories import first_reaching, outside_share, seconds_at
-from gpt2lab.report.flops import flop_per_token
+from gpt2lab.report.inputs import flop_per_token
 from gpt2lab.report.summary import median_speed
 
 METRIC = "val_loss"
@@ -112,28 +112,25 @@ def _cost(cell: Sequence[Run], baseline: Sequence[Run], target: float | None, *,
     """Return the cost of a cell; `alike`: all of its runs and of the baseline's are of one hardware."""
     if not cell:
         return None
-    speed = _mean(cell, tokens_per_s)
+    steps = [None if target is None else first_reaching(run.inputs.curve(METRIC), target) for run in cell]
+
+    def to_target(measure: Callable[[Run, float], float | None]) -> Estimate | None:
+        return _mean([None if step is None else measure(run, step) for run, step in zip(cell, steps, strict=True)])
+
+    speed, reference = (_mean([tokens_per_s(run) for run in runs]) for runs in (cell, baseline))
     return ArmCost(
-        step=_mean(cell, lambda run: _step(run, target)),
-        seconds=_mean(cell, lambda run: _seconds(run, target)) if alike else None,
-        flop_dense=_mean(cell, lambda run: _flop(run, target, "dense")),
-        flop_computed=_mean(cell, lambda run: _flop(run, target, "computed")),
+        step=_mean(steps),
+        seconds=to_target(lambda run, step: seconds_at(run.inputs, step)) if alike else None,
+        flop_dense=to_target(lambda run, step: _flop(run, step, "dense")),
+        flop_computed=to_target(lambda run, step: _flop(run, step, "computed")),
         tokens_per_s=speed,
-        outside=_mean(cell, lambda run: outside_share(run.inputs)),
-        overhead=_overhead(baseline, speed) if alike else None,
+        outside=_mean([outside_share(run.inputs) for run in cell]),
+        overhead=reference.mean / speed.mean - 1 if alike and reference and speed and speed.mean else None,
     )
 
 
-def _overhead(baseline: Sequence[Run], speed: Estimate | None) -> float | None:
-    reference = _mean(baseline, tokens_per_s)
-    if speed is None or reference is None or not speed.mean:
-        return None
-    return reference.mean / speed.mean - 1
-
-
-def _mean(cell: Iterable[Run], measure: Callable[[Run], float | None]) -> Estimate | None:
+def _mean(values: Sequence[float | None]) -> Estimate | None:
     """Return the estimate over all runs of a cell; None where one of them does not tell, so that n is the cell's."""
-    values = [measure(run) for run in cell]
     told = [value for value in values if value is not None and np.isfinite(value)]
     return estimate(np.array(told)) if told and len(told) == len(values) else None
 
@@ -143,16 +140,6 @@ def tokens_per_s(run: Run) -> float | None:
     return median_speed(run.inputs.curve("tokens_per_s"))
 
 
-def _step(run: Run, target: float | None) -> float | None:
-    return None if target is None else first_reaching(run.inputs.curve(METRIC), target)
-
-
-def _seconds(run: Run, target: float | None) -> float | None:
-    step = _step(run, target)
-    return None if step is None else seconds_at(run.inputs, step)
-
-
-def _flop(run: Run, target: float | None, kind: Literal["dense", "computed"]) -> float | None:
-    step, flop = _step(run, target), flop_per_token(run.inputs, kind)
-    tokens = run.inputs.fact("provenance.model.tokens_per_step")
-    return None if step is None or flop is None or tokens is None else step * tokens * flop
+def _flop(run: Run, step: float, kind: Literal["dense", "computed"]) -> float | None:
+    flop, tokens = flop_per_token(run.inputs, kind), run.inputs.fact("provenance.model.tokens_per_step")
+    return None if flop is None or tokens is None else step * tokens * flop

@@ -35,8 +35,6 @@ RULE = (
 class GrokkingRun:
     """One run. A step is None where the accuracy was not reached by `last_step`."""
 
-    name: str
-    seed: int
     state: str
     last_step: int  # of the last evaluation
     train_step: int | None
@@ -63,7 +61,6 @@ class GrokkingRun:
 class GrokkingCell:
     """One setting; what needs a run that it does not have is None."""
 
-    runs: tuple[GrokkingRun, ...]
     settled: int  # runs that finished or diverged
     success: int  # of those, validation accuracy reached
     train: Censored | None  # steps
@@ -75,10 +72,8 @@ class GrokkingCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grokking:
-    """All settings of a sweep, by one rule."""
+    """All settings of a sweep, by RULE."""
 
-    threshold: float
-    rule: str
     bounds: tuple[tuple[str, float], ...]  # losses known without a model (nats), lowest first
     cells: tuple[GrokkingCell, ...]
 
@@ -101,18 +96,15 @@ def classify(train: Curve, val: Curve, *, diverged: bool = False) -> Phase:
     return "delayed" if fitted is not None and generalised >= DELAY_FACTOR * max(fitted, 1) else "generalised at once"
 
 
-def read_grokking(name: str, seed: int, inputs: Inputs, state: str) -> GrokkingRun:
+def read_grokking(inputs: Inputs, state: str) -> GrokkingRun:
     """Return the steps at which a run reached its accuracies, and its phase; `state` is the state of its job."""
     train, val = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
-    val_step = reached(val)
     steps = [curve.last[0] for curve in (train, val) if len(curve)]
     return GrokkingRun(
-        name=name,
-        seed=seed,
         state=state,
         last_step=max(steps, default=0),
         train_step=reached(train),
-        val_step=val_step,
+        val_step=reached(val),
         phase=classify(train, val, diverged=state == "diverged") if state in SETTLED else None,
     )
 
@@ -124,7 +116,6 @@ def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
     fitted = [run for run in runs if run.train_step is not None]
     phases = Counter(run.phase for run in settled)
     return GrokkingCell(
-        runs=tuple(runs),
         settled=len(settled),
         success=success,
         train=_censored([(run.train_step, _bound(run)) for run in runs]),
@@ -163,18 +154,16 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(told, key=lambda bound: bound[1]))
 
 
-def grokking(cells: Sequence[Sequence[tuple[str, int, Inputs, str]]]) -> Grokking | None:
-    """Summarise (name, seed, inputs, state) of the runs of each cell; None where their data ask no questions.
+def grokking(cells: Sequence[Sequence[tuple[Inputs, str]]]) -> Grokking | None:
+    """Summarise (inputs, state) of the runs of each cell; None where their data ask no questions.
 
     A bound is named where all runs have the same.
     """
-    inputs = [run[2] for cell in cells for run in cell]
+    inputs = [each for cell in cells for each, _ in cell]
     if not any(has_answers(each) for each in inputs):
         return None
     bounds = [known_bounds(each) for each in inputs]
     return Grokking(
-        threshold=ACCURACY_REACHED,
-        rule=RULE,
         bounds=tuple(bound for bound in bounds[0] if all(bound in others for others in bounds)),
         cells=tuple(grokking_cell([read_grokking(*run) for run in cell]) for cell in cells),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2lab.report.comparison.arms import Run
-from gpt2lab.report.comparison.statistics import Difference, Estimate, estimate, paired_difference
+from gpt2lab.report.comparison.statistics import Difference, Estimate, difference_by_seed, estimate
 from gpt2lab.report.comparison.trajectories import SMOOTHING_WINDOW, first_reaching, running_minimum, smoothed, value_at
 from gpt2lab.report.inputs import Curve
 
@@ -44,11 +44,7 @@ def matched_loss(cells: Sequence[Sequence[Run]], baseline: int) -> MatchedLoss:
     metric = _train_metric(runs)
     curves = {run.name: running_minimum(smoothed(run.inputs.curve(metric))) for run in runs}
     targets, reason = _targets(runs, curves, metric)
-    at = {
-        run.name: [(first_reaching(curves[run.name], target)) for target in targets]
-        for run in (runs if targets else [])
-    }
-    found = [[_by_seed(cell, at, index) for index in range(len(targets))] for cell in cells]
+    found = [[_by_seed(cell, curves, target) for target in targets] for cell in cells]
     return MatchedLoss(
         train_metric=metric,
         targets=targets,
@@ -100,11 +96,11 @@ def _span(train: Curve, val: Curve) -> tuple[float, float] | None:
     return (float(inside.min()), float(inside.max())) if len(inside) else None
 
 
-def _by_seed(cell: Sequence[Run], at: dict[str, list[float | None]], index: int) -> dict[int, tuple[float, float]]:
-    """Return {seed: (step, validation loss)} of a cell at a target."""
+def _by_seed(cell: Sequence[Run], curves: dict[str, Curve], target: float) -> dict[int, tuple[float, float]]:
+    """Return {seed: (step, validation loss)} of a cell at a training loss."""
     found = {}
     for run in cell:
-        step = at[run.name][index]
+        step = first_reaching(curves[run.name], target)
         val = None if step is None else value_at(run.inputs.curve(VAL_METRIC), step)
         if step is not None and val is not None:
             found[run.seed] = (step, val)
@@ -116,10 +112,9 @@ def _point(
 ) -> MatchedPoint | None:
     if not values:
         return None
-    seeds = [] if own else sorted(values.keys() & baseline.keys())
-    pairs = np.array([(values[seed][1], baseline[seed][1]) for seed in seeds])
+    losses, of_baseline = ({seed: val for seed, (_, val) in found.items()} for found in (values, baseline))
     return MatchedPoint(
         step=estimate(np.array([step for step, _ in values.values()])),
-        val=estimate(np.array([val for _, val in values.values()])),
-        difference=paired_difference(pairs[:, 0], pairs[:, 1]) if seeds else None,
+        val=estimate(np.array(list(losses.values()))),
+        difference=None if own else difference_by_seed(losses, of_baseline),
     )

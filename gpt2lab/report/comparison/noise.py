@@ -15,6 +15,7 @@ from gpt2lab.record.sweep import is_sweep, read_sweep
 from gpt2lab.record.values import look_up
 from gpt2lab.report.comparison.arms import FACTS, Run, differing, read_run, values
 from gpt2lab.report.comparison.statistics import NoiseFloor, noise_floor
+from gpt2lab.report.numbers import plural
 
 FILE = "noise.json"
 VERSION = 1
@@ -35,8 +36,7 @@ class FrozenNoise:
     @property
     def words(self) -> str:
         """Of what the noise floor is, beside the sweep's own runs."""
-        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
-        groups = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
+        runs, groups = plural(self.runs, "run"), plural(len(self.groups), "group")
         left = f" ({self.unreadable} archived records could not be read)" if self.unreadable else ""
         return f"this sweep and of the archive when it was made: {runs} in {groups}{left}"
 
@@ -53,16 +53,14 @@ class Archived:
         """What a reader of the noise floor has to know, in sentences."""
         found = []
         if self.runs:
-            more = "1 more run" if len(self.runs) == 1 else f"{len(self.runs)} more runs"
+            more = plural(len(self.runs), "more run")
             found.append(
                 f"the noise floor looks at {more} of the archive: same data, steps, evaluation and model; "
                 f"the latest {MOST_FOR_NOISE} at most"
             )
         if self.unreadable:
-            what = "1 archived record" if len(self.unreadable) == 1 else f"{len(self.unreadable)} archived records"
-            found.append(
-                f"the noise floor leaves out {what} that cannot be read ({self.unreadable[0]}): run gpt2lab verify"
-            )
+            what = f"{plural(len(self.unreadable), 'archived record')} that cannot be read ({self.unreadable[0]})"
+            found.append(f"the noise floor leaves out {what}: run gpt2lab verify")
         return found
 
 
@@ -109,14 +107,12 @@ def read_frozen(directory: Path) -> FrozenNoise | None:
         groups = tuple(tuple(float(value) for value in group) for group in content.pop("groups"))
         frozen = FrozenNoise(groups=groups, **content)
         counts = (frozen.step, frozen.runs, frozen.unreadable)
-        sound = all(
-            (
-                all(isinstance(count, int) and count >= 0 for count in counts),
-                isinstance(frozen.metric, str),
-                all(math.isfinite(value) for group in groups for value in group),
-                all(len(group) > 1 for group in groups),
-                frozen.runs == sum(map(len, groups)),
-            )
+        sound = (
+            all(isinstance(count, int) and count >= 0 for count in counts)
+            and isinstance(frozen.metric, str)
+            and all(math.isfinite(value) for group in groups for value in group)
+            and all(len(group) > 1 for group in groups)
+            and frozen.runs == sum(map(len, groups))
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         sound = False

@@ -4,7 +4,7 @@ Plain functions over arrays of one value per run. Nothing here knows what the va
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,18 +28,10 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """The mean difference of pairs, a setting minus the baseline at the same seed."""
+class Difference(Estimate):
+    """The mean difference of n pairs, a setting minus the baseline at the same seed."""
 
-    n: int  # pairs
-    mean: float
-    std: float | None
-    interval: Interval | None
     p: float | None  # two-sided, of the paired t test; None for one pair, and where all differ by the same amount
-
-    def interval_at(self, confidence: float) -> Interval | None:
-        """Return the interval at another confidence, between 0 and 1; None for one pair."""
-        return None if self.std is None else _interval(self.n, self.mean, self.std, confidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +83,19 @@ class Censored:
         return f"{show(self.low)} to {'never' if math.isinf(self.beyond) else f'> {show(self.beyond)}'}"
 
 
-def estimate(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
     """Return mean, sample standard deviation and t interval of `values`, finite, (N,), N at least 1."""
     n, mean, std = _moments(values)
-    return Estimate(n=n, mean=mean, std=std, interval=None if std is None else _interval(n, mean, std, confidence))
+    return Estimate(n=n, mean=mean, std=std, interval=None if std is None else _interval(n, mean, std))
 
 
-def paired_difference(values: np.ndarray, baseline: np.ndarray, confidence: float = CONFIDENCE) -> Difference:
+def difference_by_seed(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Return the mean of `values` - `baseline`, both by seed; None without a seed in common."""
+    pairs = np.array([(values[seed], baseline[seed]) for seed in sorted(values.keys() & baseline.keys())])
+    return paired_difference(pairs[:, 0], pairs[:, 1]) if len(pairs) else None
+
+
+def paired_difference(values: np.ndarray, baseline: np.ndarray) -> Difference:
     """Return the mean of `values` - `baseline`, both finite, (N,), N at least 1, entry i of each with the same seed.
 
     The p-value is that of the paired t test, t = mean / (std / sqrt(N)) with N - 1 degrees of freedom. Equal pairs have
@@ -110,7 +108,7 @@ def paired_difference(values: np.ndarray, baseline: np.ndarray, confidence: floa
         std = 0.0
     if std is None or (std == 0 and mean):
         return Difference(n=n, mean=mean, std=std, interval=None, p=None)
-    return Difference(n=n, mean=mean, std=std, interval=_interval(n, mean, std, confidence), p=_p_value(n, mean, std))
+    return Difference(n=n, mean=mean, std=std, interval=_interval(n, mean, std), p=_p_value(n, mean, std))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -124,20 +122,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return p.tolist()
 
 
-def corrected_interval(
-    difference: Difference, corrected_p: float, comparisons: int, confidence: float = CONFIDENCE
-) -> Interval | None:
+def corrected_interval(difference: Difference, corrected_p: float, comparisons: int) -> Interval | None:
     """Return the interval of a difference, one of `comparisons` that Holm's procedure corrected; None without a p.
 
-    It contains 0 just when `corrected_p` is 1 - confidence or above. Then its error is (1 - confidence) / comparisons
+    It contains 0 just when `corrected_p` is 1 - CONFIDENCE or above. Then its error is (1 - CONFIDENCE) / comparisons
     (Bonferroni): the corrected p-value is capped at 1 and raised to that of a smaller one, so it does not tell the
     level. Of a difference that was found, a p-value raised by a factor k is the test at an error of
-    (1 - confidence) / k, and that is the error of its interval.
+    (1 - CONFIDENCE) / k, and that is the error of its interval.
     """
-    if difference.p is None:
+    if difference.p is None or difference.std is None:
         return None
-    found = corrected_p < 1 - confidence and difference.p > 0
-    return difference.interval_at(1 - (1 - confidence) / (corrected_p / difference.p if found else comparisons))
+    found = corrected_p < 1 - CONFIDENCE and difference.p > 0
+    level = 1 - (1 - CONFIDENCE) / (corrected_p / difference.p if found else comparisons)
+    return _interval(difference.n, difference.mean, difference.std, level)
 
 
 def noise_floor(groups: Iterable[np.ndarray]) -> NoiseFloor | None:
@@ -197,7 +194,6 @@ def judge(
     comparisons: int,
     floor: NoiseFloor | None,
     higher_is_better: bool,
-    confidence: float = CONFIDENCE,
 ) -> Judgement:
     """Return the verdict on a difference to the baseline (None: no seed in common), and the rule that decided it.
 
@@ -212,10 +208,10 @@ def judge(
     if corrected_p is None or difference.p is None:
         return _undecided("no spread between the pairs: not tested")
     size = f"{difference.mean:+.4g}"
-    interval = corrected_interval(difference, corrected_p, comparisons, confidence)
+    interval = corrected_interval(difference, corrected_p, comparisons)
     assert interval is not None
     # Of the p-value, which does not suffer from the rounding of the interval's ends.
-    if corrected_p >= 1 - confidence:
+    if corrected_p >= 1 - CONFIDENCE:
         return _undecided(
             f"the interval of the difference, {interval[0]:+.4g} to {interval[1]:+.4g}, contains 0 "
             f"(corrected p = {corrected_p:.2g})"
@@ -240,7 +236,7 @@ def _moments(values: np.ndarray) -> tuple[int, float, float | None]:
     return len(values), float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _interval(n: int, mean: float, std: float, confidence: float) -> Interval:
+def _interval(n: int, mean: float, std: float, confidence: float = CONFIDENCE) -> Interval:
     from scipy.special import stdtrit  # Student's t; scipy.stats wraps it and takes a second to import
 
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * std / math.sqrt(n)
@@ -250,7 +246,4 @@ def _interval(n: int, mean: float, std: float, confidence: float) -> Interval:
 def _p_value(n: int, mean: float, std: float) -> float:
     from scipy.special import stdtr
 
-    if std == 0:
-        assert mean == 0, "pairs without a spread are not tested"
-        return 1.0
-    return float(2 * stdtr(n - 1, -abs(mean) / (std / math.sqrt(n))))
+    return float(2 * stdtr(n - 1, -abs(mean) / (std / math.sqrt(n)))) if std else 1.0

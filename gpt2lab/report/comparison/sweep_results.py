@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
-from gpt2lab.record.columns import column, result_names
+from gpt2lab.record.columns import result_names
 from gpt2lab.record.sweep import Sweep, count_states, describe, read_sweep, why_partial
 from gpt2lab.report.comparison.arms import TOKENS, Run, differing, differing_keys, show
 from gpt2lab.report.comparison.compare import ArmResult, Comparison, compare_runs, unusable
@@ -18,7 +18,7 @@ from gpt2lab.report.comparison.grokking import Grokking, grokking
 from gpt2lab.report.comparison.matched_loss import MatchedLoss, matched_loss
 from gpt2lab.report.comparison.noise import FrozenNoise, freeze, like, read_frozen, write_frozen
 from gpt2lab.report.comparison.sweep_cells import SEED, Cell, Member, read_cells
-from gpt2lab.report.comparison.trajectories import SeedRange, common_steps, gap, seed_range
+from gpt2lab.report.comparison.trajectories import SeedRange, common_steps, seed_range, split_gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,6 @@ class SweepResults:
         return tuple(member for cell in self.cells for member in cell.members)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """The finished runs, cell by cell."""
-        return tuple(run for cell in self.cells for run in cell.finished)
-
-    @property
     def unfinished(self) -> tuple[Member, ...]:
         """Every job that is not finished, in the order of the plan."""
         return tuple(sorted((m for m in self.members if not m.finished), key=lambda member: member.job.number))
@@ -61,11 +56,6 @@ class SweepResults:
     def reason(self) -> str | None:
         """Why the sweep is partial, as `15 of 18 jobs finished; 1 diverged, 2 not started`; None when it is whole."""
         return why_partial(self.counts)
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Which way the metric is better."""
-        return bool(column(self.metric).higher_is_better)
 
     @property
     def rows(self) -> tuple[ArmResult | None, ...]:
@@ -94,15 +84,8 @@ def read_sweep_results(
     base = _baseline(sweep, cells, sweep.baseline if baseline is None else baseline)
     finished = _of_same_tokens(cells, base)
     no_comparison = _why_not(cells, base, metric)
-    comparison = None
-    if no_comparison is None:
-        comparison = _compare(cells, base, metric, read_frozen(directory))
-    gaps = (
-        [gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss")) for run in runs] for runs in finished
-    )
-    answers = [
-        [(m.name, m.run.seed, m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells
-    ]
+    comparison = None if no_comparison else _compare(cells, base, metric, read_frozen(directory))
+    answers = [[(m.run.inputs, m.state.word) for m in cell.members if m.run is not None] for cell in cells]
     return SweepResults(
         sweep=sweep,
         cells=cells,
@@ -113,7 +96,7 @@ def read_sweep_results(
         notes=tuple(_notes(cells, comparison)),
         matched=matched_loss(finished, base),
         costs=costs(finished, base),
-        gaps=tuple(seed_range(curves) for curves in gaps),
+        gaps=tuple(seed_range([split_gap(run.inputs) for run in runs]) for runs in finished),
         grokking=grokking(answers),
     )
 

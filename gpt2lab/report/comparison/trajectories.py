@@ -92,6 +92,11 @@ def gap(train: Curve, val: Curve) -> Curve:
     return Curve(steps, at_steps(val, steps) - at_steps(train, steps))
 
 
+def split_gap(inputs: Inputs) -> Curve:
+    """Return validation minus training loss of a run."""
+    return gap(inputs.curve("train_eval_loss"), inputs.curve("val_loss"))
+
+
 def seed_range(curves: Sequence[Curve], most: int | None = None) -> SeedRange:
     """Return mean, spread and range over `curves` at the steps they have in common, of which `most` are taken."""
     steps = common_steps(curves)

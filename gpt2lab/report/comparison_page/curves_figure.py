@@ -1,17 +1,23 @@
 """Losses of several arms over steps: one pair of axes for few arms, a panel for each beside the baseline for many."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import GREY, WIDTH, Picture, label_line, line_style, step_axis, style, write_svg
-from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, reference, seeds_words, step_panels
+from gpt2lab.report.canvas import GREY, Picture, drawing, line_style, reference, step_axis
+from gpt2lab.report.comparison_page.series import (
+    Series,
+    draw_series,
+    drawn_range,
+    label_steps,
+    seeds_words,
+    step_panels,
+)
 
 MOST_TOGETHER = 6  # arms in one pair of axes
 MOST_PANELS = 12  # more are no more looked at, and the table and the forest have every arm
@@ -41,11 +47,8 @@ def draw_curves(
     if not shown:
         return None
     together, others = len(shown) <= MOST_TOGETHER, len(shown) - 1
-    with style():
-        draw = _draw_together if together else _draw_panels
-        write_svg(
-            draw(shown, f"{what} ({unit})" if unit else what, references, fit), folder / file, f"{what} over steps"
-        )
+    draw = _draw_together if together else _draw_panels
+    draw(folder / file, what, shown, f"{what} ({unit})" if unit else what, references, fit)
     if together:
         caption = f"{what} over steps; on the right its second half. {seeds_words(shown)}"
     else:
@@ -67,48 +70,46 @@ def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> s
     return f"{what} over steps. Where the lines end: {'; '.join(ends)}."
 
 
-def _draw_lines(series: Sequence[Series], height: float, columns: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with all series in each of its panels, and a legend below."""
-    rows = math.ceil(len(series) / 2)
-    figure = Figure(figsize=(WIDTH, height + 0.22 * rows), layout="constrained")
-    panels = list(figure.subplots(1, columns, squeeze=False)[0])
-    for axes in panels:
-        for number, each in enumerate(series):
-            draw_series(axes, each, **line_style(number))
-        step_axis(axes, log=False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=3)
-    return figure, panels
+@contextmanager
+def _lines(path: Path, what: str, series: Sequence[Series], height: float, columns: int) -> Iterator[list[Axes]]:
+    """Yield panels with all series in each, above a legend, and write them to `path`."""
+    height += 0.22 * math.ceil(len(series) / 2)
+    with drawing(path, f"{what} over steps", height, ncols=columns, squeeze=False) as [panels]:
+        for axes in panels:
+            for number, each in enumerate(series):
+                draw_series(axes, each, **line_style(number))
+            step_axis(axes, log=False, ticks=4 if columns > 1 else 6)
+        handles, labels = panels[0].get_legend_handles_labels()
+        look = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5, "handlelength": 3}
+        panels[0].figure.legend(handles, labels, **look)
+        yield panels
 
 
-def _draw_together(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
-    figure, (whole, half) = _draw_lines(series, 3.3, 2)
-    last = _last_step(series)
-    _fit(half, series, from_step=last * fit)
-    half.set_xlim(last / 2, last * 1.005)
-    for axes in (whole, half):
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    whole.set_ylabel(label)
-    _draw_references(whole, references)
-    return figure
+def _draw_together(
+    path: Path, what: str, series: Sequence[Series], label: str, references: References, fit: float
+) -> None:
+    with _lines(path, what, series, 3.3, 2) as (whole, half):
+        last = _last_step(series)
+        _fit(half, series, from_step=last * fit)
+        half.set_xlim(last / 2, last * 1.005)
+        whole.set_ylabel(label)
+        _draw_references(whole, references)
 
 
-def _draw_panels(series: Sequence[Series], label: str, references: References, fit: float) -> Figure:
+def _draw_panels(
+    path: Path, what: str, series: Sequence[Series], label: str, references: References, fit: float
+) -> None:
     baseline, others = series[0], series[1 : MOST_PANELS + 1]
-    figure, panels = step_panels([each.label for each in others], PANEL_COLUMNS, 0.5, 1.75)
-    for axes, each in zip(panels, others, strict=True):
-        draw_series(axes, baseline, **line_style(0))
-        draw_series(axes, each, **(line_style(1) | {"linestyle": "-"}))
-    _fit(panels[0], series, from_step=_last_step(series) * fit)
-    step_axis(panels[0], log=False)
-    panels[0].set_xlabel("")
-    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    panels[0].set_xlim(left=0)
-    for axes in panels:
-        _draw_references(axes, references)
-    figure.supylabel(label, fontsize=10)
-    figure.supxlabel("Step (optimizer updates)", fontsize=10)
-    return figure
+    with step_panels(path, what, [each.label for each in others], PANEL_COLUMNS, 0.5, 1.75) as panels:
+        for axes, each in zip(panels, others, strict=True):
+            draw_series(axes, baseline, **line_style(0))
+            draw_series(axes, each, **(line_style(1) | {"linestyle": "-"}))
+        _fit(panels[0], series, from_step=_last_step(series) * fit)
+        panels[0].figure.supylabel(label, fontsize=10)
+        label_steps(panels[0], log=False, ticks=4)
+        panels[0].set_xlim(left=0)
+        for axes in panels:
+            _draw_references(axes, references)
 
 
 def _last_step(series: Sequence[Series]) -> int:
@@ -127,8 +128,7 @@ def _draw_references(axes: Axes, references: References) -> None:
     low, high = axes.get_ylim()
     for name, value in references:
         if low <= value <= high:
-            reference(axes, value)
-            label_line(axes, f"{name} {numbers.loss(value)}", value)
+            reference(axes, value, f"{name} {numbers.loss(value)}")
 
 
 def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
@@ -137,10 +137,8 @@ def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
     what = "Validation minus training loss"
     if not shown or len(shown) > MOST_TOGETHER:
         return draw_curves(shown, folder, file="gap.svg", what=what, unit="nats", fit=0)
-    with style():
-        figure, (axes,) = _draw_lines(shown, 2.9, 1)
+    with _lines(folder / "gap.svg", "Gap", shown, 2.9, 1) as (axes,):
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set_ylabel("Validation − training loss (nats)")
-        write_svg(figure, folder / "gap.svg", "Gap over steps")
     caption = f"Gap between the splits, validation minus training loss measured the same way. {seeds_words(shown)}"
     return Picture("gap.svg", _alt(shown, what, numbers.loss), caption)

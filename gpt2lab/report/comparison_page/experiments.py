@@ -2,26 +2,28 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column
-from gpt2lab.record.disk import disk_errors, write_atomic
+from gpt2lab.record.disk import disk_errors
 from gpt2lab.record.sweep import is_sweep
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import Picture
+from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison
-from gpt2lab.report.comparison.statistics import NoiseFloor
+from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.forest_figure import draw_differences
-from gpt2lab.report.comparison_page.pictures import gap_curve, keep
 from gpt2lab.report.comparison_page.series import Series
-from gpt2lab.report.comparison_page.tables import Table, TableColumn, main_caption, result_columns
-from gpt2lab.report.comparison_page.words import count_verdicts, lowered, plural, spread
-from gpt2lab.report.inputs import Curve
-from gpt2lab.report.templates import template
+from gpt2lab.report.comparison_page.tables import main_caption, result_columns
+from gpt2lab.report.comparison_page.words import count_verdicts, lowered, spread
+from gpt2lab.report.inputs import Curve, Inputs
+from gpt2lab.report.markdown import Markdown, TableColumn, columns_table, table
+from gpt2lab.report.numbers import plural
+from gpt2lab.report.page import in_short, write_page
 
 FILES = ("differences.svg", "curves.svg", "gap.svg")
 _OURS = "<sub>Written by `gpt2lab compare`"
@@ -36,10 +38,8 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], directory: Pat
     page = directory / "README.md"
     with disk_errors("write", page):
         _refuse(directory, page)
-        (directory / "figures").mkdir(parents=True, exist_ok=True)
-        pictures = _draw(comparison, {run.name: run for run in runs}, directory / "figures")
-    write_atomic(page, template("comparison.md.j2").render(_context(comparison, pictures)).encode())
-    return page
+    draw = partial(_draw, comparison, {run.name: run for run in runs})
+    return write_page(directory, "comparison.md.j2", _context(comparison), draw)
 
 
 def _refuse(directory: Path, page: Path) -> None:
@@ -55,7 +55,7 @@ def _refuse(directory: Path, page: Path) -> None:
         raise ArchiveError(f"{directory}: it is not empty and holds no page of gpt2lab compare; name another folder")
 
 
-def _context(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
+def _context(comparison: Comparison) -> dict[str, Any]:
     name = column(comparison.metric).label
     notes = [*comparison.notes, *(f"left out: {run}: {why}" for run, why in comparison.left_out)]
     notes += [f"not compared: {names}: {', '.join(reasons)}" for names, reasons in comparison.apart]
@@ -64,17 +64,15 @@ def _context(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
     return {
         "title": f"{name} of {plural(len(comparison.rows), 'arm')}",
         "status": f"{plural(runs, 'run')} at step {comparison.step:,}",
-        "in_short": lowered(count_verdicts(verdicts)) if verdicts else None,
+        "in_short": in_short(lowered(count_verdicts(verdicts)) if verdicts else ""),
         "notes": notes,
         "main": _table(comparison),
-        "pictures": pictures,
-        "sentences": [re.sub(r"(?<= )-(?=[0-9])", "−", text) for text in comparison.sentences],
-        "floor": _floor(comparison.floor),
-        "arms": [(row.label, ", ".join(row.experiments)) for row in comparison.rows],
+        "sentences": [*(re.sub(r"(?<= )-(?=[0-9])", "−", text) for text in comparison.sentences), _floor(comparison)],
+        "arms": table(("Arm", "Experiments"), [(row.label, ", ".join(row.experiments)) for row in comparison.rows], 2),
     }
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: Comparison) -> Markdown:
     rows = comparison.rows
     columns = result_columns(
         comparison,
@@ -84,10 +82,11 @@ def _table(comparison: Comparison) -> Table:
         absent=[""] * len(rows),
     )
     arms: TableColumn = ("Arm", [row.label for row in rows])
-    return Table(columns=[arms, *columns], n_text=2, below=main_caption(comparison, "the first arm"))
+    return columns_table([arms, *columns], 2, below=main_caption(comparison, "the first arm"))
 
 
-def _floor(floor: NoiseFloor | None) -> str:
+def _floor(comparison: Comparison) -> str:
+    floor = comparison.floor
     if floor is None:
         return "Noise floor unknown: no setting has two runs, so no difference is a finding."
     return (
@@ -99,19 +98,20 @@ def _floor(floor: NoiseFloor | None) -> str:
 def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
     rows, metric = comparison.rows, column(comparison.metric)
 
-    def series(curve: Callable[[Run], Curve]) -> list[Series]:
-        return [Series(label=row.label, curves=tuple(curve(runs[name]) for name in row.experiments)) for row in rows]
+    def series(curve: Callable[[Inputs], Curve]) -> list[Series]:
+        arms = [(row.label, [runs[name].inputs for name in row.experiments]) for row in rows]
+        return [Series(label=label, curves=tuple(map(curve, inputs))) for label, inputs in arms]
 
     drawn = [
         draw_differences(((row.label, row) for row in rows), comparison, folder, baseline=rows[0].label),
         draw_curves(
-            series(lambda run: run.inputs.curve(metric.name)),
+            series(lambda inputs: inputs.curve(metric.name)),
             folder,
             file="curves.svg",
             what=metric.label,
             unit=metric.unit,
             show=numbers.formatter(metric.name),
         ),
-        draw_gap(series(gap_curve), folder),
+        draw_gap(series(split_gap), folder),
     ]
     return keep(drawn, folder, FILES)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import BLUE, GREY, WIDTH, Picture, label_text, style, write_svg
+from gpt2lab.report.canvas import BLUE, GREY, WIDTH, Picture, drawing, label_text
 
 FEWEST_SETTINGS = 3  # below which a table says the same
 MOST_SETTINGS = 14  # above which their labels run into each other
@@ -35,9 +34,9 @@ def draw_factor(
     panels = [(f"{metric} ({unit})" if unit else metric, [setting.metric for setting in settings])]
     if timed:
         panels.append(("Time per token (µs)", [setting.token_us for setting in settings]))
-    with style():
-        figure = Figure(figsize=(WIDTH if timed else 0.62 * WIDTH, 3.1), layout="constrained")
-        for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    width = WIDTH if timed else 0.62 * WIDTH
+    with drawing(folder / FILE, f"{metric} by {factor}", 3.1, width=width, ncols=len(panels), squeeze=False) as [drawn]:
+        for axes, (title, values) in zip(drawn, panels, strict=True):
             _draw(axes, values)
             axes.set_title(title, fontsize=10, loc="left")
             labels = [label_text(setting.label, _LABEL_CHARS) for setting in settings]
@@ -45,29 +44,29 @@ def draw_factor(
             axes.set_xlabel(label_text(factor, 40))
             axes.grid(visible=False, axis="x")
         axes.set_ylim(bottom=0 if timed else None)  # of times, so that a saving looks as large as it is
-        write_svg(figure, folder / FILE, f"{metric} by {factor}")
-    return Picture(FILE, _alt(settings, factor, metric, timed=timed), _caption(factor, timed=timed, untimed=untimed))
+    caption = f"Settings of {factor} side by side, not to scale: a point for each seed, the line through the means. "
+    times = f"No times: {untimed or 'not every run recorded its speed'}."
+    caption += "Times are medians of the logged rows, the first tenth left out." if timed else times
+    said = []
+    for setting in settings:
+        words = f"{setting.label}: {_mean(setting.metric):.4f}"
+        said.append(words + (f", {numbers.significant(_mean(setting.token_us))} µs per token" if timed else ""))
+    return Picture(FILE, f"{metric} by {factor}, means over seeds. {'; '.join(said)}.", caption)
+
+
+def _mean(seeds: Sequence[float]) -> float:
+    return sum(seeds) / len(seeds)
 
 
 def _draw(axes: Axes, values: Sequence[Sequence[float]]) -> None:
     for place, seeds in enumerate(values):
         axes.plot([place] * len(seeds), seeds, linestyle="", marker="o", markersize=4, color=GREY, alpha=0.6)
-    means = [sum(seeds) / len(seeds) for seeds in values]
-    axes.plot(range(len(means)), means, marker="_", markersize=14, markeredgewidth=2, linewidth=1, color=BLUE)
-
-
-def _alt(settings: Sequence[Setting], factor: str, metric: str, *, timed: bool) -> str:
-    said = []
-    for setting in settings:
-        words = f"{setting.label}: {sum(setting.metric) / len(setting.metric):.4f}"
-        if timed:
-            words += f", {numbers.significant(sum(setting.token_us) / len(setting.token_us))} µs per token"
-        said.append(words)
-    return f"{metric} by {factor}, means over seeds. {'; '.join(said)}."
-
-
-def _caption(factor: str, *, timed: bool, untimed: str | None) -> str:
-    text = f"Settings of {factor} side by side, not to scale: a point for each seed, the line through the means."
-    if timed:
-        return f"{text} Times are medians of the logged rows, the first tenth left out."
-    return f"{text} No times: {untimed or 'not every run recorded its speed'}."
+    axes.plot(
+        range(len(values)),
+        list(map(_mean, values)),
+        marker="_",
+        markersize=14,
+        markeredgewidth=2,
+        linewidth=1,
+        color=BLUE,
+    )

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gpt2lab.record.columns import column
-from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, label_text, style, write_svg
+from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, Picture, drawing, label_text
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.statistics import Interval, Verdict
-from gpt2lab.report.comparison_page.words import CORRECTED, signed, signed_interval, spread
+from gpt2lab.report.comparison_page.words import CORRECTED, difference_words, signed, spread
 
 MOST_ROWS = 60
 _LABEL_CHARS = 34
@@ -30,9 +29,7 @@ def draw_differences(
     if not rows:
         return None
     drawn, floor = rows[:MOST_ROWS], comparison.floor
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.95 + 0.34 * len(drawn)), layout="constrained")
-        axes = figure.subplots()
+    with drawing(folder / "differences.svg", "Differences to the baseline", 0.95 + 0.34 * len(drawn)) as axes:
         if floor is not None:
             axes.axvspan(-floor.std, floor.std, color=LIGHT, linewidth=0, zorder=0)
         axes.axvline(0, color=GREY, linewidth=1)
@@ -56,8 +53,8 @@ def draw_differences(
         side = "right" if comparison.higher_is_better else "left"
         metric = column(comparison.metric).label
         axes.set_xlabel(f"{metric}: difference to the baseline, better to the {side}")
-        write_svg(figure, folder / "differences.svg", "Differences to the baseline")
-    alt = f"Differences in {metric} to the baseline {baseline}: {'; '.join(_told(*arm) for arm in drawn)}."
+    told = [f"{label} {difference_words(row)}" for label, row in drawn]
+    alt = f"Differences in {metric} to the baseline {baseline}: {'; '.join(told)}."
     many = sum(row.corrected_interval is not None for _, row in rows)
     caption = f"Differences to the baseline {baseline}, paired by seed"
     caption += (
@@ -77,9 +74,3 @@ def _limits(arms: Arms, floor: float) -> Interval:
         ends += row.corrected_interval or ([row.difference.mean] if row.difference else [])
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
-
-
-def _told(label: str, row: ArmResult) -> str:
-    assert row.difference is not None and row.judgement is not None
-    interval = signed_interval(row.corrected_interval) if row.corrected_interval else "one pair"
-    return f"{label} {signed(row.difference.mean)} ({interval}), {row.judgement.verdict}"

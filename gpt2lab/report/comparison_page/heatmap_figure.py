@@ -8,10 +8,9 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gpt2lab.report.canvas import GREY, LIGHT, WIDTH, Picture, label_text, style, write_svg
+from gpt2lab.report.canvas import GREY, LIGHT, WIDTH, Picture, drawing, label_text
 
 MOST_SIDE = 12  # settings along a side, beyond which the text in a cell cannot be read
 _LABEL_CHARS = 14
@@ -48,10 +47,8 @@ def draw_heatmap(
     values = [cell.value for cell in cells.values() if cell.value is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
     colours = colormaps["Blues"]  # one hue, light to dark: told apart without seeing colours
-    with style():
-        width = min(WIDTH, 1.9 + 1.25 * len(columns))
-        figure = Figure(figsize=(width, 0.9 + 0.62 * len(rows)), layout="constrained")
-        axes = figure.subplots()
+    width = min(WIDTH, 1.9 + 1.25 * len(columns))
+    with drawing(folder / file, what, 0.9 + 0.62 * len(rows), width=width) as axes:
         for (r, row), (c, _) in product(enumerate(grid), enumerate(columns)):
             cell = row[c]
             look: dict[str, Any] = {"facecolor": LIGHT, "edgecolor": "white"}
@@ -74,7 +71,6 @@ def draw_heatmap(
         axes.grid(visible=False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        write_svg(figure, folder / file, what)
     told = [", ".join(f"{label}: {cell.words}" for label, cell in zip(columns, row, strict=True)) for row in grid]
     lines = [f"{factors[0]} {label}: {factors[1]} {words}" for label, words in zip(rows, told, strict=True)]
     hatched = "; hatched: no value" if any(cell.text is None for row in grid for cell in row) else ""

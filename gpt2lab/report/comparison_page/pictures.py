@@ -1,20 +1,20 @@
 """Which figures a sweep's page has, and what goes into each."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import Picture
-from gpt2lab.report.comparison.arms import Run
+from gpt2lab.report.analysis import ACCURACY_REACHED
+from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.costs import tokens_per_s
 from gpt2lab.report.comparison.grokking import Grokking, GrokkingCell
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
-from gpt2lab.report.comparison.trajectories import gap
+from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
 from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
 from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
@@ -23,7 +23,7 @@ from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_spl
 from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
-from gpt2lab.report.inputs import Curve
+from gpt2lab.report.inputs import Curve, Inputs
 
 FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
@@ -32,28 +32,23 @@ DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 
 def draw_pictures(results: SweepResults, summary: dict[str, Any], folder: Path) -> list[Picture]:
     """Write every figure that these results can fill into `folder`, and remove those they cannot."""
-    folder.mkdir(exist_ok=True)
     if results.grokking is not None:
         drawn = [_forest(results, folder), _grid(results, folder), *_splits(results, results.grokking, folder)]
     else:
         drawn = [_forest(results, folder), _factor(results, folder), _grid(results, folder)]
-        drawn += [_curves(results, summary, folder), draw_gap(_series(results, gap_curve), folder)]
+        drawn += [_curves(results, summary, folder), draw_gap(_series(results, split_gap), folder)]
     return keep(drawn, folder, FILES)
 
 
-def keep(drawn: Iterable[Picture | None], folder: Path, files: Iterable[str]) -> list[Picture]:
-    """Return the pictures that were drawn, and remove the others of `files` from `folder`."""
-    pictures = [picture for picture in drawn if picture is not None]
-    for file in set(files) - {picture.file for picture in pictures}:
-        (folder / file).unlink(missing_ok=True)
-    return pictures
-
-
-def _series(results: SweepResults, curve: Callable[[Run], Curve]) -> list[Series]:
+def _series(results: SweepResults, curve: Callable[[Inputs], Curve]) -> list[Series]:
     """Return a curve of every cell that has a finished run, the baseline's first."""
     base = results.cells[results.baseline]
     cells = [base, *(cell for cell in results.cells if cell is not base)]
-    return [Series(label=cell.label, curves=tuple(map(curve, cell.finished))) for cell in cells if cell.finished]
+    return [
+        Series(label=cell.label, curves=tuple(curve(run.inputs) for run in cell.finished))
+        for cell in cells
+        if cell.finished
+    ]
 
 
 def _forest(results: SweepResults, folder: Path) -> Picture | None:
@@ -96,7 +91,7 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
     names = {"reachable_val_loss": "best reachable", "random_guess_loss": "uniform guess"}
     lines = [(name, summary.get(key)) for key, name in names.items()] if metric == "val_loss" else []
     return draw_curves(
-        _series(results, lambda run: run.inputs.curve(metric)),
+        _series(results, lambda inputs: inputs.curve(metric)),
         folder,
         file="curves.svg",
         what=column(metric).label,
@@ -104,11 +99,6 @@ def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Pic
         show=numbers.formatter(metric),
         references=[(name, value) for name, value in lines if value is not None],
     )
-
-
-def gap_curve(run: Run) -> Curve:
-    """Validation minus training loss of a run."""
-    return gap(run.inputs.curve("train_eval_loss"), run.inputs.curve("val_loss"))
 
 
 def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Picture | None]:
@@ -126,7 +116,7 @@ def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Pictur
         ]
         return draw_splits(arms, folder, columns=_panel_columns(results, len(cells)), **how)
 
-    what, threshold = "Accuracy at counted positions", ("threshold", found.threshold)
+    what, threshold = "Accuracy at counted positions", ("threshold", ACCURACY_REACHED)
     return [
         draw("train_accuracy", "val_accuracy", file="accuracy.svg", what=what, lines=[threshold], accuracy=True),
         draw("train_eval_loss", "val_loss", file="loss.svg", what="Loss (nats per counted token)", lines=found.bounds),
@@ -155,7 +145,7 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
     plan = [(cell.settings[first], cell.settings[second]) for cell in results.cells]
     if results.grokking is not None:
         cells = dict(zip(plan, map(_steps_cell, results.grokking.cells), strict=True))
-        what = f"Median steps to validation accuracy {results.grokking.threshold:g}, and how many seeds reached it"
+        what = f"Median steps to validation accuracy {ACCURACY_REACHED:g}, and how many seeds reached it"
         look = {"file": "steps.svg", "what": what, "darker": "later; grey: not reached by step N"}
     elif results.comparison is not None:
         cells = {

@@ -5,26 +5,25 @@ from collections.abc import Callable, Sequence
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
-from gpt2lab.report.analysis import NOTABLE_NATS, Finding
-from gpt2lab.report.comparison.compare import ArmResult
+from gpt2lab.report.analysis import ACCURACY_REACHED, NOTABLE_NATS, Finding
 from gpt2lab.report.comparison.grokking import PHASES
 from gpt2lab.report.comparison.statistics import Estimate
 from gpt2lab.report.comparison.sweep_results import SweepResults, noise_words
 from gpt2lab.report.comparison.trajectories import SeedRange
 from gpt2lab.report.comparison_page.words import (
     count_verdicts,
+    difference_words,
     jobs_line,
     listed,
     mean_std,
     mean_std_of,
-    plural,
     sentence,
     signed,
-    signed_interval,
     signed_percent,
     spread,
     two_digits,
 )
+from gpt2lab.report.numbers import plural
 
 EVIDENCE = ("comparison", "generalisation")  # topics of what was tested or counted; the others describe means
 MOST_ARMS = 12  # told apart in one finding; the table has the others
@@ -45,26 +44,19 @@ def find_in_sweep(results: SweepResults) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def _arms(results: SweepResults) -> list[tuple[str, ArmResult]]:
-    """The arms that were compared with the baseline, by label."""
-    return [
-        (results.cells[index].label, row)
-        for index, row in enumerate(results.rows)
-        if row is not None and row.judgement is not None
-    ]
-
-
 def differences(results: SweepResults) -> Finding | None:
     """How many arms are better, worse or not distinguishable, and each with its difference."""
     if results.comparison is None:
         return Finding("comparison", "Nothing was compared", sentence(results.no_comparison or "no run finished"))
     base = results.rows[results.baseline]
-    arms = _arms(results)
+    arms = [(cell.label, row, row.judgement.verdict) for cell, row in results.arms if row and row.judgement]
     if not arms or base is None:
         return _alone(results)
     name, label = column(results.metric).label, results.cells[results.baseline].label
-    heading = count_verdicts([row.judgement.verdict for _, row in arms if row.judgement is not None])
-    told = [_told(label, row) for label, row in arms[:MOST_ARMS]]
+    told = [
+        f"{label}: {difference_words(row) if row.difference else f'{verdict} (no seed in common)'}"
+        for label, row, verdict in arms[:MOST_ARMS]
+    ]
     more = f"; the table has {len(arms) - MOST_ARMS} more" if len(arms) > MOST_ARMS else ""
     baseline = f"{label} ({numbers.formatter(results.metric)(base.estimate.mean)})"
     text = (
@@ -72,14 +64,14 @@ def differences(results: SweepResults) -> Finding | None:
         f"{'; '.join(told)}{more}. Rule: better or worse when the corrected interval leaves out 0 and "
         "the difference is larger than the noise floor; never with one pair."
     )
-    return Finding("comparison", heading, text)
+    return Finding("comparison", count_verdicts([verdict for _, _, verdict in arms]), text)
 
 
 def _alone(results: SweepResults) -> Finding:
     """The mean of a lone arm."""
     told = [
         f"{cell.label}: {mean_std_of(results.metric, row.estimate)} over {plural(row.estimate.n, 'seed')}"
-        for cell, row in zip(results.cells, results.rows, strict=True)
+        for cell, row in results.arms
         if row is not None
     ]
     verdict = "One arm" if len(results.cells) == 1 else "One arm with finished runs"
@@ -87,33 +79,22 @@ def _alone(results: SweepResults) -> Finding:
     return Finding("comparison", verdict, text)
 
 
-def _told(label: str, row: ArmResult) -> str:
-    assert row.judgement is not None
-    if row.difference is None:
-        return f"{label}: {row.judgement.verdict} (no seed in common)"
-    interval = f" ({signed_interval(row.corrected_interval)})" if row.corrected_interval else " (one pair)"
-    return f"{label}: {signed(row.difference.mean)}{interval}, {row.judgement.verdict}"
-
-
 def best_arm(results: SweepResults) -> Finding | None:
     """Which arm of several seeds has the best mean, and whether it can be told from the baseline."""
-    rows = [(results.cells[i].label, row, i) for i, row in enumerate(results.rows) if row is not None]
-    rows = [each for each in rows if each[1].comparable]
+    rows = [(cell.label, row) for cell, row in results.arms if row is not None and row.comparable]
     if len(rows) < 2:
         return None
-    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=results.higher_is_better)[:2]
-    extreme = "Highest" if results.higher_is_better else "Lowest"
+    higher = bool(column(results.metric).higher_is_better)
+    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=higher)[:2]
+    extreme = "Highest" if higher else "Lowest"
     name = column(results.metric).label.lower()
     if not _ordered(best[1].estimate, other[1].estimate, numbers.formatter(results.metric)):
         return None
-    if best[2] == results.baseline:
-        said = "That is the baseline"
-    else:
-        verdict = best[1].judgement.verdict if best[1].judgement else "not compared"
-        said = f"Against the baseline it is {verdict}"
+    judged = best[1].judgement
+    said = f"Against the baseline it is {judged.verdict}" if judged else "That is the baseline"
     first, second = (
         f"{mean_std_of(results.metric, each.estimate)} over {plural(each.estimate.n, 'seed')}"
-        for _, each, _ in (best, other)
+        for _, each in (best, other)
     )
     text = f"{first}, before {other[0]} with {second}. {said}; the order among the other arms is not tested."
     return Finding("best", f"{extreme} mean {name}: {best[0]}", text)
@@ -235,7 +216,7 @@ def generalisation(results: SweepResults) -> Finding | None:
     text = f"Phases: {listed(phases)}."
     if medians:
         first, last = min(medians, key=lambda each: each[0]), max(medians, key=lambda each: each[0])
-        text += f" The median step to validation accuracy {found.threshold:g} is "
+        text += f" The median step to validation accuracy {ACCURACY_REACHED:g} is "
         if len(labelled) == 1:
             text += f"{numbers.count(first[0])}."
         else:

@@ -1,15 +1,16 @@
 """Curves of several seeds as one line with their range, and the axes that they share."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from gpt2lab.report.canvas import GREY, MAX_POINTS, WIDTH, label_text
+from gpt2lab.report.canvas import MAX_POINTS, drawing, label_text, step_axis
 from gpt2lab.report.comparison.trajectories import SeedRange, seed_range
 from gpt2lab.report.inputs import Curve
 
@@ -50,24 +51,33 @@ def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 
             axes.plot(rest.steps, rest.values, **{**style, "linewidth": 0.8, "alpha": 0.6})
 
 
+@contextmanager
 def step_panels(
-    titles: Sequence[str], columns: int, margin: float, height: float, *, chars: int = 32
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a panel for each of `titles`, all with the same axes.
+    path: Path, what: str, titles: Sequence[str], columns: int, margin: float, height: float, *, chars: int = 32
+) -> Iterator[list[Axes]]:
+    """Yield a panel for each of `titles`, all with the same axes, and write them to `path`: `what` over steps.
 
     The figure is `margin` inches high, and `height` more for each row.
     """
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(WIDTH, margin + height * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for number, (axes, title) in enumerate(zip(panels, titles, strict=False)):
-        axes.set_title(label_text(title, chars), fontsize=8.5, loc="left")
-        axes.tick_params(labelsize=8.5)
-        if number + columns >= len(titles):  # the lowest panel of its column
-            axes.tick_params(labelbottom=True)
-    for axes in panels[len(titles) :]:
-        axes.set_visible(False)
-    return figure, list(panels[: len(titles)])
+    grid: dict[str, Any] = {"nrows": rows, "ncols": columns, "sharex": True, "sharey": True, "squeeze": False}
+    with drawing(path, f"{what} over steps", margin + height * rows, **grid) as drawn:
+        panels = drawn.ravel()
+        for number, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+            axes.set_title(label_text(title, chars), fontsize=8.5, loc="left")
+            axes.tick_params(labelsize=8.5)
+            if number + columns >= len(titles):  # the lowest panel of its column
+                axes.tick_params(labelbottom=True)
+        for axes in panels[len(titles) :]:
+            axes.set_visible(False)
+        yield list(panels[: len(titles)])
+
+
+def label_steps(first: Axes, log: bool, ticks: int = 6) -> None:
+    """Give the panels of a figure, `first` among them, an axis of steps that is labelled once."""
+    step_axis(first, log, ticks)
+    first.figure.supxlabel(first.get_xlabel(), fontsize=10)
+    first.set_xlabel("")
 
 
 def spans_decades(series: Iterable[Series]) -> bool:
@@ -83,7 +93,3 @@ def seeds_words(series: Iterable[Series]) -> str:
         return "One seed per line: no range over seeds."
     n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     return f"Lines are means over {n} seeds; shaded: the range over seeds."
-
-
-def reference(axes: Axes, value: float) -> None:
-    axes.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)

@@ -11,6 +11,7 @@ from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.grokking import GrokkingCell
 from gpt2lab.report.comparison.statistics import Censored
 from gpt2lab.report.comparison.sweep_results import SweepResults
+from gpt2lab.report.comparison_page.sentences import find_in_sweep
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.summary import summarise_inputs
 
@@ -37,7 +38,7 @@ def _moment(inputs: Sequence[Inputs], key: str) -> list[str]:
 def summarise_sweep(results: SweepResults, title: str, hypothesis: str | None) -> dict[str, Any]:
     """Return the summary of a sweep: the keys of a run's where all runs agree (else null), and what a sweep adds.
 
-    A run counts here as soon as it has a record, whether it finished or not. `findings` are left empty.
+    A run counts here as soon as it has a record, whether it finished or not.
     """
     inputs = [member.run.inputs for member in results.members if member.run is not None]
     runs = [summarise_inputs(each, title) for each in inputs]
@@ -55,7 +56,7 @@ def summarise_sweep(results: SweepResults, title: str, hypothesis: str | None) -
         "tokens": _sum([run["tokens"] for run in runs]),
         "training_s": _sum([run["training_s"] for run in runs]),
         "arms": [_arm(results, index) for index in range(len(results.cells))],
-        "findings": [],
+        "findings": [asdict(finding) for finding in find_in_sweep(results)],
     }
     keys = summarise_inputs(shared_inputs(results.sweep, []), title)
     return own | {key: _equal([run[key] for run in runs]) for key in keys if key not in own}

@@ -1,18 +1,21 @@
 """The tables of a comparison's page; None where there is nothing to show."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gpt2lab.model.band_tiles import PRODUCTS
 from gpt2lab.record.columns import column
 from gpt2lab.record.sweep import typed
 from gpt2lab.report import numbers
+from gpt2lab.report.analysis import ACCURACY_REACHED
 from gpt2lab.report.comparison.arms import differing_keys
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
+from gpt2lab.report.comparison.costs import ArmCost
+from gpt2lab.report.comparison.grokking import RULE
 from gpt2lab.report.comparison.matched_loss import MatchedPoint
-from gpt2lab.report.comparison.statistics import Censored
+from gpt2lab.report.comparison.statistics import Censored, Estimate
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison_page.words import (
@@ -23,41 +26,21 @@ from gpt2lab.report.comparison_page.words import (
     mean_std,
     mean_std_of,
     p_value,
+    sentence,
     signed,
     signed_interval,
+    signed_percent,
     two_digits,
     unbroken,
 )
-from gpt2lab.report.markdown import Markdown, code, escape
+from gpt2lab.report.markdown import Markdown, TableColumn, code, columns_table, escape, table
 
+MATRICES = ("fc1", "fc2")
+BLOCKS = (
+    "Blocks: hidden units of the blocks over which products of a band went; dense: in one product, as blocks would not "
+    "be faster or are switched off."
+)
 MOST_TARGETS = 4  # columns of the matched-loss table
-
-
-TableColumn = tuple[str, Sequence[Any]]  # its head, and a cell for each row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table, None in place of columns that are not shown; the first `n_text` are text, the others numbers."""
-
-    columns: Sequence[TableColumn | None]
-    n_text: int
-    below: str = ""
-    last_is_text: bool = False
-
-    @property
-    def heads(self) -> list[str]:
-        return [column[0] for column in self.columns if column]
-
-    @property
-    def rows(self) -> Iterable[tuple[Any, ...]]:
-        return zip(*(column[1] for column in self.columns if column), strict=True)
-
-    @property
-    def rule(self) -> Markdown:
-        """The line under the heads, text to the left and numbers to the right."""
-        n_numbers = len(self.heads) - self.n_text - self.last_is_text
-        return Markdown("|" + " :--- |" * self.n_text + " ---: |" * n_numbers + " :--- |" * self.last_is_text)
 
 
 def arm_columns(results: SweepResults) -> list[TableColumn]:
@@ -71,7 +54,7 @@ def arm_columns(results: SweepResults) -> list[TableColumn]:
     return [(head, [shown(index, arm[head]) for index, arm in enumerate(arms)]) for head in arms[0]]
 
 
-def main_table(results: SweepResults) -> Table | None:
+def main_table(results: SweepResults) -> Markdown | None:
     """One row per arm: what varies, verdict, density, seeds, mean, interval, difference, p."""
     if results.comparison is None or not any(results.rows):
         return None
@@ -85,11 +68,8 @@ def main_table(results: SweepResults) -> Table | None:
         absent=[cell.absent for cell in results.cells],
     )
     baseline = f"{results.cells[results.baseline].label} (in bold)" if several else None
-    return Table(
-        columns=[*arms, verdict, *measured] if several else [*arms, *measured[:-2]],
-        n_text=len(arms) + several,
-        below=main_caption(results.comparison, baseline),
-    )
+    columns = [*arms, verdict, *measured] if several else [*arms, *measured[:-2]]
+    return columns_table(columns, len(arms) + several, below=main_caption(results.comparison, baseline))
 
 
 def result_columns(
@@ -146,21 +126,17 @@ def main_caption(comparison: Comparison, baseline: str | None) -> str:
     return text + (f"; p is corrected for {many} comparisons (Holm), and {CORRECTED}." if many > 1 else ".")
 
 
-def unfinished_table(results: SweepResults) -> Table | None:
+def unfinished_table(results: SweepResults) -> Markdown | None:
     """Each job that did not finish, with what its record says about why."""
-    jobs = results.unfinished
-    lasts = [member.run.inputs.rows[-1:] if member.run is not None else [] for member in jobs]
-    columns: list[TableColumn] = [
-        ("Job", [str(member.job.number) for member in jobs]),
-        ("Run", [code(member.name) for member in jobs]),
-        ("State", [member.state.word for member in jobs]),
-        ("Last step", [f"{rows[0]['step']:,}" if rows else numbers.MISSING for rows in lasts]),
-        ("Reason", [member.state.reason or "" for member in jobs]),
-    ]
-    return Table(columns=columns, n_text=len(columns)) if jobs else None
+    rows = []
+    for member in results.unfinished:
+        last = member.run.inputs.rows[-1:] if member.run is not None else []
+        step = f"{last[0]['step']:,}" if last else numbers.MISSING
+        rows.append((member.job.number, code(member.name), member.state.word, step, member.state.reason or ""))
+    return table(("Job", "Run", "State", "Last step", "Reason"), rows, 5) if rows else None
 
 
-def matched_table(results: SweepResults) -> Table | None:
+def matched_table(results: SweepResults) -> Markdown | None:
     """Validation loss where the training loss is the same; None where the runs share no training loss."""
     matched, arms = results.matched, arm_columns(results)
     if not matched.targets:
@@ -173,7 +149,7 @@ def matched_table(results: SweepResults) -> Table | None:
         (f"At {numbers.loss(matched.targets[at])}", [_matched_cell(points[at]) for points in matched.points])
         for at in picked
     ]
-    return Table(columns=[*arms, *columns], n_text=len(arms), below=below)
+    return columns_table([*arms, *columns], len(arms), below=below)
 
 
 def _matched_cell(point: MatchedPoint | None) -> Any:
@@ -183,24 +159,24 @@ def _matched_cell(point: MatchedPoint | None) -> Any:
     return Markdown(f"{mean_std(point.val, numbers.loss)}{difference}")
 
 
-def grokking_table(results: SweepResults) -> Table | None:
+def grokking_table(results: SweepResults) -> Markdown | None:
     """Success, steps to the thresholds, delay and phases of each arm."""
     found, arms = results.grokking, arm_columns(results)
-    if found is None or not any(cell.runs for cell in found.cells):
+    if found is None or not any(cell.val for cell in found.cells):
         return None
     cells = found.cells
     fractions = [f"{cell.success} of {cell.settled}" if cell.settled else numbers.MISSING for cell in cells]
     phases = [", ".join(f"{n} {phase}" for phase, n in cell.phases.items()) or numbers.MISSING for cell in cells]
     columns: list[TableColumn] = [
         ("Generalised, of those that ended", [unbroken(fraction) for fraction in fractions]),
-        (f"Steps to training {found.threshold:g}", [_censored(cell.train, numbers.count) for cell in cells]),
-        (f"Steps to validation {found.threshold:g}", [_censored(cell.val, numbers.count) for cell in cells]),
+        (f"Steps to training {ACCURACY_REACHED:g}", [_censored(cell.train, numbers.count) for cell in cells]),
+        (f"Steps to validation {ACCURACY_REACHED:g}", [_censored(cell.val, numbers.count) for cell in cells]),
         ("Delay (steps)", [_censored(cell.delay, numbers.count) for cell in cells]),
         ("Ratio", [_censored(cell.ratio, two_digits) for cell in cells]),
         ("Phases", phases),
     ]
-    below = f"Medians over seeds (range); > N: not reached by step N. {found.rule}"
-    return Table(columns=[*arms, *columns], n_text=len(arms), below=below, last_is_text=True)
+    below = f"Medians over seeds (range); > N: not reached by step N. {RULE}"
+    return columns_table([*arms, *columns], len(arms), below=below, last_is_text=True)
 
 
 def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
@@ -210,8 +186,8 @@ def _censored(value: Censored | None, show: Callable[[float], str]) -> str:
     return median if value.n == 1 or span == value.median_text(show) else Markdown(f"{median} ({escape(span)})")
 
 
-def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, str]]:
-    """Return (key, values) of what varies, of what followed from it in the runs' configs, and the seeds."""
+def settings_table(cells: tuple[Cell, ...], seeds: list[int]) -> Markdown:
+    """Return the values of what varies, of what followed from it in the runs' configs, and the seeds."""
     rows = [(key, _settings(cell.values[key] for cell in cells)) for key in cells[0].values]
     runs = [cell.runs[0] for cell in cells if cell.runs]
     followed = dict.fromkeys(key for run in runs[1:] for key in differing_keys(runs[0], run))
@@ -220,8 +196,61 @@ def settings_rows(cells: tuple[Cell, ...], seeds: list[int]) -> list[tuple[str, 
         for key in followed
         if key not in cells[0].values
     ]
-    return [*rows, ("seed", ", ".join(map(str, seeds)))] if seeds else rows
+    rows += [("seed", ", ".join(map(str, seeds)))] if seeds else []
+    return table(("Varies", "Settings"), rows, 2)
 
 
 def _settings(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(typed, values)))
+
+
+def cost_table(results: SweepResults) -> Markdown | None:
+    """Steps, time and arithmetic to a loss that every arm reaches, and the speed of training."""
+    costs, arms = results.costs, arm_columns(results)
+    told = [cost for cost in costs.cells if cost is not None]
+    if not told:
+        return None
+    to = costs.target is not None
+    others = [cost for index, cost in enumerate(costs.cells) if cost and index != results.baseline]
+    timed = to and any(cost.seconds for cost in (others if len(costs.cells) > 1 else told))
+    work = to and any(cost.flop_dense for cost in told)
+    pairs = [(cost.flop_computed, cost.flop_dense) for cost in told]
+    less = work and any(computed and dense and computed.mean != dense.mean for computed, dense in pairs)
+    blocks = [blocks_words(cell) for cell in results.cells]
+
+    def cells(show: Callable[[ArmCost], str]) -> list[str]:
+        return [numbers.MISSING if cost is None else show(cost) for cost in costs.cells]
+
+    overhead = cells(lambda cost: numbers.MISSING if cost.overhead is None else signed_percent(cost.overhead))
+    if costs.cells[results.baseline] is not None:
+        overhead[results.baseline] = "baseline"
+    columns: list[TableColumn | None] = [
+        ("Blocks, FC1 / FC2", [words or numbers.MISSING for words in blocks]) if any(blocks) else None,
+        ("Steps", cells(lambda cost: mean_std(cost.step, numbers.count, two_digits))) if to else None,
+        ("Training time (s)", cells(lambda c: mean_std(c.seconds, numbers.rounded, two_digits))) if timed else None,
+        ("TFLOP, dense", cells(lambda cost: _tera(cost.flop_dense))) if work else None,
+        ("TFLOP, computed", cells(lambda cost: _tera(cost.flop_computed))) if less else None,
+        ("Tokens/s", cells(lambda cost: mean_std(cost.tokens_per_s, numbers.count, two_digits))),
+        ("Time per token", overhead) if len(costs.cells) > 1 else None,
+        ("Not training", cells(lambda cost: numbers.percent(cost.outside.mean if cost.outside else None))),
+    ]
+    goal = f"To a validation loss of {numbers.loss(costs.target)}, which every compared run reaches." if to else ""
+    said = (goal, sentence(costs.reason or ""), sentence(costs.untimed or ""), costs.rule, BLOCKS * any(blocks))
+    return columns_table([*arms, *columns], len(arms), below=" ".join(filter(None, said)))
+
+
+def _tera(estimate: Estimate | None) -> str:
+    return numbers.MISSING if estimate is None else numbers.rounded(estimate.mean / 1e12)
+
+
+def blocks_words(cell: Cell) -> str | None:
+    """Return the hidden units of the blocks over which products of FC1 and FC2 went; None without band or record."""
+    if all(share == 1 for share in cell.density.values()):
+        return None
+    told = []
+    for name in MATRICES:
+        tiles = cell.runs[0].inputs.fact(f"provenance.model.mlp_tiles.{name}")
+        if not isinstance(tiles, dict) or set(tiles) != set(PRODUCTS):
+            return None
+        told.append(", ".join(dict.fromkeys("dense" if size is None else str(size) for size in tiles.values())))
+    return " / ".join(told)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
+from gpt2lab.report.comparison.compare import ArmResult
 from gpt2lab.report.comparison.statistics import Estimate, Interval
 from gpt2lab.report.markdown import Markdown, escape
+from gpt2lab.report.numbers import plural
 
 NO_BREAK, NO_BREAK_HYPHEN = "\u00a0", "\u2011"
 CORRECTED = (
@@ -19,11 +21,6 @@ def jobs_line(counts: dict[str, int]) -> str:
     """Return `18 jobs: 15 finished, 1 diverged, 1 interrupted, 1 not started`."""
     total = sum(counts.values())
     return f"{plural(total, 'job')}: " + ", ".join(f"{number:,} {word}" for word, number in counts.items())
-
-
-def plural(number: int, word: str) -> str:
-    """Return `1 arm` or `7 arms`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:
@@ -55,6 +52,14 @@ def two_digits(value: float) -> str:
 def signed_interval(ends: Interval | None) -> str:
     """Return `−0.0100 to +0.0300`."""
     return numbers.MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
+
+
+def difference_words(row: ArmResult) -> str:
+    """Return `+0.0200 (+0.0100 to +0.0300), worse`."""
+    if row.judgement is None or row.difference is None:
+        return numbers.MISSING
+    interval = signed_interval(row.corrected_interval) if row.corrected_interval else "one pair"
+    return f"{signed(row.difference.mean)} ({interval}), {row.judgement.verdict}"
 
 
 def spread(value: float) -> str:

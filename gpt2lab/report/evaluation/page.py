@@ -1,6 +1,7 @@
 """An evaluation as tables for a terminal and as a page with figures."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from gpt2lab.report.canvas import Picture
 from gpt2lab.report.evaluation.figure import draw_matrix
 from gpt2lab.report.evaluation.matrix import CHAIN_TITLES, FORMULAS
 from gpt2lab.report.evaluation.record import MEASURES
-from gpt2lab.report.markdown import Markdown, code, escape, fence
+from gpt2lab.report.markdown import Markdown, code, escape, fence, table
+from gpt2lab.report.numbers import plural
 from gpt2lab.report.origin import HASH_DIGITS
-from gpt2lab.report.templates import template
+from gpt2lab.report.page import write_page
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
 _TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
@@ -35,12 +37,9 @@ def write_evaluation(record: dict[str, Any], directory: Path) -> None:
     """Write evaluation.json, README.md and figures/. Raises ArchiveError when they cannot be written."""
     check_output(directory)
     with disk_errors("write", directory):
-        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / "evaluation.json", json_bytes(record))
-    with disk_errors("write", directory / "figures"):
-        pictures = _draw(record, directory / "figures")
-    page = template("evaluation.md.j2").render(_context(record, pictures))
-    write_atomic(directory / "README.md", page.encode())
+    write_page(directory, "evaluation.md.j2", _context(record), partial(_draw, record))
 
 
 def phases_of(record: dict[str, Any]) -> list[str]:
@@ -96,65 +95,57 @@ def chain_rows(record: dict[str, Any], measure: str) -> tuple[list[str], list[li
     return ["Task", *(CHAIN_TITLES[key] for key in kept)], rows
 
 
-def _draw(record: dict[str, Any], folder: Path) -> dict[str, Picture]:
+def _draw(record: dict[str, Any], folder: Path) -> list[Picture]:
     phases, tasks = phases_of(record), [task["name"] for task in record["tasks"]]
     if len(phases) < 2 or len(tasks) < 2:
-        return {}
-    chain = record["chain"] is not None
-    return {
-        measure: draw_matrix(
-            np.array(record["matrices"][measure]),
-            models=phases,
-            tasks=tasks,
-            measure=measure,
-            is_chain=chain,
-            folder=folder,
-        )
-        for measure in MEASURES
-    }
+        return []
+    chain, matrices = record["chain"] is not None, {k: np.array(record["matrices"][k]) for k in MEASURES}
+    return [
+        draw_matrix(matrix, models=phases, tasks=tasks, measure=measure, is_chain=chain, folder=folder)
+        for measure, matrix in matrices.items()
+    ]
 
 
-def _context(record: dict[str, Any], pictures: dict[str, Picture]) -> dict[str, Any]:
+def _context(record: dict[str, Any]) -> dict[str, Any]:
     n_models, n_tasks = len(phases_of(record)), len(record["tasks"])
     part = "whole" if record["batches"] is None else f"first {record['batches'] * record['batch_size']:,} sequences of"
     engines = sorted({", ".join(row["engine"]) for row in record["models"]})
     status = [record["date"][:10], f"{part} {record['split']} split", *engines]
     return {
-        "title": f"Evaluation of {_number(n_models, 'model')} on {_number(n_tasks, 'data source')}",
+        "title": f"Evaluation of {plural(n_models, 'model')} on {plural(n_tasks, 'data source')}",
         "status": Markdown(" · ".join(escape(part) for part in status)),
         "findings": record["findings"],
         "notes": record["notes"],
-        "matrices": [_matrix(record, measure, pictures.get(measure)) for measure in MEASURES] if n_models > 1 else [],
-        "domain_columns": DOMAIN_COLUMNS,
-        "domains": domain_rows(record),
-        "model_columns": ("Model", "Checkpoint sha256", "Started from", "Engine"),
-        "models": [_model_row(model, record["models"]) for model in record["models"]],
-        "task_columns": ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256"),
-        "tasks": [_task_row(task) for task in record["tasks"]],
+        "matrices": [_matrix(record, measure) for measure in MEASURES] if n_models > 1 else [],
+        "domains": table(DOMAIN_COLUMNS, domain_rows(record), 2),
+        "models": table(
+            ("Model", "Checkpoint sha256", "Started from", "Engine"),
+            [_model_row(model, record["models"]) for model in record["models"]],
+            4,
+        ),
+        "tasks": table(
+            ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256"),
+            map(_task_row, record["tasks"]),
+            3,
+            last_is_text=True,
+        ),
         "command": fence(shlex.join(record["command"]), "sh"),
     }
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _matrix(record: dict[str, Any], measure: str, picture: Picture | None) -> dict[str, Any]:
+def _matrix(record: dict[str, Any], measure: str) -> dict[str, Any]:
     columns, rows = matrix_rows(record, measure)
     chain_columns, chain = chain_rows(record, measure)
     own = "In bold: each phase on its own task." if chain else "In bold: the best of each column."
     marked = [[row[0], *(Markdown(f"**{c}**") if b else c for c, b in zip(row[1:], bold, strict=True))]
               for row, bold in zip(rows, _bold(record, measure, len(rows)), strict=True)]  # fmt: skip
-    formulas = [(name, text) for name, text in FORMULAS[measure].items() if name in chain_columns]
+    formulas = {name: text for name, text in FORMULAS[measure].items() if name in chain_columns}
     return {
         "title": _TITLES[measure],
-        "columns": columns,
-        "rows": marked,
-        "caption": own,
-        "picture": picture,
-        "chain_columns": chain_columns,
-        "chain": chain,
-        "formulas": formulas,
+        "table": table(columns, marked, below=own),
+        "file": f"{measure}.svg",
+        "chain": table(chain_columns, chain) if chain else None,
+        "formulas": [Markdown(f"*{name}*: {escape(text)}.") for name, text in formulas.items()],
     }
 
 

@@ -1,13 +1,13 @@
 """The templates of pages. All values that a template prints are escaped."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from gpt2lab.report.canvas import Picture
-from gpt2lab.report.markdown import Markdown, escape, table_row
+from gpt2lab.report.markdown import Markdown, escape
 
 
 def template(name: str) -> jinja2.Template:
@@ -21,9 +21,7 @@ def template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"bullets": _bullets, "figure": _figure, "rows": _rows, "table": _table}
-    environment.filters["cells"] = table_row
-    environment.filters["numeric"] = lambda columns: Markdown("|" + " ---: |" * len(columns))
+    environment.filters |= {"bullets": _bullets, "figures": _figures, "findings": _findings, "part": _part}
     return environment.get_template(name)
 
 
@@ -31,14 +29,15 @@ def _bullets(items: Iterable[Any]) -> Markdown:
     return Markdown("\n".join(f"- {escape(item)}" for item in items))
 
 
-def _figure(picture: Picture) -> Markdown:
-    return Markdown(f"![{escape(picture.alt)}](figures/{picture.file})\n\n*{escape(picture.caption)}*")
+def _findings(findings: Iterable[Mapping[str, str]]) -> Markdown:
+    return _bullets(Markdown(f"**{escape(each['verdict'])}.** {escape(each['text'])}") for each in findings)
 
 
-def _rows(rows: Iterable[Iterable[Any]]) -> Markdown:
-    return Markdown("\n".join(map(table_row, rows)))
+def _figures(pictures: Iterable[Picture]) -> list[Markdown]:
+    return [Markdown(f"![{escape(p.alt)}](figures/{p.file})\n\n*{escape(p.caption)}*") for p in pictures]
 
 
-def _table(table: Any) -> Markdown:
-    below = f"\n\n{escape(table.below)}" if table.below else ""
-    return Markdown(f"{table_row(table.heads)}\n{table.rule}\n{_rows(table.rows)}{below}")
+def _part(value: Any, heading: str = "") -> Markdown:
+    """Return a paragraph, or several, below the line before and `heading`; nothing where none has text."""
+    paragraphs = [escape(each) for each in (value if isinstance(value, list) else [value]) if each]
+    return Markdown("".join(f"\n\n{each}" for each in (heading, *paragraphs) if each and paragraphs))
