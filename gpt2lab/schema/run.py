@@ -61,14 +61,13 @@ class RunConfig:
                 f"{' '.join(bands)} with sparsity=dense: add sparsity=banded to use the band, "
                 f"or set {' and '.join(band.split('=')[0] + '=0' for band in bands)} to stay dense"
             )
-        counted = self.task_position
         if self.train.seq_len is not None and self.train.seq_len > self.model.max_seq_len:
             raise ConfigError(
                 f"train.seq_len={self.train.seq_len} is above model.max_seq_len={self.model.max_seq_len}: "
                 "shorten the sequences, or raise model.max_seq_len"
             )
-        if counted != "auto":
-            counted_positions(counted, self.train.seq_len or self.model.max_seq_len)
+        if self.task_position != "auto":
+            counted_positions(self.task_position, self.train.seq_len or self.model.max_seq_len)
         batch = self.train.batch_size
         if isinstance(batch, int) and (self.train.micro_batch_size or 0) > batch:
             raise ConfigError(f"train.micro_batch_size={self.train.micro_batch_size} is above train.batch_size={batch}")
@@ -89,13 +88,9 @@ def counted_positions(
         if answer_span is None:
             raise ConfigError("task_position=auto: this data has no answer span; name the positions, or use null")
         first, last = answer_span
-    elif isinstance(task_position, int) and not isinstance(task_position, bool):
+    elif type(task_position) is int:  # a truth value is none
         first = last = task_position
-    elif (
-        isinstance(task_position, list | tuple)
-        and len(task_position) == 2
-        and all(isinstance(p, int) and not isinstance(p, bool) for p in task_position)
-    ):
+    elif isinstance(task_position, list | tuple) and [type(position) for position in task_position] == [int, int]:
         first, last = task_position
     else:
         raise ConfigError(f"task_position={task_position}: {expected}")
