@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,15 +55,12 @@ def sample(
     checkpoint: str,
     prompt: str | None,
     count: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
     tokenizer: str | None,
     engine: str,
     device: str,
     precision: str,
     root: Path,
+    **sampling: Any,  # max_tokens, temperature, top_k and seed
 ) -> None:
     """Write text with the model of CHECKPOINT: an experiment, a run directory, a model.bin, or hf:gpt2."""
     from gpt2lab.train.sample import continue_text, model_source, open_model
@@ -77,12 +75,9 @@ def sample(
         model_source(found.config, shape.vocab_size, TokenizerName[tokenizer] if tokenizer else None),
         prompt,
         count=count,
-        max_tokens=max_tokens,
         max_seq_len=shape.max_seq_len,
         vocab_size=shape.vocab_size,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
+        **sampling,
     )
     for number, text in enumerate(texts, 1):
         if count > 1:

@@ -5,20 +5,7 @@ from enum import Enum
 from typing import Any
 
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema.groups import (
-    MAX_DIMENSION,
-    ArchiveConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    OptimConfig,
-    SampleConfig,
-    ScheduleConfig,
-    SparsityName,
-    SweepConfig,
-    TrackerConfig,
-    TrainConfig,
-)
+from gpt2lab.schema import groups
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,21 +16,21 @@ class RunConfig:
     hypothesis: str | None = None  # what the run is expected to show; goes into the report
     tags: list[str] = field(default_factory=list)  # free words for finding the experiment again
     seed: int = 0  # initial parameters, order of the data, samples
-    sparsity: SparsityName = SparsityName.dense  # set by the sparsity group
+    sparsity: groups.SparsityName = groups.SparsityName.dense  # set by the sparsity group
     fc1_band: int = 0  # full band width of FC1 in hidden units; 0 = dense
     fc2_band: int = 0  # full band width of FC2 in hidden units; 0 = dense
     task_position: Any = None  # counted target positions: null (all), 4, [9, 16] (inclusive), auto
     resume: str | None = None  # run directory to continue
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
+    model: groups.ModelConfig = field(default_factory=groups.ModelConfig)
+    data: groups.DataConfig = field(default_factory=groups.DataConfig)
+    optim: groups.OptimConfig = field(default_factory=groups.OptimConfig)
+    schedule: groups.ScheduleConfig = field(default_factory=groups.ScheduleConfig)
+    train: groups.TrainConfig = field(default_factory=groups.TrainConfig)
+    sample: groups.SampleConfig = field(default_factory=groups.SampleConfig)
+    engine: groups.EngineConfig = field(default_factory=groups.EngineConfig)
+    tracker: groups.TrackerConfig = field(default_factory=groups.TrackerConfig)
+    archive: groups.ArchiveConfig = field(default_factory=groups.ArchiveConfig)
+    sweep: groups.SweepConfig = field(default_factory=groups.SweepConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
@@ -51,12 +38,12 @@ class RunConfig:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: expected 0 or above")
         for name in ("fc1_band", "fc2_band"):
-            if not 0 <= getattr(self, name) <= 8 * MAX_DIMENSION:  # twice the hidden units of the widest model
+            if not 0 <= getattr(self, name) <= 8 * groups.MAX_DIMENSION:  # twice the hidden units of the widest model
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: expected 0 (dense) or a full width in hidden units above 0"
                 )
         bands = [f"{name}={getattr(self, name)}" for name in ("fc1_band", "fc2_band") if getattr(self, name)]
-        if self.sparsity is SparsityName.dense and bands:
+        if self.sparsity is groups.SparsityName.dense and bands:
             raise ConfigError(
                 f"{' '.join(bands)} with sparsity=dense: add sparsity=banded to use the band, "
                 f"or set {' and '.join(band.split('=')[0] + '=0' for band in bands)} to stay dense"
