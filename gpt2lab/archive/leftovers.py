@@ -26,9 +26,8 @@ def is_record(name: str) -> bool:
 def wrote_nothing(run_dir: Path) -> bool:
     """Whether a run ended before it wrote a row or a checkpoint. Raises ArchiveError for a damaged record."""
     run = RunDir(run_dir)
-    if run.status.is_file() and run.read_status()["state"] == "finished":
-        return False
-    if run.model.exists() or run.state.exists():
+    finished = run.status.is_file() and run.read_status()["state"] == "finished"
+    if finished or run.model.exists() or run.state.exists():
         return False
     return not run.metrics.exists() or not read_metrics(run.metrics)
 

@@ -32,11 +32,10 @@ class Tables:
     experiments: list[Listed]
     names: set[str]  # the words of the query, in lower case
     every_config: bool = False  # else only where a summary lacks a column that the query names
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict, init=False)
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {table: [] for table in COLUMNS}, init=False)
     damage: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.rows = {table: [] for table in COLUMNS}
         self.damage += [why for experiment in self.experiments for why in experiment.damage]
         self._read_experiments()
         if self.names & RUN_TABLES:

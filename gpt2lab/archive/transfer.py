@@ -88,7 +88,9 @@ def import_experiment(
                     _check_manifest(staging / MANIFEST, manifest)
                     _copy_entries(source, file, staging, f"{match[0]}/", manifest)
                 check_record(staging, (name for name in manifest if not is_weights(name)))
-                _check_report(staging, write_report)
+                for fault in verify(staging, write_report=write_report).faults:
+                    if fault.kind == "refused":  # a report that differs is of another version
+                        raise ArchiveError(f"{staging / fault.file}: {fault.why}")
                 run_id = read_json(staging / "provenance.json").get("run_id")
                 step = read_json(staging / "status.json").get("step")
                 return claim_number(staging, root, match[2], run_id=run_id, step=step, force=force)
@@ -106,13 +108,6 @@ def _check_manifest(path: Path, manifest: dict[str, dict[str, Any]]) -> None:
     total = sum(entry["bytes"] for name, entry in manifest.items() if not is_weights(name))
     if total > MAX_RECORD_BYTES:
         raise ArchiveError(f"{path}: {total:,} bytes without weights, at most {MAX_RECORD_BYTES:,} go into a tar")
-
-
-def _check_report(staging: Path, write_report: Callable[[Path, str], None] | None) -> None:
-    """Raise ArchiveError when no report can be made of the record; one that differs is of another version."""
-    for fault in verify(staging, write_report=write_report).faults:
-        if fault.kind == "refused":
-            raise ArchiveError(f"{staging / fault.file}: {fault.why}")
 
 
 def _add(tar: tarfile.TarFile, directory: Path, name: str) -> None:

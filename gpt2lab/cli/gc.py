@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -42,8 +41,8 @@ def gc(runs: Path, really: bool, as_json: bool, root: Path) -> None:
 
 def _say(folder: JudgedFolder, what: str, as_json: bool) -> None:
     if as_json:
-        entry: dict[str, Any] = {"path": str(folder.path), "kind": folder.kind, "verdict": what}
-        click.echo(json.dumps({**entry, "why": folder.why, "bytes": folder.bytes}))
+        entry = {"path": str(folder.path), "kind": folder.kind, "verdict": what, "why": folder.why}
+        click.echo(json.dumps({**entry, "bytes": folder.bytes}))
     else:
         why = printable(" ".join(folder.why.split()))
         click.echo(f"{what:<7}  {folder.path}  ({folder.bytes:,} bytes): {why}")

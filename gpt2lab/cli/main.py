@@ -46,7 +46,8 @@ def main() -> None:
             codes.append(_invoke())
         finally:
             sys.stdout.flush()  # here, where a closed pipe is silent
-    sys.exit(codes[-1])
+    if codes[-1]:
+        sys.exit(codes[-1])
 
 
 def _invoke() -> int:

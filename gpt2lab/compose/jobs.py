@@ -1,5 +1,6 @@
 """From a command line to one run, or to the jobs of a grid."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,19 +15,7 @@ from gpt2lab.compose.wording import hydra_errors
 from gpt2lab.errors import error_line
 
 # Flags that print and run nothing.
-INFORMATION = {
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--resolve",
-    "--version",
-    "-sc",
-    "--shell-completion",
-}
+_INFORMATION = re.compile(r"--(help|hydra-help|cfg|info|resolve|version|shell-completion)|-(h|c|i|sc)")
 
 
 def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +28,7 @@ def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | No
     with error_line(codes):
         try:
             arguments = with_resumed(arguments)
-            grid = None if INFORMATION & set(arguments) else expand(arguments)
+            grid = None if any(map(_INFORMATION.fullmatch, arguments)) else expand(arguments)
             codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
         finally:
             sys.stdout.flush()  # here, where a closed pipe is silent

@@ -34,7 +34,8 @@ def hydra_errors() -> Iterator[None]:
 def _explain(error: Exception) -> str:
     """Return Hydra's message as one line, with the nearest valid names for a mistyped one."""
     text, cause = str(error), str(error.__cause__ or "")
-    key = _named_key(text, error.__cause__ or error)
+    named = re.search(r"Could not override '([^']+)'", text)
+    key = named[1] if named else str(getattr(error.__cause__ or error, "full_key", None) or "")
     if re.search(r"not in struct|Key '[^']*' (is )?not in", f"{text} {cause}"):
         close = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.6)
         close = close or [name for name in known_keys() if name.split(".")[-1] == key.split(".")[-1]]
@@ -63,11 +64,6 @@ def _explain(error: Exception) -> str:
         )
     first = cause.splitlines()[0] if cause and "full_key" in cause else text
     return f"{key}: {_expected(first)}" if key and "full_key" in f"{text}{cause}" else text
-
-
-def _named_key(text: str, cause: BaseException) -> str:
-    named = re.search(r"Could not override '([^']+)'", text)
-    return named[1] if named else str(getattr(cause, "full_key", None) or "")
 
 
 def _expected(reason: str) -> str:

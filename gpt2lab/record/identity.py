@@ -19,7 +19,6 @@ RUN_PARTS = {"schema", "model", "data", "engine", "train", "compose", "sweep", "
 REPORT_PARTS = {"report", "record", "model", "schema", "errors"}
 WRITTEN_BY = "written_by"  # key of summary.json: report_hash, and the versions of the libraries that a report uses
 
-_MOST_KNOWN = 1000
 _known: dict[str, str] = {}  # source hash -> code hash, of archives that this process has read
 
 
@@ -56,8 +55,6 @@ def recorded_code_hash(run_dir: Path, provenance: dict[str, Any]) -> str | None:
             f"{path}: its source hash is {found[:12]}, but provenance.json says {source_hash[:12]}: it is not the "
             "source that ran"
         )
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
     return _known.setdefault(source_hash, _hash((name, content) for name, _, content in files if _is_code(name)))
 
 

@@ -48,7 +48,7 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
             # Unbuffered: a row is handed to the system in the one call that wrote it.
             self._file = path.open("ab", buffering=0)
         self._names = [*there, *missing]
-        self._integers = _integers(columns)
+        self._integers = {entry.name for entry in columns if entry.integer}
         if not whole:
             self._write((",".join(names) + "\n").encode())
 
@@ -87,10 +87,6 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _integers(columns: Sequence[Column]) -> frozenset[str]:
-    return frozenset(entry.name for entry in columns if entry.integer)
-
-
 def _header(path: Path, whole: bytes) -> list[str]:
     """Return the names in the first line. Raises ArchiveError for what is no name, or is there twice."""
     names = whole.partition(b"\n")[0].decode("ascii", "replace").split(",")
@@ -125,7 +121,7 @@ def _value(cell: str, *, integer: bool) -> float | int:
 def _parse(path: Path, whole: bytes) -> list[Row]:
     if not whole:
         return []
-    header, integers = _header(path, whole), _integers(entries.COLUMNS)
+    header, integers = _header(path, whole), {entry.name for entry in entries.COLUMNS if entry.integer}
     try:
         lines = list(csv.reader(whole.decode("ascii").split("\n")[:-1], quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error):

@@ -5,11 +5,12 @@ as long as the `RunDir` is open, and the system drops it when the process dies, 
 """
 
 import hashlib
+import itertools
 import os
 import socket
 import time
 import traceback
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -40,14 +41,12 @@ def create_unique(parent: Path, name: str) -> Path:
     assert name and Path(name).name == name, f"{name!r} is not the name of one directory"
     with disk_errors("create run directory", parent / name):
         parent.mkdir(parents=True, exist_ok=True)
-        count = 1
-        while True:
+        for count in itertools.count(1):
             path = parent / (name if count == 1 else f"{name}-{count}")
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-                return path
-            except FileExistsError:
-                count += 1
+                break
+    return path
 
 
 class RunDir(AbstractContextManager["RunDir"]):

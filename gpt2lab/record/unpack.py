@@ -96,13 +96,8 @@ def _entries(path: Path, content: bytes) -> Iterator[tuple[str, bool, bytes]]:
 
 
 def _checked_name(path: Path, name: str) -> str:
-    parts = name.split("/")
-    if (
-        len(name) > _MAX_NAME
-        or not name.isprintable()
-        or "\\" in name
-        or any(part in ("", ".", "..") for part in parts)
-    ):
+    leads_elsewhere = any(part in ("", ".", "..") for part in name.split("/"))
+    if leads_elsewhere or len(name) > _MAX_NAME or not name.isprintable() or "\\" in name:
         raise ArchiveError(
             f"{path}: {name[:_MAX_NAME]!r} is no name that a source archive may hold: refused; expected folder/file, "
             f"relative, without .., at most {_MAX_NAME} characters"

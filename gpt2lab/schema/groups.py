@@ -43,13 +43,6 @@ def _not_blank(group: str, config: object, *names: str) -> None:
             raise ConfigError(f"{group}{name}= is empty: give it a value, or leave it out")
 
 
-def _between(group: str, config: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise ConfigError(f"{group}.{name}={value}: expected between {low} and {high}")
-
-
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """Shape and starting point of the model."""
@@ -133,7 +126,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _at_least("schedule", self, 0, "warmup_steps")
-        _between("schedule", self, 0, 1, "final_lr_fraction", "decay_fraction")
+        for name in ("final_lr_fraction", "decay_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"schedule.{name}={getattr(self, name)}: expected between 0 and 1")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,20 +5,7 @@ from enum import Enum
 from typing import Any
 
 from gpt2lab.errors import ConfigError
-from gpt2lab.schema.groups import (
-    MAX_DIMENSION,
-    ArchiveConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    OptimConfig,
-    SampleConfig,
-    ScheduleConfig,
-    SparsityName,
-    SweepConfig,
-    TrackerConfig,
-    TrainConfig,
-)
+from gpt2lab.schema import groups
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,21 +16,21 @@ class RunConfig:
     hypothesis: str | None = None  # what the run is expected to show; goes into the report
     tags: list[str] = field(default_factory=list)  # free words for finding the experiment again
     seed: int = 0  # initial parameters, order of the data, samples
-    sparsity: SparsityName = SparsityName.dense  # set by the sparsity group
+    sparsity: groups.SparsityName = groups.SparsityName.dense  # set by the sparsity group
     fc1_band: int = 0  # full band width of FC1 in hidden units; 0 = dense
     fc2_band: int = 0  # full band width of FC2 in hidden units; 0 = dense
     task_position: Any = None  # counted target positions: null (all), 4, [9, 16] (inclusive), auto
     resume: str | None = None  # run directory to continue
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
+    model: groups.ModelConfig = field(default_factory=groups.ModelConfig)
+    data: groups.DataConfig = field(default_factory=groups.DataConfig)
+    optim: groups.OptimConfig = field(default_factory=groups.OptimConfig)
+    schedule: groups.ScheduleConfig = field(default_factory=groups.ScheduleConfig)
+    train: groups.TrainConfig = field(default_factory=groups.TrainConfig)
+    sample: groups.SampleConfig = field(default_factory=groups.SampleConfig)
+    engine: groups.EngineConfig = field(default_factory=groups.EngineConfig)
+    tracker: groups.TrackerConfig = field(default_factory=groups.TrackerConfig)
+    archive: groups.ArchiveConfig = field(default_factory=groups.ArchiveConfig)
+    sweep: groups.SweepConfig = field(default_factory=groups.SweepConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
@@ -51,24 +38,23 @@ class RunConfig:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: expected 0 or above")
         for name in ("fc1_band", "fc2_band"):
-            if not 0 <= getattr(self, name) <= 8 * MAX_DIMENSION:  # twice the hidden units of the widest model
+            if not 0 <= getattr(self, name) <= 8 * groups.MAX_DIMENSION:  # twice the hidden units of the widest model
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: expected 0 (dense) or a full width in hidden units above 0"
                 )
         bands = [f"{name}={getattr(self, name)}" for name in ("fc1_band", "fc2_band") if getattr(self, name)]
-        if self.sparsity is SparsityName.dense and bands:
+        if self.sparsity is groups.SparsityName.dense and bands:
             raise ConfigError(
                 f"{' '.join(bands)} with sparsity=dense: add sparsity=banded to use the band, "
                 f"or set {' and '.join(band.split('=')[0] + '=0' for band in bands)} to stay dense"
             )
-        counted = self.task_position
         if self.train.seq_len is not None and self.train.seq_len > self.model.max_seq_len:
             raise ConfigError(
                 f"train.seq_len={self.train.seq_len} is above model.max_seq_len={self.model.max_seq_len}: "
                 "shorten the sequences, or raise model.max_seq_len"
             )
-        if counted != "auto":
-            counted_positions(counted, self.train.seq_len or self.model.max_seq_len)
+        if self.task_position != "auto":
+            counted_positions(self.task_position, self.train.seq_len or self.model.max_seq_len)
         batch = self.train.batch_size
         if isinstance(batch, int) and (self.train.micro_batch_size or 0) > batch:
             raise ConfigError(f"train.micro_batch_size={self.train.micro_batch_size} is above train.batch_size={batch}")
@@ -89,13 +75,9 @@ def counted_positions(
         if answer_span is None:
             raise ConfigError("task_position=auto: this data has no answer span; name the positions, or use null")
         first, last = answer_span
-    elif isinstance(task_position, int) and not isinstance(task_position, bool):
+    elif type(task_position) is int:  # a truth value is none
         first = last = task_position
-    elif (
-        isinstance(task_position, list | tuple)
-        and len(task_position) == 2
-        and all(isinstance(p, int) and not isinstance(p, bool) for p in task_position)
-    ):
+    elif isinstance(task_position, list | tuple) and [type(position) for position in task_position] == [int, int]:
         first, last = task_position
     else:
         raise ConfigError(f"task_position={task_position}: {expected}")

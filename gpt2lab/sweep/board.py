@@ -22,7 +22,7 @@ class Board:
     """Prints the progress of the jobs `pending` (their numbers) of a start at `started` (ISO 8601)."""
 
     def __init__(self, sweep: Sweep, pending: Iterable[int], started: str, console: Console) -> None:
-        self._sweep, self._started, self._console = sweep, started, console
+        self._sweep, self._started, self._print = sweep, started, console.print
         numbers = set(pending)
         self._pending = [job for job in sweep.jobs if job.number in numbers]
 
@@ -87,9 +87,6 @@ class Board:
             return text
         seconds = (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds() / now_done * left
         return f"{text}, about {seconds / 60:.0f} min left" if seconds >= 90 else f"{text}, about {seconds:.0f} s left"
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def tally(states: Iterable[JobState]) -> str:

@@ -4,6 +4,7 @@ A job is identified by the hash of its resolved config and of what it reads; its
 same (see record.identity).
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -187,10 +188,8 @@ def _folder(number: int, values: dict[str, Any]) -> str:
 def _moved(directory: Path, job: SweepJob) -> SweepJob:
     """The job with a new folder for another attempt; the earlier folder stays."""
     stem = re.sub(r"\+\d+$", "", job.folder)
-    attempt = 2
-    while (directory / f"{stem}+{attempt}").exists():
-        attempt += 1
-    return replace(job, folder=f"{stem}+{attempt}")
+    folders = (f"{stem}+{attempt}" for attempt in itertools.count(2))
+    return replace(job, folder=next(folder for folder in folders if not (directory / folder).exists()))
 
 
 def _slug(text: str) -> str:

@@ -54,7 +54,7 @@ def run_sweep(
         board = Board(agenda.sweep, (job.number for job in agenda.pending), started, console)
         board.say_plan()
         for line in (*repeats, *agenda.notes):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line)
         worker = Worker(
             execute=execute,
             directory=agenda.sweep.path,
@@ -103,7 +103,7 @@ def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console:
             except KeyboardInterrupt:
                 return True
             except Exception as error:  # a killed worker ends the launcher; the other jobs still run
-                console.print(f"the launcher ended with {type(error).__name__}: {error}", markup=False, soft_wrap=True)
+                console.print(f"the launcher ended with {type(error).__name__}: {error}")
             left = [job for job in waiting if read_state(agenda.sweep.run_dir(job)).word == "not started"]
             waiting = left if len(left) < len(waiting) else []
         return False

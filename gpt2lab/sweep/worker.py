@@ -47,11 +47,12 @@ class Worker:
         if self.parallel:
             with (job.run_dir / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
                 return self._run(job, Console(file=log, width=120))
-        board = Board(sweep, self.pending, self.started, Console())
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        board = Board(sweep, self.pending, self.started, console)
         planned = next(one for one in sweep.jobs if Path(one.folder).name == job.run_dir.name)
         print()
         board.say_started(planned)
-        code = self._run(job, Console(highlight=False, markup=False, soft_wrap=True))
+        code = self._run(job, console)
         board.say_ended(planned)
         if code == 130:
             raise KeyboardInterrupt  # the interrupt is for the remaining jobs too
