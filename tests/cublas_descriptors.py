@@ -74,7 +74,7 @@ def main(folder: str) -> int:
     x, weight = memory[: 5 * 24].reshape(5, 24)[:, :20], memory[1024 : 1024 + 16 * 20].reshape(16, 20)
     out, pre = memory[2056 : 2056 + 5 * 16].reshape(5, 16), memory[4096 : 4096 + 5 * 32].reshape(5, 32)[:, :16]
     bias = memory[8192 : 8192 + 16]
-    product = column_major(2, out, x, weight, transpose_a=False, transpose_b=True)
+    product = column_major(out, x, weight, transpose_b=True)
     epilogue = Epilogue(kind=EpilogueKind.bias_gelu, bias=bias, aux=pre)
     plan = products.plan(product, epilogue, out, x, weight)
     assert plan is not None

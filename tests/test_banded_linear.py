@@ -9,7 +9,7 @@ from proofs.arrays import Arrays
 
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.engine.cuda.ops import banded_linear
-from gpt2lab.engine.cuda.ops.banded_linear import PointerTables, Tiles, product_blocks
+from gpt2lab.engine.cuda.ops.banded_linear import PointerTables, product_blocks
 from gpt2lab.model import band_tiles
 from gpt2lab.schema import Precision
 
@@ -78,7 +78,7 @@ def test_a_dense_product_beside_banded_ones_is_the_librarys() -> None:
     case = proof.Case(20, 7, 16, 5)
     weight = arrays.act(arrays.normal(80, 20))[0]  # not masked: only a dense product sees all of it
     dy, dx = arrays.act(arrays.normal(5, 80)), arrays.empty_act(5, 20)
-    proof.layer(arrays, gemm, "fc1", case, Tiles(forward=16, weight=16)).backward_input(dx=dx, dy=dy[0], weight=weight)
+    proof.layer(arrays, gemm, "fc1", case, {"forward": 16, "weight": 16}).backward_input(dx=dx, dy=dy[0], weight=weight)
     np.testing.assert_allclose(arrays.values(dx), dy[1] @ arrays.values(weight), rtol=1e-5, atol=1e-5)
 
 

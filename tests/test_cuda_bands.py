@@ -14,9 +14,9 @@ from gpt2lab.engine.cuda import bands as cuda_bands
 from gpt2lab.engine.cuda.bands import choose_mlp_tiles, product_seconds
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.engine.cuda.engine import CudaEngine
-from gpt2lab.engine.cuda.ops.banded_linear import DENSE, BandedProducts, MlpTiles, PointerTables, Tiles
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, BandedProducts, PointerTables, product_blocks
 from gpt2lab.model import band_tiles
-from gpt2lab.model.band_tiles import PRODUCTS
+from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
@@ -25,15 +25,21 @@ from gpt2lab.schema import OptimConfig, Precision
 # F = 80: tiles that do not divide it, and others for each product.
 MODEL = config(n_embd=20, max_seq_len=7, fc1_band=9, fc2_band=24)
 TILES = {
-    "fc1 and fc2": {"fc1": Tiles(forward=12, input=28, weight=24), "fc2": Tiles(forward=36, input=16, weight=17)},
-    "one block for all": {"fc1": Tiles(forward=80, input=80, weight=80), "fc2": Tiles(forward=200, input=79, weight=3)},
-    "fc1 alone": {"fc1": Tiles(forward=7, input=20, weight=1), "fc2": Tiles()},
-    "some products": {"fc1": Tiles(input=20), "fc2": Tiles(forward=8, weight=64)},
+    "fc1 and fc2": {
+        "fc1": {"forward": 12, "input": 28, "weight": 24},
+        "fc2": {"forward": 36, "input": 16, "weight": 17},
+    },
+    "one block for all": {
+        "fc1": {"forward": 80, "input": 80, "weight": 80},
+        "fc2": {"forward": 200, "input": 79, "weight": 3},
+    },
+    "fc1 alone": {"fc1": {"forward": 7, "input": 20, "weight": 1}, "fc2": DENSE["fc2"]},
+    "some products": {"fc1": {"input": 20}, "fc2": {"forward": 8, "weight": 64}},
 }
 ROUNDING = 2.0**-40  # far above what is lost in float64, far below any mistake
 
 
-def float64(spec: EngineSpec, tiles: MlpTiles) -> CudaEngine:
+def float64(spec: EngineSpec, tiles: ProductTiles) -> CudaEngine:
     return CudaEngine(spec, random_params(spec.model), HostDevice(float64=True), mlp_tiles=tiles)
 
 
@@ -164,7 +170,7 @@ def test_products_are_banded_where_that_promises_to_be_faster():
     spec = large()
     for name, tiles in choose_mlp_tiles(spec).items():
         for product in PRODUCTS:
-            tile = getattr(tiles, product)
+            tile = tiles[product]
             sizes = {"n_embd": 768, "band": 256, "rows": 16384, "precision": Precision.bf16}
             seconds = {each: product_seconds(name, product, each, **sizes) for each in (None, *cuda_bands.TILES)}
             best = min(seconds, key=seconds.get)
@@ -198,16 +204,15 @@ def test_blocks_of_one_shape_are_one_launch(tile, shapes, monkeypatch):
     monkeypatch.setattr(cuda_bands, "LAUNCH_S", 1.0)
     for name, product in itertools.product(("fc1", "fc2"), PRODUCTS):
         seconds = product_seconds(name, product, tile, 768, 256, 64, Precision.fp32)
-        blocks = BandedProducts(
-            SimpleNamespace(), PointerTables(None), name, n_embd=768, band=256, tiles=Tiles(**{product: tile}), align=4
-        )
+        blocks = product_blocks(name, product, n_embd=768, band=256, tile=tile, align=4)
+        products = BandedProducts(SimpleNamespace(), PointerTables(None), name, {product: blocks})
         bias_alone = (name, product) == ("fc2", "forward")
-        assert int(seconds) - bias_alone == shapes == sum(map(len, blocks._indices.values()))
+        assert int(seconds) - bias_alone == shapes == sum(map(len, products._indices.values()))
 
 
 def test_one_matrix_may_be_banded_and_the_other_not():
     chosen = choose_mlp_tiles(large(fc2_band=0))
-    assert chosen["fc1"] != Tiles() and chosen["fc2"] == Tiles()
+    assert chosen["fc1"] != DENSE["fc1"] and chosen["fc2"] == DENSE["fc2"]
 
 
 def test_what_was_chosen_is_said():

@@ -19,11 +19,12 @@ from tiny_models import CUDA_ON_HOST, config, random_params, spec_for, tokens_fo
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.engine.cuda.gemm import Epilogue, EpilogueKind
-from gpt2lab.engine.cuda.gemm.base import pointer_table_size, windows
+from gpt2lab.engine.cuda.gemm.base import pointer_table_size
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES, CublasGemm, open_cublas
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
-from gpt2lab.engine.cuda.ops.banded_linear import DENSE, MlpTiles, Tiles
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE
 from gpt2lab.errors import EngineError
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.schema import Precision
 
 FLOAT = np.dtype(np.float32)
@@ -86,17 +87,18 @@ def test_matmul_in_column_major_order_is_the_row_major_product(precision: Precis
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-def test_batches_with_any_stride_and_lists_of_pointers_are_the_row_major_products(precision: Precision) -> None:
+def test_lists_of_pointers_are_the_row_major_products(precision: Precision) -> None:
     setup = Setup(precision)
     n_batch, m, n, k = 3, 5, 4, 6
     for (ta, tb), accumulate in itertools.product(TRANSPOSES, (False, True)):
         a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+        wide_a, wide_b = (setup.random(rows, columns + 2 * n_batch) for rows, columns in (a_shape, b_shape))
         forms = {
-            "apart": (setup.random(n_batch, *a_shape), setup.random(n_batch, *b_shape)),
-            "the same matrix": (same(setup, n_batch, *a_shape), same(setup, n_batch, *b_shape)),
-            "overlapping windows": tuple(
-                windows(setup.random(rows, columns + 2 * n_batch), n_batch, (rows, columns), row_step=0, column_step=2)
-                for rows, columns in (a_shape, b_shape)
+            "apart": (list(setup.random(n_batch, *a_shape)), list(setup.random(n_batch, *b_shape))),
+            "the same matrix": ([setup.random(*a_shape)] * n_batch, [setup.random(*b_shape)] * n_batch),
+            "overlapping windows": (
+                [wide_a[:, 2 * i : 2 * i + a_shape[1]] for i in range(n_batch)],
+                [wide_b[:, 2 * i : 2 * i + b_shape[1]] for i in range(n_batch)],
             ),
         }
         for form, (a, b) in forms.items():
@@ -104,16 +106,11 @@ def test_batches_with_any_stride_and_lists_of_pointers_are_the_row_major_product
             beside = setup.random(m, n_batch, n, dtype=FLOAT).transpose(1, 0, 2)
             for out in (beside, setup.random(n_batch, m, n)):
                 start = values(out).copy()
-                left, right = values(a), values(b)
-                expected = (left.swapaxes(1, 2) if ta else left) @ (right.swapaxes(1, 2) if tb else right)
-                expected = expected + (start if accumulate else 0)
+                left, right = ([values(x).T if turned else values(x) for x in xs] for xs, turned in ((a, ta), (b, tb)))
+                expected = np.stack([x @ y for x, y in zip(left, right, strict=True)]) + (start if accumulate else 0)
                 options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
-                setup.gemm.matmul_batched(out, a, b, **options)
-                assert np.array_equal(values(out), expected), (form, options)
-
-                out[...] = start if out.dtype == FLOAT else to_bfloat16(start)
                 table = np.zeros(pointer_table_size(n_batch), dtype=np.int64).view(DeviceArray)
-                multiply = setup.gemm.prepare_pointers(list(out), list(a), list(b), table=table, **options)
+                multiply = setup.gemm.prepare_pointers(list(out), a, b, table=table, **options)
                 assert np.array_equal(values(out), start)
                 multiply()
                 assert np.array_equal(values(out), expected), (form, options)
@@ -149,11 +146,6 @@ def test_operands_that_begin_between_the_reads_of_tensor_cores_are_multiplied_on
     assert len(calls) == batches
 
 
-def same(setup: Setup, n: int, rows: int, columns: int) -> DeviceArray:
-    """Return one matrix n times: its batch stride is 0."""
-    return np.broadcast_to(setup.random(rows, columns), (n, rows, columns), subok=True)
-
-
 @pytest.mark.parametrize("precision", list(Precision))
 def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: Precision) -> None:
     setup = Setup(precision)
@@ -166,24 +158,22 @@ def test_epilogues_get_the_bias_and_the_pre_activation_of_this_call(precision: P
         product = values(x) @ values(weight).T + values(bias)
 
         plain = Epilogue(kind=EpilogueKind.bias, bias=bias)
-        assert setup.gemm.has_epilogue(plain, out, x, weight, transpose_b=True)
-        setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=plain)
+        assert setup.gemm.matmul(out, x, weight, plain, transpose_b=True)
         assert np.array_equal(values(out), product)
 
         with_gelu = Epilogue(kind=EpilogueKind.bias_gelu, bias=bias, aux=pre)
         # In float the library's tanh may be no match for our kernel's.
         has_gelu = precision is Precision.bf16
-        assert setup.gemm.has_epilogue(with_gelu, out, x, weight, transpose_b=True) == has_gelu
+        assert setup.gemm.matmul(out, x, weight, with_gelu, transpose_b=True) == has_gelu
         if not has_gelu:
+            assert np.array_equal(values(out), product)
             continue
-        setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=with_gelu)
         assert np.array_equal(values(pre), product)
         np.testing.assert_allclose(values(out), fake_cublas.gelu(product), **rounding)
 
         dy, w2, dx = setup.random(5, 6), setup.random(6, 16), setup.random(5, 16)
         dgelu = Epilogue(kind=EpilogueKind.dgelu, aux=pre)
-        assert setup.gemm.has_epilogue(dgelu, dx, dy, w2)
-        setup.gemm.matmul(dx, dy, w2, epilogue=dgelu)
+        assert setup.gemm.matmul(dx, dy, w2, dgelu)
         expected = (values(dy) @ values(w2)) * fake_cublas.gelu_derivative(values(pre))
         np.testing.assert_allclose(values(dx), expected, **rounding)
     assert len(setup.lt.calls) == (3 if has_gelu else 1)
@@ -193,15 +183,15 @@ def test_an_epilogue_that_the_library_lacks_is_answered_with_no() -> None:
     setup = Setup(Precision.bf16, refuses=(fake_cublas.Epilogue.DGELU,))
     dx, dy, weight = setup.random(5, 16), setup.random(5, 6), setup.random(6, 16)
     epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 16))
-    assert not setup.gemm.has_epilogue(epilogue, dx, dy, weight)
-    with pytest.raises(TypeError, match="cuBLASLt has no dgelu"):
-        setup.gemm.matmul(dx, dy, weight, epilogue=epilogue)
+    before = dx.copy()
+    assert not setup.gemm.matmul(dx, dy, weight, epilogue)
+    assert np.array_equal(dx, before) and not setup.lt.run
 
 
 def test_rows_of_aux_that_are_no_multiple_of_eight_values_apart_are_answered_with_no() -> None:
     setup = Setup(Precision.bf16)
     epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=setup.random(5, 12))
-    assert not setup.gemm.has_epilogue(epilogue, setup.random(5, 12), setup.random(5, 6), setup.random(6, 12))
+    assert not setup.gemm.matmul(setup.random(5, 12), setup.random(5, 6), setup.random(6, 12), epilogue)
     assert "heuristic" not in setup.lt.calls
 
 
@@ -230,7 +220,8 @@ def test_the_libraries_are_set_up_for_float_sums_on_our_stream_in_our_workspace(
         setup = Setup(precision)
         setup.gemm.matmul(setup.random(2, 2), setup.random(2, 2), setup.random(2, 2))
         assert setup.blas.calls == []  # a handle takes memory: none is made before it is needed
-        setup.gemm.matmul_batched(setup.random(2, 2, 2), setup.random(2, 2, 2), setup.random(2, 2, 2))
+        table = np.zeros(pointer_table_size(2), dtype=np.int64).view(DeviceArray)
+        setup.gemm.prepare_pointers(*(list(setup.random(2, 8, 8)) for _ in range(3)), table=table)()
         assert setup.blas.calls == ["set_math_mode 16", "set_stream", "set_workspace"]
         assert setup.lt.compute_types == setup.blas.compute_types == {compute_type}
         blas, lt = setup.blas, setup.lt
@@ -251,7 +242,7 @@ def test_the_end_of_a_product_is_as_aligned_as_the_least_aligned_array_there() -
     setup = Setup(Precision.bf16)
     out, x, weight = setup.random(8, 16), setup.random(8, 8), setup.random(16, 8)
     bias = aligned(256).view(np.uint16).view(DeviceArray)[1:17]  # at a multiple of 2 bytes, as in the flat buffer
-    setup.gemm.matmul(out, x, weight, transpose_b=True, epilogue=Epilogue(kind=EpilogueKind.bias, bias=bias))
+    setup.gemm.matmul(out, x, weight, Epilogue(kind=EpilogueKind.bias, bias=bias), transpose_b=True)
     attribute = fake_cublas.MatmulPreferenceAttribute
     asked = setup.lt.preferences[-1]
     assert asked[attribute.MIN_ALIGNMENT_C_BYTES] == asked[attribute.MIN_ALIGNMENT_D_BYTES] == 2
@@ -318,10 +309,10 @@ def test_every_proof_of_products_and_layers_holds_through_the_calls_of_cublas(
     assert used == (set() if refuses else {4} | with_gelu)
 
 
-@pytest.mark.parametrize("tiles", [DENSE, {"fc1": Tiles(forward=16, input=24, weight=20), "fc2": Tiles(input=8)}])
+@pytest.mark.parametrize("tiles", [DENSE, {"fc1": {"forward": 16, "input": 24, "weight": 20}, "fc2": {"input": 8}}])
 @pytest.mark.parametrize("precision", list(Precision))
 def test_a_banded_step_through_the_calls_of_cublas_is_that_of_the_host(
-    precision: Precision, tiles: MlpTiles, monkeypatch: pytest.MonkeyPatch
+    precision: Precision, tiles: ProductTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = config(n_embd=24, fc1_band=9, fc2_band=24)
     spec = spec_for(model, None, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)

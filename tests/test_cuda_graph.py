@@ -13,8 +13,9 @@ from gpt2lab.engine import EngineSpec
 from gpt2lab.engine.cuda.device import Array, Module
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.engine.cuda.engine import CudaEngine
+from gpt2lab.engine.cuda.gemm import Epilogue
 from gpt2lab.engine.cuda.gemm.host import HostGemm
-from gpt2lab.engine.cuda.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE
 from gpt2lab.engine.cuda.passes import DevicePass
 from gpt2lab.engine.passes import planner as passes
 from gpt2lab.model.init import init_params
@@ -66,7 +67,7 @@ class RecordingDevice(HostDevice):
         return replay
 
 
-BANDED = {"fc1": Tiles(forward=20, input=16, weight=12), "fc2": Tiles(forward=16, input=24, weight=20)}
+BANDED = {"fc1": {"forward": 20, "input": 16, "weight": 12}, "fc2": {"forward": 16, "input": 24, "weight": 20}}
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +75,14 @@ def recorded_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that a RecordingDevice records as it does its kernels."""
     matmul = HostGemm.matmul
 
-    def queue_matmul(gemm: HostGemm, *arrays: Array, **options: object) -> None:
+    def queue_matmul(
+        gemm: HostGemm, out: Array, a: Array, b: Array, epilogue: Epilogue | None = None, **options: bool
+    ) -> bool:
         queue = getattr(gemm._device, "queue", None)
-        if queue is None:
-            matmul(gemm, *arrays, **options)
-        else:
-            queue(matmul, gemm, *arrays, **options)
+        if queue is None or epilogue is not None:
+            return matmul(gemm, out, a, b, epilogue, **options)
+        queue(matmul, gemm, out, a, b, **options)
+        return True
 
     prepare = HostGemm.prepare_pointers
 

@@ -13,7 +13,7 @@ from gpt2lab.engine.cuda.engine import CudaEngine
 from gpt2lab.engine.cuda.memory import partials_size, plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops import layer_norm
-from gpt2lab.engine.cuda.ops.banded_linear import DENSE, Tiles
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE
 from gpt2lab.engine.cuda.ops.bias import row_chunks
 from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
 from gpt2lab.errors import EngineError
@@ -23,7 +23,7 @@ from gpt2lab.schema import Precision
 
 @pytest.mark.parametrize("counted", [None, (3,)])
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
-@pytest.mark.parametrize("tiles", [DENSE, {"fc1": Tiles(forward=16, input=20, weight=7), "fc2": Tiles(weight=64)}])
+@pytest.mark.parametrize("tiles", [DENSE, {"fc1": {"forward": 16, "input": 20, "weight": 7}, "fc2": {"weight": 64}}])
 def test_what_was_planned_is_what_is_allocated(tiles, precision, counted):
     model = config(n_embd=20, fc1_band=6, fc2_band=30)
     spec = spec_for(model, counted, replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)

@@ -13,7 +13,6 @@ from tiny_models import CUDA_ON_HOST, assert_near, config, random_params, refere
 from gpt2lab.engine import create_engine
 from gpt2lab.engine.cuda.device.host import HostDevice
 from gpt2lab.engine.cuda.engine import CudaEngine
-from gpt2lab.engine.cuda.ops.banded_linear import Tiles
 from gpt2lab.engine.cuda.ops.tree_attention import key_work_sizes
 from gpt2lab.engine.cuda.passes import block_lengths, tree_arrays
 from gpt2lab.engine.passes import PrefixTree, build_tree
@@ -317,7 +316,7 @@ def test_sizes_of_a_tree_that_differ_a_little_are_padded_to_few():
 @pytest.mark.parametrize("counted", [None, (1, 3)], ids=str)
 def test_passes_go_with_banded_products(counted):
     model = shape_of(fc1_band=6, fc2_band=9)
-    tiles = {"fc1": Tiles(forward=20, input=16, weight=12), "fc2": Tiles(forward=16, input=24, weight=20)}
+    tiles = {"fc1": {"forward": 20, "input": 16, "weight": 12}, "fc2": {"forward": 16, "input": 24, "weight": 20}}
     spec = spec_for(model, counted, switched(SWITCHES["skip, share"]), batch_size=9, micro_batch_size=5)
     plain = trained_with(PLAIN, counted, HostDevice(float64=True), model)
     for checked in (False, True):

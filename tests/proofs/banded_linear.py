@@ -11,7 +11,7 @@ from proofs.gemm import open_gemm, product_format
 
 from gpt2lab.engine.cuda.device import Device
 from gpt2lab.engine.cuda.gemm import Gemm
-from gpt2lab.engine.cuda.ops.banded_linear import Tiles, alignment, mlp_products, pointer_tables_size, product_blocks
+from gpt2lab.engine.cuda.ops.banded_linear import alignment, mlp_products, pointer_tables_size, product_blocks
 from gpt2lab.engine.cuda.ops.bias import partials_size
 from gpt2lab.engine.cuda.ops.linear import Linear
 from gpt2lab.model.bands import band_mask
@@ -45,7 +45,7 @@ def check(device: Device, precision: Precision, cases: list[Case] | None = None)
     arrays = Arrays(device, precision)
     gemm = open_gemm(device, precision)
     for case in [*CASES, LARGE] if cases is None else cases:
-        tiles = Tiles(forward=case.tile, input=case.tile, weight=case.tile)
+        tiles = {"forward": case.tile, "input": case.tile, "weight": case.tile}
         for name in ("fc1", "fc2"):
             op, kept = layer(arrays, gemm, name, case, tiles), mask(name, case)
             about = f" {name} {case}"
@@ -55,7 +55,7 @@ def check(device: Device, precision: Precision, cases: list[Case] | None = None)
             yield from untouched(arrays, op, name, case, kept, about)
 
 
-def layer(arrays: Arrays, gemm: Gemm, name: str, case: Case, tiles: Tiles) -> Linear:
+def layer(arrays: Arrays, gemm: Gemm, name: str, case: Case, tiles: dict[str, int | None]) -> Linear:
     """Return the layer, with room for the addresses of ten sets of arrays."""
     bands = {"fc1_band": case.band, "fc2_band": case.band}
     config = GPTConfig(n_layer=9, n_head=1, n_embd=case.n_embd, max_seq_len=1, vocab_size=1, **bands)

@@ -1,4 +1,4 @@
-"""Matrix products against numpy's in float64: dense, batched, by pointers, in every layout."""
+"""Matrix products against numpy's in float64: dense and by pointers, in every layout."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from proofs.arrays import Arrays
 
 from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.gemm import Gemm, create_gemm
-from gpt2lab.engine.cuda.gemm.base import pointer_table_size, windows
+from gpt2lab.engine.cuda.gemm.base import pointer_table_size
 from gpt2lab.schema import Precision
 
 SHAPES = [(1, 20, 48), (5, 97, 20), (33, 128, 97), (33, 1, 48), (5, 48, 1), (1, 1, 1), (128, 48, 33)]  # M, N, K
@@ -21,7 +21,6 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
     arrays = Arrays(device, precision)
     gemm = open_gemm(device, precision)
     yield from dense(arrays, gemm)
-    yield from batched(arrays, gemm)
     yield from pointers(arrays, gemm)
 
 
@@ -67,35 +66,6 @@ def dense(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
         yield compare(f"dense {name}: twice the same bits", arrays.values(whole), found, 0.0)
 
 
-def batched(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
-    """Batches apart, overlapping, all the same; outputs one behind the other, and side by side in each row."""
-    batch, m, n, k = 3, 5, 20, 33
-    for (ta, tb), accumulate in itertools.product(TRANSPOSES, (False, True)):
-        a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
-        forms = {
-            "apart": [arrays.act(arrays.normal(batch, *shape)) for shape in (a_shape, b_shape)],
-            "the same": [overlapping(arrays, batch, shape, 0, 0) for shape in (a_shape, b_shape)],
-            "column windows": [overlapping(arrays, batch, shape, 0, 2) for shape in (a_shape, b_shape)],
-            "windows along a diagonal": [overlapping(arrays, batch, shape, 1, 3) for shape in (a_shape, b_shape)],
-        }
-        for (form, operands), beside in itertools.product(forms.items(), (False, True)):
-            (a, a64), (b, b64) = operands
-            whole, before = (
-                arrays.act(arrays.normal(m, batch * n)) if beside else arrays.act(arrays.normal(batch, m, n))
-            )
-            if beside:
-                out, before = windows(whole, batch, (m, n), row_step=0, column_step=n), split(before, batch)
-            else:
-                out = whole
-            options = {"transpose_a": ta, "transpose_b": tb, "accumulate": accumulate}
-            gemm.matmul_batched(out, a, b, **options)
-            expected = (a64.swapaxes(1, 2) if ta else a64) @ (b64.swapaxes(1, 2) if tb else b64)
-            found = split(arrays.values(whole), batch) if beside else arrays.values(whole)
-            allowed = tolerance(terms=k + 1, compute=product_format(arrays), store=arrays.store)
-            name = f"batched {form} ta={ta} tb={tb} beside={beside} accumulate={accumulate}"
-            yield compare(name, found, expected + (before if accumulate else 0), allowed)
-
-
 def pointers(arrays: Arrays, gemm: Gemm) -> Iterator[Check]:
     """Windows that begin anywhere, run twice by one prepared call."""
     m, n, k, starts = 5, 20, 33, (0, 7, 3, 16)
@@ -128,17 +98,3 @@ def operand(arrays: Arrays, rows: int, columns: int, transposed: bool, extra: in
     whole, values = arrays.act(arrays.normal(shape[0], shape[1] + extra))
     values = values[:, : shape[1]]
     return whole[:, : shape[1]], values.T if transposed else values
-
-
-def overlapping(
-    arrays: Arrays, n: int, shape: tuple[int, int], row_step: int, column_step: int
-) -> tuple[Array, np.ndarray]:
-    """Return n windows (n, *shape) on one matrix of the device, and the same windows on its values."""
-    both = arrays.act(arrays.normal(shape[0] + (n - 1) * row_step, shape[1] + (n - 1) * column_step))
-    on_device, values = (windows(x, n, shape, row_step=row_step, column_step=column_step) for x in both)
-    return on_device, values
-
-
-def split(matrix: np.ndarray, n: int) -> np.ndarray:
-    """(m, n * columns) as (n, m, columns)."""
-    return np.stack(np.split(matrix, n, axis=1))

@@ -20,7 +20,6 @@ from gpt2lab.engine.cuda.ops.banded_linear import (
     TRANSPOSES,
     BandedProducts,
     PointerTables,
-    Tiles,
     alignment,
     product_blocks,
 )
@@ -74,7 +73,7 @@ class _Bench:
 
     def measure(self, product: str, tile: int | None) -> dict[str, Any]:
         blocks = None if tile is None else self.blocks(product, tile)
-        multiply = self.in_blocks(product, tile, len(blocks)) if tile and blocks else self.dense(product)
+        multiply = self.in_blocks(product, blocks) if blocks else self.dense(product)
         out = self.operands(product)[0]
         self.device.fill_zero(out)
         multiply()
@@ -117,18 +116,10 @@ class _Bench:
         align = alignment(self.numerics.act_dtype.itemsize)
         return product_blocks(self.name, product, n_embd=self.n_embd, band=self.band, tile=tile, align=align)
 
-    def in_blocks(self, product: str, tile: int, n_blocks: int) -> Callable[[], None]:
+    def in_blocks(self, product: str, blocks: list[BandBlock]) -> Callable[[], None]:
         """Return a function that multiplies block by block, as a step does."""
-        table = empty(self.device, (pointer_table_size(n_blocks),), np.int64)
-        products = BandedProducts(
-            self.gemm,
-            PointerTables(table),
-            self.name,
-            n_embd=self.n_embd,
-            band=self.band,
-            tiles=Tiles(**{product: tile}),
-            align=alignment(self.numerics.act_dtype.itemsize),
-        )
+        table = empty(self.device, (pointer_table_size(len(blocks)),), np.int64)
+        products = BandedProducts(self.gemm, PointerTables(table), self.name, {product: blocks})
         operands, options = self.operands(product), self.options(product)
         return lambda: products.matmul(*operands, **options)
 

@@ -7,8 +7,8 @@ It was not measured: `CudaEngine(..., mlp_tiles=...)` takes any tiles, so that t
 """
 
 from gpt2lab.engine.base import EngineSpec
-from gpt2lab.engine.cuda.ops.banded_linear import DENSE, MlpTiles, Tiles, alignment, block_shape, product_blocks
-from gpt2lab.model.band_tiles import PRODUCTS, aligned_to
+from gpt2lab.engine.cuda.ops.banded_linear import DENSE, alignment, block_shape, product_blocks
+from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles, aligned_to
 from gpt2lab.model.bands import is_dense
 from gpt2lab.schema import Precision
 
@@ -24,7 +24,7 @@ CLEARLY = 0.9  # what was not measured should promise this much
 LARGEST, STEP = 128, 64
 
 
-def choose_mlp_tiles(spec: EngineSpec) -> MlpTiles:
+def choose_mlp_tiles(spec: EngineSpec) -> ProductTiles:
     """Return the tiles that are expected to be fastest for full passes of `spec`: dense ones, or blocks.
 
     The same on every device: the host is there to prove what a card runs.
@@ -33,7 +33,7 @@ def choose_mlp_tiles(spec: EngineSpec) -> MlpTiles:
     if not spec.engine.banded_products or config.n_embd % aligned_to(precision.name):
         return DENSE
     return {
-        name: Tiles(**{product: _choose(name, product, config.n_embd, band, rows, precision) for product in PRODUCTS})
+        name: {product: _choose(name, product, config.n_embd, band, rows, precision) for product in PRODUCTS}
         for name, band in config.bands.items()
     }
 

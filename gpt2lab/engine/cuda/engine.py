@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from gpt2lab.engine.cuda.gemm import create_gemm
 from gpt2lab.engine.cuda.memory import allocate, check_fit, plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.cuda.ops.adamw import schedule_of
-from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles
 from gpt2lab.engine.cuda.ops.positions import slots_of
 from gpt2lab.engine.cuda.passes import DevicePass, PassUploads, block_size
 from gpt2lab.engine.cuda.step import Step
 from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.bands import apply_bands
 from gpt2lab.model.params import Params, check_params, tensor_shapes
 from gpt2lab.schema import Precision
@@ -35,7 +35,7 @@ class CudaEngine:
     threads = 1
 
     def __init__(
-        self, spec: EngineSpec, params: Params, device: Device | None = None, *, mlp_tiles: MlpTiles | None = None
+        self, spec: EngineSpec, params: Params, device: Device | None = None, *, mlp_tiles: ProductTiles | None = None
     ) -> None:
         """Build the engine on `device`, or on the one that `spec` asks for; `mlp_tiles`: instead of the chosen ones."""
         self._device = device or open_device(spec.engine.device, checked=spec.engine.checked)
@@ -78,7 +78,7 @@ class CudaEngine:
         self.device = self._device.name
         self.device_name = self._device.device_name
         self.precision = spec.engine.precision.name
-        self.mlp_tiles = {name: asdict(products) for name, products in tiles.items()}
+        self.mlp_tiles = tiles
         self.device_details = self._device.details | {"graph": self._graph}
         self.step = 0
         self.restore(params, {}, 0)

@@ -10,10 +10,11 @@ from gpt2lab.engine.cuda.attention import PassAttention
 from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.gemm import Gemm
 from gpt2lab.engine.cuda.numerics import Numerics
-from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles, mlp_products
+from gpt2lab.engine.cuda.ops.banded_linear import mlp_products
 from gpt2lab.engine.cuda.ops.layer_norm import LayerNorm
 from gpt2lab.engine.cuda.ops.linear import Linear
 from gpt2lab.engine.cuda.passes import DevicePass
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig
 
 Arrays = Mapping[str, Array]
@@ -29,7 +30,7 @@ class Layer:
         numerics: Numerics,
         config: GPTConfig,
         arena: Arrays,
-        mlp_tiles: MlpTiles,
+        mlp_tiles: ProductTiles,
         *,
         p: Arrays,
         w: Arrays,

@@ -17,6 +17,7 @@ from gpt2lab.engine.cuda.passes import block_size
 from gpt2lab.engine.passes import LONGEST_SHARED
 from gpt2lab.engine.plan import MemoryPlan, Slot, bytes_in_words
 from gpt2lab.errors import EngineError
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig, count_parameters
 
 LAYERS = "activations by layer"
@@ -41,7 +42,7 @@ class Workload:
     gathers: bool = False  # the counted rows are not simply all of them
     trims_last: bool = False  # the last layer computes no more than keys and values away from the counted ones
     shares: bool = False  # a pass may be a tree of the rows' prefixes
-    mlp_tiles: banded_linear.MlpTiles = field(default_factory=lambda: banded_linear.DENSE)  # of the MLP's products
+    mlp_tiles: ProductTiles = field(default_factory=lambda: banded_linear.DENSE)
 
 
 def plan_memory(config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int = 0) -> MemoryPlan:

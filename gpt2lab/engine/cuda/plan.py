@@ -1,17 +1,15 @@
 """What the CUDA core would do for a spec, by arithmetic: no device is opened."""
 
-from dataclasses import asdict
-
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda.memory import plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
-from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles, alignment, product_blocks
+from gpt2lab.engine.cuda.ops.banded_linear import mlp_blocks
 from gpt2lab.engine.passes import count_work
 from gpt2lab.engine.plan import EnginePlan, TokenBatch
-from gpt2lab.model.band_tiles import block_multiply_adds
+from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles, block_multiply_adds
 from gpt2lab.schema import DeviceChoice
 
 
@@ -26,23 +24,16 @@ def plan(spec: EngineSpec, batch: TokenBatch | None = None) -> EnginePlan:
     multiply_adds = _multiply_adds(spec, numerics, workload.mlp_tiles)
     return EnginePlan(
         device=device.name,
-        tiles={name: asdict(products) for name, products in workload.mlp_tiles.items()},
+        tiles=workload.mlp_tiles,
         work=count_work(spec, batch, device=device.name, mlp_multiply_adds=multiply_adds),
         memory=plan_memory(spec.model, numerics, workload, workspace_bytes=workspace_bytes),
     )
 
 
-def _multiply_adds(spec: EngineSpec, numerics: Numerics, tiles: MlpTiles) -> dict[str, int]:
+def _multiply_adds(spec: EngineSpec, numerics: Numerics, tiles: ProductTiles) -> dict[str, int]:
     """Return the multiply-adds of each matrix for one row, in its three products together, windows included."""
-    C, align = spec.model.n_embd, alignment(numerics.act_dtype.itemsize)
-
-    def multiply_adds(name: str, product: str, tile: int | None) -> int:
-        if tile is None:
-            return 4 * C * C
-        band = spec.model.bands[name]
-        return block_multiply_adds(product_blocks(name, product, n_embd=C, band=band, tile=tile, align=align))
-
+    dense = spec.model.n_embd * spec.model.n_hidden
     return {
-        name: sum(multiply_adds(name, product, tile) for product, tile in asdict(products).items())
-        for name, products in tiles.items()
+        name: sum(block_multiply_adds(blocks[product]) if product in blocks else dense for product in PRODUCTS)
+        for name, blocks in mlp_blocks(spec.model, numerics, tiles).items()
     }

@@ -16,13 +16,13 @@ from gpt2lab.engine.cuda.layer import Layer
 from gpt2lab.engine.cuda.memory import BY_COUNTED, BY_LAYER, BY_ROW
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.adamw import AdamW
-from gpt2lab.engine.cuda.ops.banded_linear import MlpTiles
 from gpt2lab.engine.cuda.ops.cross_entropy import CrossEntropy
 from gpt2lab.engine.cuda.ops.embedding import Embedding
 from gpt2lab.engine.cuda.ops.grad_norm import GradNorm
 from gpt2lab.engine.cuda.ops.positions import Positions
 from gpt2lab.engine.cuda.ops.tensor_table import tensor_table
 from gpt2lab.engine.cuda.passes import DevicePass
+from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig, tensor_shapes
 from gpt2lab.schema import OptimConfig
 
@@ -38,7 +38,7 @@ class Step:
         config: GPTConfig,
         optim: OptimConfig,
         arena: Mapping[str, Array],
-        mlp_tiles: MlpTiles,
+        mlp_tiles: ProductTiles,
     ) -> None:
         C = config.n_embd
         self._device, self._gemm, self._config, self._arena = device, gemm, config, arena

@@ -8,12 +8,15 @@ in float whatever the inputs are.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array
+from gpt2lab.engine.cuda.device.base import address
 from gpt2lab.engine.cuda.numerics import Numerics
+
+Views = Sequence[Array]
 
 
 class EpilogueKind(Enum):
@@ -33,37 +36,26 @@ class Epilogue:
     aux: Array | None = None  # (M,N)
 
 
+class ProductOptions(TypedDict, total=False):
+    """How operands are read and out is written; all False by default."""
+
+    transpose_a: bool
+    transpose_b: bool
+    accumulate: bool  # add to out
+
+
 class Products(Protocol):
     """Single products: what a layer needs. Nothing is allocated in a call, everything queues on one stream.
 
     Operands that do not fit raise TypeError naming them.
     """
 
-    def has_epilogue(
-        self,
-        epilogue: Epilogue,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-    ) -> bool:
-        """Return whether `matmul` of exactly these operands takes this epilogue; otherwise run a kernel after it."""
-
     def matmul(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-        epilogue: Epilogue | None = None,
-    ) -> None:
-        """Multiply 2-D matrices; `accumulate` adds to out. With an epilogue, out and aux are replaced.
+        self, out: Array, a: Array, b: Array, epilogue: Epilogue | None = None, **options: Unpack[ProductOptions]
+    ) -> bool:
+        """Multiply 2-D matrices. With an epilogue, out and aux are replaced.
 
+        Returns False, and does nothing, where these operands cannot have the epilogue: run a kernel after the product.
         On a card the first call of a shape chooses the algorithm: run every product once before capturing a graph.
         """
 
@@ -76,29 +68,8 @@ class Gemm(Products, Protocol):
     def set_workspace(self, workspace: Array) -> None:
         """Lend (workspace_bytes,) uint8, before the first product and for as long as there are any."""
 
-    def matmul_batched(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-    ) -> None:
-        """Multiply 3-D arrays, matrix by matrix. Matrices of a, and of b, may overlap or be the same (batch stride 0);
-        those of out may not."""
-
     def prepare_pointers(
-        self,
-        outs: Sequence[Array],
-        a: Sequence[Array],
-        b: Sequence[Array],
-        *,
-        table: Array | None,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
+        self, outs: Views, a: Views, b: Views, table: Array | None, **options: Unpack[ProductOptions]
     ) -> Callable[[], None]:
         """Return a function that multiplies a list of equally shaped views, wherever each begins.
 
@@ -112,29 +83,13 @@ def pointer_table_size(n_products: int) -> int:
     return 3 * n_products
 
 
-def windows(matrix: Array, n: int, shape: tuple[int, int], *, row_step: int, column_step: int) -> Array:
-    """Return (n, *shape) windows on a row-major matrix, each `row_step` rows and `column_step` columns after the last.
-
-    They may overlap, and are then for reading only. Raises TypeError when the last one ends outside the matrix.
-    """
-    last = ((n - 1) * row_step + shape[0], (n - 1) * column_step + shape[1])
-    if min(n, *shape) < 1 or min(row_step, column_step) < 0 or last[0] > matrix.shape[0] or last[1] > matrix.shape[1]:
-        raise TypeError(f"gemm: {n} windows {shape}, {row_step} and {column_step} apart, in a matrix {matrix.shape}")
-    strides = (row_step * matrix.strides[0] + column_step * matrix.strides[1], *matrix.strides)
-    if isinstance(matrix, np.ndarray):
-        return np.lib.stride_tricks.as_strided(matrix, (n, *shape), strides, subok=True)
-    from cupy.lib.stride_tricks import as_strided
-
-    return as_strided(matrix, (n, *shape), strides)
-
-
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product in the terms of a column-major library: C (m,n) = op(A) (m,k) @ op(B) (k,n), `batch` times.
+    """A product in the terms of a column-major library: C (m,n) = op(A) (m,k) @ op(B) (k,n).
 
     A row-major matrix is, byte for byte, its own transpose in column-major order. So out^T = op(b)^T @ op(a)^T is
     computed: the library's A is our b, its B is our a, its C is out, and a matrix is transposed there where it is here.
-    Leading dimensions and batch strides are counted in elements.
+    Leading dimensions are counted in elements.
     """
 
     m: int
@@ -145,27 +100,23 @@ class Product:
     lda: int
     ldb: int
     ldc: int
-    stride_a: int
-    stride_b: int
-    stride_c: int
-    batch: int
 
 
-def column_major(n_axes: int, out: Array, a: Array, b: Array, *, transpose_a: bool, transpose_b: bool) -> Product:
-    """Return how a column-major library computes out = op(a) @ op(b), for arrays of 2 or (batches) 3 axes.
+def column_major(out: Array, a: Array, b: Array, **options: Unpack[ProductOptions]) -> Product:
+    """Return how a column-major library computes out = op(a) @ op(b).
 
     Reads shapes, strides and dtypes only. Raises TypeError that names the operands that do not fit.
     """
-    if {x.ndim for x in (out, a, b)} != {n_axes}:
-        raise TypeError(f"gemm: out {out.shape}, a {a.shape}, b {b.shape}: expected {n_axes} axes each")
-    rows, columns = out.shape[-2:]
-    rows_of_a, depth = a.shape[-2:][::-1] if transpose_a else a.shape[-2:]
-    depth_of_b, columns_of_b = b.shape[-2:][::-1] if transpose_b else b.shape[-2:]
-    fits = (rows, columns, depth) == (rows_of_a, columns_of_b, depth_of_b) and 0 not in (*out.shape, depth)
-    if not fits or len({x.shape[:-2] for x in (out, a, b)}) > 1:
+    if {x.ndim for x in (out, a, b)} != {2}:
+        raise TypeError(f"gemm: out {out.shape}, a {a.shape}, b {b.shape}: expected 2 axes each")
+    transpose_a, transpose_b = options.get("transpose_a", False), options.get("transpose_b", False)
+    rows, columns = out.shape
+    rows_of_a, depth = a.shape[::-1] if transpose_a else a.shape
+    depth_of_b, columns_of_b = b.shape[::-1] if transpose_b else b.shape
+    if (rows, columns, depth) != (rows_of_a, columns_of_b, depth_of_b) or 0 in (rows, columns, depth):
         flags = f"transpose_a={transpose_a}, transpose_b={transpose_b}"
         raise TypeError(f"gemm: a {a.shape} @ b {b.shape} does not make out {out.shape} ({flags})")
-    product = Product(
+    return Product(
         m=columns,
         n=rows,
         k=depth,
@@ -174,26 +125,11 @@ def column_major(n_axes: int, out: Array, a: Array, b: Array, *, transpose_a: bo
         lda=leading_dimension("b", b),
         ldb=leading_dimension("a", a),
         ldc=leading_dimension("out", out),
-        stride_a=_batch_stride("b", b),
-        stride_b=_batch_stride("a", a),
-        stride_c=_batch_stride("out", out),
-        batch=out.shape[0] if out.ndim == 3 else 1,
     )
-    if overlap(np.arange(1, product.batch) * product.stride_c, rows, columns, product.ldc):
-        raise TypeError(f"gemm: the matrices of out overlap: shape {out.shape}, strides {out.strides} bytes")
-    return product
 
 
-def pointer_product(
-    outs: Sequence[Array],
-    a: Sequence[Array],
-    b: Sequence[Array],
-    *,
-    addresses: Sequence[int],
-    transpose_a: bool,
-    transpose_b: bool,
-) -> Product:
-    """Return the product that all of these 2-D views share; `addresses` are those of outs, in bytes.
+def pointer_product(outs: Views, a: Views, b: Views, **options: Unpack[ProductOptions]) -> Product:
+    """Return the product that all of these 2-D views share.
 
     Raises TypeError when one list is longer, a view differs from the first of its list, or outs overlap.
     """
@@ -203,8 +139,8 @@ def pointer_product(
         forms = {(x.shape, x.strides, x.dtype.str) for x in views}
         if len(forms) > 1:
             raise TypeError(f"gemm: the views of {name} differ in shape, strides or dtype: {sorted(forms)}")
-    product = column_major(2, outs[0], a[0], b[0], transpose_a=transpose_a, transpose_b=transpose_b)
-    first = np.array(addresses, dtype=np.int64) // outs[0].dtype.itemsize
+    product = column_major(outs[0], a[0], b[0], **options)
+    first = np.array([address(out) for out in outs], dtype=np.int64) // outs[0].dtype.itemsize
     later, earlier = np.triu_indices(len(first), 1)
     if overlap(np.abs(first[later] - first[earlier]), product.n, product.m, product.ldc):
         raise TypeError(f"gemm: the matrices of outs overlap: shape {outs[0].shape}, strides {outs[0].strides} bytes")
@@ -261,12 +197,3 @@ def leading_dimension(name: str, array: Array) -> int:
     if rest or leading < columns:
         raise TypeError(f"gemm: rows of {name} {array.shape} overlap: strides {array.strides} bytes, items of {item}")
     return leading
-
-
-def _batch_stride(name: str, array: Array) -> int:
-    if array.ndim == 2 or array.shape[0] == 1:
-        return 0
-    stride, rest = divmod(array.strides[0], array.dtype.itemsize)
-    if rest or stride < 0:
-        raise TypeError(f"gemm: the batch stride of {name} is {array.strides[0]} bytes, items {array.dtype.itemsize}")
-    return stride

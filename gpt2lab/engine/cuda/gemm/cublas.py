@@ -1,4 +1,4 @@
-"""Matrix products on a card, through NVIDIA's thin bindings: single ones by cuBLASLt, batches by cuBLAS.
+"""Matrix products on a card, through NVIDIA's thin bindings: single ones by cuBLASLt, lists of them by cuBLAS.
 
 CuPy's own wrappers refuse to be captured in a graph, so `nvmath.bindings` is called directly, on the device's stream
 and with a workspace that is lent to it.
@@ -11,22 +11,25 @@ Tested without a card: operands in column-major order, and every argument of eve
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.device.base import address
 from gpt2lab.engine.cuda.gemm.base import (
     Epilogue,
     EpilogueKind,
     Product,
+    ProductOptions,
+    Views,
     check_dtypes,
     check_epilogue,
     column_major,
     pointer_product,
 )
-from gpt2lab.engine.cuda.gemm.cublas_lt import DATA_TYPES, LtProducts, address
+from gpt2lab.engine.cuda.gemm.cublas_lt import DATA_TYPES, LtProducts, factor
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import Precision
@@ -60,7 +63,6 @@ class CublasGemm:
         self._device, self._numerics, self._blas = device, numerics, blas
         tf32 = numerics.precision is Precision.tf32
         self._compute_type = blas.ComputeType.COMPUTE_32F_FAST_TF32 if tf32 else blas.ComputeType.COMPUTE_32F
-        self._zero, self._one = np.zeros(1, np.float32), np.ones(1, np.float32)
         self._lent: Array | None = None
         self._products = LtProducts(lt, compute_type=self._compute_type, workspace_bytes=WORKSPACE_BYTES)
 
@@ -68,111 +70,53 @@ class CublasGemm:
         assert workspace.nbytes >= WORKSPACE_BYTES and address(workspace) % 256 == 0
         self._lent = workspace
 
-    def has_epilogue(
-        self,
-        epilogue: Epilogue,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-    ) -> bool:
-        product = self._product(2, out, a, b, transpose_a, transpose_b)
-        check_epilogue(epilogue, out, accumulate=False)
-        if epilogue.kind is not EpilogueKind.bias and self._numerics.precision is not Precision.bf16:
-            return False  # the library's tanh is good enough for bfloat16; for float our kernel's is sure to be
-        return self._products.plan(product, epilogue, out, a, b) is not None
-
     def matmul(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-        epilogue: Epilogue | None = None,
-    ) -> None:
-        product = self._product(2, out, a, b, transpose_a, transpose_b)
+        self, out: Array, a: Array, b: Array, epilogue: Epilogue | None = None, **options: Unpack[ProductOptions]
+    ) -> bool:
+        check_dtypes(self._numerics, out, a, b)
+        product, accumulate = column_major(out, a, b, **options), options.get("accumulate", False)
         if epilogue is not None:
             check_epilogue(epilogue, out, accumulate=accumulate)
+            if epilogue.kind is not EpilogueKind.bias and self._numerics.precision is not Precision.bf16:
+                return False  # the library's tanh is good enough for bfloat16; for float our kernel's is sure to be
         plan = self._products.plan(product, epilogue, out, a, b)
-        if plan is None:
-            if epilogue is not None:
-                raise TypeError(f"gemm: cuBLASLt has no {epilogue.kind.name} for {product}; ask has_epilogue first")
+        if plan is not None:
+            beta, stream = factor(accumulate), self._device.stream_pointer
+            self._products.run(plan, epilogue, out, a, b, beta=beta, workspace=self._workspace, stream_pointer=stream)
+        elif epilogue is None:
             self._multiply_strided(product, out, a, b, accumulate)  # a shape or alignment that only cuBLAS takes
-            return
-        self._products.run(
-            plan,
-            epilogue,
-            out,
-            a,
-            b,
-            accumulate=accumulate,
-            workspace=self._workspace,
-            stream_pointer=self._device.stream_pointer,
-        )
-
-    def matmul_batched(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-    ) -> None:
-        self._multiply_strided(self._product(3, out, a, b, transpose_a, transpose_b), out, a, b, accumulate)
+        return plan is not None or epilogue is None
 
     def _multiply_strided(self, product: Product, out: Array, a: Array, b: Array, accumulate: bool) -> None:
+        """Multiply as a batch of one."""
         self._blas.gemm_strided_batched_ex(
             self._handle,
             *_operations_and_sizes(product),
-            self._one.ctypes.data,
-            address(b),
-            DATA_TYPES[b.dtype],
-            product.lda,
-            product.stride_a,
-            address(a),
-            DATA_TYPES[a.dtype],
-            product.ldb,
-            product.stride_b,
-            self._beta(accumulate),
-            address(out),
-            DATA_TYPES[out.dtype],
-            product.ldc,
-            product.stride_c,
-            product.batch,
+            factor(True),
+            *(address(b), DATA_TYPES[b.dtype], product.lda, 0),
+            *(address(a), DATA_TYPES[a.dtype], product.ldb, 0),
+            factor(accumulate),
+            *(address(out), DATA_TYPES[out.dtype], product.ldc, 0),
+            1,
             self._compute_type,
             self._blas.GemmAlgo.DFALT,
         )
 
     def prepare_pointers(
-        self,
-        outs: Sequence[Array],
-        a: Sequence[Array],
-        b: Sequence[Array],
-        *,
-        table: Array | None,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
+        self, outs: Views, a: Views, b: Views, table: Array | None, **options: Unpack[ProductOptions]
     ) -> Callable[[], None]:
         """See Gemm. In bf16 and tf32 the function multiplies one by one where a view does not begin at 16 bytes.
 
         This is as right and slower, and nobody is told. `choose_mlp_tiles` picks no blocks that begin elsewhere.
         """
-        addresses = np.array([[address(x) for x in views] for views in (b, a, outs)], dtype=np.int64)
-        product = pointer_product(outs, a, b, addresses=addresses[2], transpose_a=transpose_a, transpose_b=transpose_b)
+        product = pointer_product(outs, a, b, **options)
         check_dtypes(self._numerics, outs[0], a[0], b[0])
+        addresses = np.array([[address(x) for x in views] for views in (b, a, outs)], dtype=np.int64)
         if not self._aligned(addresses):
 
             def multiply_one_by_one() -> None:
                 for out, x, y in zip(outs, a, b, strict=True):
-                    self.matmul(out, x, y, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+                    self.matmul(out, x, y, **options)
 
             return multiply_one_by_one
         assert table is not None and (table.shape, table.dtype) == ((addresses.size,), addresses.dtype)
@@ -184,18 +128,12 @@ class CublasGemm:
             self._blas.gemm_batched_ex(
                 self._handle,
                 *_operations_and_sizes(product),
-                self._one.ctypes.data,
-                table_b,
-                inputs,
-                product.lda,
-                table_a,
-                inputs,
-                product.ldb,
-                self._beta(accumulate),
-                table_out,
-                output,
-                product.ldc,
-                addresses.shape[1],
+                factor(True),
+                *(table_b, inputs, product.lda),
+                *(table_a, inputs, product.ldb),
+                factor(options.get("accumulate", False)),
+                *(table_out, output, product.ldc),
+                len(outs),
                 self._compute_type,
                 self._blas.GemmAlgo.DFALT,
             )
@@ -208,13 +146,6 @@ class CublasGemm:
         Tensor cores read 16 bytes at a time; what they accept besides is not relied on.
         """
         return self._numerics.precision is Precision.fp32 or not (addresses % 16).any()
-
-    def _product(self, n_axes: int, out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Product:
-        check_dtypes(self._numerics, out, a, b)
-        return column_major(n_axes, out, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-
-    def _beta(self, accumulate: bool) -> int:
-        return (self._one if accumulate else self._zero).ctypes.data
 
     @functools.cached_property
     def _handle(self) -> int:

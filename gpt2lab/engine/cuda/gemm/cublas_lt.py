@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array
+from gpt2lab.engine.cuda.device.base import address
 from gpt2lab.engine.cuda.gemm.base import Epilogue, EpilogueKind, Product, leading_dimension
 
 # Values of C enumerations (library_types.h, cublas_api.h) that the bindings leave to the caller.
@@ -19,6 +20,7 @@ CUDA_R_16BF = 14
 DATA_TYPES = {np.dtype(np.float32): CUDA_R_32F, np.dtype(np.uint16): CUDA_R_16BF}
 STATUS_INVALID_VALUE = 7
 STATUS_NOT_SUPPORTED = 15
+_FACTORS = np.array([0, 1], dtype=np.float32)
 
 CANDIDATES = 8  # algorithms asked for; the first that fits the workspace is taken
 AUX_MULTIPLE = 8  # the leading dimension of an epilogue's aux is a multiple of it (cublasLt.h, EPILOGUE_AUX_LD)
@@ -42,7 +44,6 @@ class LtProducts:
         weakref.finalize(self, lt.destroy, self._handle)
         self._compute_type, self._workspace_bytes = compute_type, workspace_bytes
         self._plans: dict[tuple[object, ...], PreparedProduct | None] = {}
-        self._zero, self._one = np.zeros(1, np.float32), np.ones(1, np.float32)
 
     def plan(
         self, product: Product, epilogue: Epilogue | None, out: Array, a: Array, b: Array
@@ -66,31 +67,19 @@ class LtProducts:
         a: Array,
         b: Array,
         *,
-        accumulate: bool,
+        beta: int,
         workspace: Array,
         stream_pointer: int,
     ) -> None:
-        """Queue the product."""
+        """Queue the product; `beta` is where the factor of what out holds already lies."""
         if epilogue is not None:
             self._set_epilogue_pointers(plan.operation, epilogue)
         layout_a, layout_b, layout_c = plan.layouts
         self._lt.matmul(
-            self._handle,
-            plan.operation,
-            self._one.ctypes.data,
-            address(b),
-            layout_a,
-            address(a),
-            layout_b,
-            (self._one if accumulate else self._zero).ctypes.data,
-            address(out),
-            layout_c,
-            address(out),
-            layout_c,
-            plan.algorithm.ctypes.data,
-            address(workspace),
-            self._workspace_bytes,
-            stream_pointer,
+            *(self._handle, plan.operation),
+            *(factor(True), address(b), layout_a, address(a), layout_b),
+            *(beta, address(out), layout_c, address(out), layout_c),
+            *(plan.algorithm.ctypes.data, address(workspace), self._workspace_bytes, stream_pointer),
         )
 
     def _choose(
@@ -123,22 +112,13 @@ class LtProducts:
     ) -> np.ndarray | None:
         """Return the (1) algorithm that the library expects to be fastest of those allowed, or None."""
         lt = self._lt
-        layout_a, layout_b, layout_c = layouts
         results = np.zeros(CANDIDATES, dtype=lt.matmul_heuristic_result_dtype)
         n_found = np.zeros(1, dtype=np.int32)
         preference = self._preference(alignments)
         try:
             lt.matmul_algo_get_heuristic(
-                self._handle,
-                operation,
-                layout_a,
-                layout_b,
-                layout_c,
-                layout_c,
-                preference,
-                CANDIDATES,
-                results.ctypes.data,
-                n_found.ctypes.data,
+                *(self._handle, operation, *layouts, layouts[2], preference),
+                *(CANDIDATES, results.ctypes.data, n_found.ctypes.data),
             )
         except lt.cuBLASLtError as error:
             if error.status not in (STATUS_NOT_SUPPORTED, STATUS_INVALID_VALUE):
@@ -188,9 +168,9 @@ class LtProducts:
         self._lt.matmul_desc_set_attribute(operation, attribute, buffer.ctypes.data, buffer.nbytes)
 
 
-def address(array: Array) -> int:
-    """Return where a CuPy array begins in device memory."""
-    return int(array.data.ptr)
+def factor(one: bool) -> int:
+    """Return the address of the factor 1 or 0, in float."""
+    return _FACTORS[int(one) :].ctypes.data
 
 
 def _alignment(array: Array) -> int:

@@ -1,12 +1,13 @@
 """Matrix products on the host, by numpy: what cublas.py does on a card, with the rounding of each precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array
 from gpt2lab.engine.cuda.device.host import HostDevice
-from gpt2lab.engine.cuda.gemm.base import Epilogue, check_dtypes, column_major, pointer_product
+from gpt2lab.engine.cuda.gemm.base import Epilogue, ProductOptions, Views, check_dtypes, column_major, pointer_product
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.schema import Precision
 
@@ -27,74 +28,35 @@ class HostGemm:
     def set_workspace(self, workspace: Array) -> None:
         """Nothing is needed."""
 
-    def has_epilogue(
-        self,
-        epilogue: Epilogue,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-    ) -> bool:
-        return False
-
     def matmul(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-        epilogue: Epilogue | None = None,
-    ) -> None:
+        self, out: Array, a: Array, b: Array, epilogue: Epilogue | None = None, **options: Unpack[ProductOptions]
+    ) -> bool:
         if epilogue is not None:
-            raise TypeError(f"gemm: epilogue {epilogue.kind.name}: the host has none; ask has_epilogue first")
+            return False
         check_dtypes(self._numerics, out, a, b)
-        column_major(2, out, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        column_major(out, a, b, **options)
+        accumulate = options.get("accumulate", False)
         self._require_written(("a", a), ("b", b), *([("out", out)] if accumulate else []))
         left, right = self._widen(a), self._widen(b)
         with np.errstate(all="ignore"):  # a card does not warn of nan and infinity either
-            product = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
+            product = (left.T if options.get("transpose_a") else left) @ (
+                right.T if options.get("transpose_b") else right
+            )
             if accumulate:
                 product += from_bfloat16(out) if out.dtype == BF16 else out
             out[...] = to_bfloat16(product) if out.dtype == BF16 else product
         for part in self._parts(out):
             self._device.mark_written(part)
-
-    def matmul_batched(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-    ) -> None:
-        column_major(3, out, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-        for matrices in zip(out, a, b, strict=True):
-            self.matmul(*matrices, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+        return True
 
     def prepare_pointers(
-        self,
-        outs: Sequence[Array],
-        a: Sequence[Array],
-        b: Sequence[Array],
-        *,
-        table: Array | None,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
+        self, outs: Views, a: Views, b: Views, table: Array | None, **options: Unpack[ProductOptions]
     ) -> Callable[[], None]:
-        addresses = [x.ctypes.data for x in outs]
-        pointer_product(outs, a, b, addresses=addresses, transpose_a=transpose_a, transpose_b=transpose_b)
+        pointer_product(outs, a, b, **options)
 
         def multiply() -> None:
             for matrices in zip(outs, a, b, strict=True):
-                self.matmul(*matrices, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+                self.matmul(*matrices, **options)
 
         return multiply
 

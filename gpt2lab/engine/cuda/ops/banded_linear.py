@@ -8,15 +8,15 @@ Of a gradient matrix only blocks are written. Outside the band it holds what blo
 gradient norm, AdamW and `loss_and_gradients` leave that out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Unpack
 
 from gpt2lab.engine.cuda.device import Array
 from gpt2lab.engine.cuda.device.base import address
 from gpt2lab.engine.cuda.gemm import Epilogue, Gemm, Products
-from gpt2lab.engine.cuda.gemm.base import pointer_table_size
+from gpt2lab.engine.cuda.gemm.base import ProductOptions, pointer_table_size
 from gpt2lab.engine.cuda.numerics import Numerics
-from gpt2lab.model.band_tiles import PRODUCTS, BandBlock, channel_blocks, hidden_blocks
+from gpt2lab.model.band_tiles import PRODUCTS, BandBlock, ProductTiles, channel_blocks, hidden_blocks
 from gpt2lab.model.params import GPTConfig
 
 ALIGNMENT = 16  # bytes between places where blocks begin: what tensor cores want of each operand of a batch
@@ -25,17 +25,7 @@ _EVERY = slice(None)
 Index = tuple[slice, slice]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """Hidden units per tile in each product of one matrix (a tile of channels has a quarter); None = dense."""
-
-    forward: int | None = None  # y = x @ weight^T
-    input: int | None = None  # dx = dy @ weight
-    weight: int | None = None  # dweight += dy^T @ x
-
-
-MlpTiles = Mapping[str, Tiles]  # of "fc1" and "fc2"
-DENSE: MlpTiles = {"fc1": Tiles(), "fc2": Tiles()}
+DENSE: ProductTiles = {name: dict.fromkeys(PRODUCTS) for name in ("fc1", "fc2")}
 
 
 class PointerTables:
@@ -60,56 +50,32 @@ class BandedProducts:
     Addresses are uploaded at the first call with operands at these places; the calls after it can be captured.
     """
 
-    def __init__(
-        self, gemm: Gemm, tables: PointerTables, name: str, *, n_embd: int, band: int, tiles: Tiles, align: int
-    ) -> None:
+    def __init__(self, gemm: Gemm, tables: PointerTables, name: str, blocks: Mapping[str, Sequence[BandBlock]]) -> None:
+        """Take the blocks of each product; one that is missing is dense."""
         self._gemm, self._tables = gemm, tables
         self._indices: dict[tuple[bool, bool], list[list[tuple[Index, Index, Index]]]] = {}
-        for product in PRODUCTS:
-            tile = getattr(tiles, product)
-            if tile is not None:
-                blocks = product_blocks(name, product, n_embd=n_embd, band=band, tile=tile, align=align)
-                by_shape: dict[tuple[int, ...], list[tuple[Index, Index, Index]]] = {}
-                for block in blocks:
-                    by_shape.setdefault(block_shape(block), []).append(_indices(name, product, block))
-                self._indices[TRANSPOSES[product]] = list(by_shape.values())
+        for product in blocks:
+            by_shape: dict[tuple[int, ...], list[tuple[Index, Index, Index]]] = {}
+            for block in blocks[product]:
+                by_shape.setdefault(block_shape(block), []).append(_indices(name, product, block))
+            self._indices[TRANSPOSES[product]] = list(by_shape.values())
         self._table_parts: dict[tuple[object, ...], list[Array]] = {}
         self._calls: dict[tuple[object, ...], list[Callable[[], None]]] = {}
 
-    def has_epilogue(
-        self,
-        epilogue: Epilogue,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-    ) -> bool:
-        """Return whether `matmul` takes this epilogue: blocks take none."""
-        if (transpose_a, transpose_b) in self._indices:
-            return False
-        return self._gemm.has_epilogue(epilogue, out, a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-
     def matmul(
-        self,
-        out: Array,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-        epilogue: Epilogue | None = None,
-    ) -> None:
-        """Multiply as the layer's forward (x @ weight^T), input (dy @ weight) or weight product (dy^T @ x)."""
-        batches = self._indices.get((transpose_a, transpose_b))
-        options = {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": accumulate}
+        self, out: Array, a: Array, b: Array, epilogue: Epilogue | None = None, **options: Unpack[ProductOptions]
+    ) -> bool:
+        """Multiply as the layer's forward (x @ weight^T), input (dy @ weight) or weight product (dy^T @ x).
+
+        Blocks take no epilogue.
+        """
+        form = (options.get("transpose_a", False), options.get("transpose_b", False))
+        batches = self._indices.get(form)
         if batches is None:
-            self._gemm.matmul(out, a, b, epilogue=epilogue, **options)
-            return
-        assert epilogue is None, "banded products: ask has_epilogue first"
-        places = (transpose_a, transpose_b, accumulate, *(address(x) for x in (out, a, b)))
+            return self._gemm.matmul(out, a, b, epilogue, **options)
+        if epilogue is not None:
+            return False
+        places = (*form, options.get("accumulate", False), *(address(x) for x in (out, a, b)))
         call = (*places, a.shape[0])  # the rows of activations, which every product's a has in front
         if call not in self._calls:
             if places not in self._table_parts:
@@ -117,9 +83,10 @@ class BandedProducts:
             self._calls[call] = []
             for batch, table in zip(batches, self._table_parts[places], strict=True):
                 outs, lefts, rights = ([x[index[i]] for index in batch] for i, x in enumerate((out, a, b)))
-                self._calls[call].append(self._gemm.prepare_pointers(outs, lefts, rights, table=table, **options))
+                self._calls[call].append(self._gemm.prepare_pointers(outs, lefts, rights, table, **options))
         for multiply in self._calls[call]:
             multiply()
+        return True
 
 
 # transpose_a and transpose_b by which a product is known.
@@ -161,36 +128,36 @@ def block_shape(block: BandBlock) -> tuple[int, int]:
     return block.hidden.stop - block.hidden.start, block.channels.stop - block.channels.start
 
 
+def mlp_blocks(config: GPTConfig, numerics: Numerics, tiles: ProductTiles) -> dict[str, dict[str, list[BandBlock]]]:
+    """Return {"fc1", "fc2": {product: its blocks}}, without the products that are dense."""
+    align = alignment(numerics.act_dtype.itemsize)
+    return {
+        name: {
+            product: product_blocks(name, product, n_embd=config.n_embd, band=band, tile=tile, align=align)
+            for product, tile in tiles[name].items()
+            if tile is not None
+        }
+        for name, band in config.bands.items()
+    }
+
+
 def mlp_products(
-    gemm: Gemm, numerics: Numerics, config: GPTConfig, tiles: MlpTiles, table: Array | None
+    gemm: Gemm, numerics: Numerics, config: GPTConfig, tiles: ProductTiles, table: Array | None
 ) -> dict[str, Products]:
     """Return what multiplies for "fc1" and "fc2": `gemm` itself where everything is dense.
 
     `table` is (pointer_tables_size,) int64, or None where nothing has blocks.
     """
     tables = PointerTables(table)
-    align = alignment(numerics.act_dtype.itemsize)
-    return {
-        name: gemm
-        if tiles[name] == Tiles()
-        else BandedProducts(gemm, tables, name, n_embd=config.n_embd, band=band, tiles=tiles[name], align=align)
-        for name, band in config.bands.items()
-    }
+    blocks = mlp_blocks(config, numerics, tiles)
+    return {name: BandedProducts(gemm, tables, name, blocks[name]) if blocks[name] else gemm for name in blocks}
 
 
-def pointer_tables_size(config: GPTConfig, numerics: Numerics, tiles: MlpTiles) -> int:
+def pointer_tables_size(config: GPTConfig, numerics: Numerics, tiles: ProductTiles) -> int:
     """Return how many int64 the products of all layers need; 0 where everything is dense."""
-    align = alignment(numerics.act_dtype.itemsize)
-
-    def blocks() -> Iterator[int]:
-        for name, band in config.bands.items():
-            for product in PRODUCTS:
-                tile = getattr(tiles[name], product)
-                if tile is not None:
-                    yield len(product_blocks(name, product, n_embd=config.n_embd, band=band, tile=tile, align=align))
-
+    n_blocks = sum(len(each) for blocks in mlp_blocks(config, numerics, tiles).values() for each in blocks.values())
     # One more: a pass may have arrays of its own for the last layer.
-    return (config.n_layer + 1) * pointer_table_size(sum(blocks()))
+    return (config.n_layer + 1) * pointer_table_size(n_blocks)
 
 
 def alignment(item_bytes: int) -> int:

@@ -36,25 +36,19 @@ class Linear:
     ) -> None:
         """out (rows,N) = x (rows,K) @ weight^T + bias; out and x are act_t."""
         columns = self._columns(out, first_column)
-        if bias_act is not None:
-            epilogue = Epilogue(kind=EpilogueKind.bias, bias=bias_act)
-            if self._gemm.has_epilogue(epilogue, columns, x, weight, transpose_b=True):
-                self._gemm.matmul(columns, x, weight, transpose_b=True, epilogue=epilogue)
-                return
-        self._gemm.matmul(columns, x, weight, transpose_b=True)
-        self._bias.forward(x=out, bias=bias, first_column=first_column)
+        epilogue = None if bias_act is None else Epilogue(kind=EpilogueKind.bias, bias=bias_act)
+        if epilogue is None or not self._gemm.matmul(columns, x, weight, epilogue, transpose_b=True):
+            self._gemm.matmul(columns, x, weight, transpose_b=True)
+            self._bias.forward(x=out, bias=bias, first_column=first_column)
 
     def forward_gelu(
         self, *, out: Array, pre: Array, x: Array, weight: Array, bias: Array, bias_act: Array | None
     ) -> None:
         """pre (rows,N) = x (rows,K) @ weight^T + bias; out (rows,N) = gelu(pre); all act_t."""
-        if bias_act is not None:
-            epilogue = Epilogue(kind=EpilogueKind.bias_gelu, bias=bias_act, aux=pre)
-            if self._gemm.has_epilogue(epilogue, out, x, weight, transpose_b=True):
-                self._gemm.matmul(out, x, weight, transpose_b=True, epilogue=epilogue)
-                return
-        self._gemm.matmul(pre, x, weight, transpose_b=True)
-        self._gelu_out.forward(out=out, pre=pre, bias=bias)
+        epilogue = None if bias_act is None else Epilogue(kind=EpilogueKind.bias_gelu, bias=bias_act, aux=pre)
+        if epilogue is None or not self._gemm.matmul(out, x, weight, epilogue, transpose_b=True):
+            self._gemm.matmul(pre, x, weight, transpose_b=True)
+            self._gelu_out.forward(out=out, pre=pre, bias=bias)
 
     def backward_input(
         self,
@@ -71,17 +65,9 @@ class Linear:
         `accumulate`, without `pre` only, adds to dx.
         """
         dy = self._columns(dy, first_column)
-        if accumulate:
-            assert pre is None, "a gradient through gelu cannot be added to another"
-            self._gemm.matmul(dx, dy, weight, accumulate=True)
-            return
-        if pre is None:
-            self._gemm.matmul(dx, dy, weight)
-            return
-        epilogue = Epilogue(kind=EpilogueKind.dgelu, aux=pre)
-        if self._gemm.has_epilogue(epilogue, dx, dy, weight):
-            self._gemm.matmul(dx, dy, weight, epilogue=epilogue)
-        else:
+        assert pre is None or not accumulate, "a gradient through gelu cannot be added to another"
+        epilogue = None if pre is None else Epilogue(kind=EpilogueKind.dgelu, aux=pre)
+        if not self._gemm.matmul(dx, dy, weight, epilogue, accumulate=accumulate):
             self._gemm.matmul(dx, dy, weight)
             self._gelu_in.backward(gradient=dx, pre=pre)
 
