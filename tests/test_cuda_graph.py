@@ -177,7 +177,7 @@ def test_a_pass_begins_at_the_same_place_whatever_kinds_the_passes_before_it_are
     for kinds in itertools.product((shared, apart), repeat=3):
         rows = np.concatenate(kinds)
         found = uploaded(trained, rows, repeats=repeats)
-        assert [of.tree is not None for of in found] == [kind is shared for kind in kinds]
+        assert [of.is_tree for of in found] == [kind is shared for kind in kinds]
         keys |= {(i, of.key) for i, of in enumerate(found)}
         places.add(tuple(of.place[0] for of in found))
     assert len(places) == 1 and len(keys) == 2 * 3

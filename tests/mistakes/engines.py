@@ -122,7 +122,7 @@ CUDA = (
     mistake(
         "any two passes at one place share a recorded graph",
         "gpt2lab/engine/cuda/passes.py",
-        "        if self.tree is None:\n            return key",
+        "        if not self.is_tree:\n            return key",
         "        if self.place:\n            return self.place",
         "test_cuda_graph.py::test_trees_that_differ_from_step_to_step_take_few_graphs",
     ),

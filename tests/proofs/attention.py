@@ -146,8 +146,7 @@ class Bench:
     def forward(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return out (B*n, C) and lse (B, NH, n)."""
         out, lse = self._act(np.full((self.queries, self.C), np.nan)), self._float()
-        op = self._op.forward if self.case.positions is None else self._op.forward_at
-        op(out=out, lse=lse, **self._inputs(qkv), B=self.case.B, T=self.case.T)
+        self._op.forward(out=out, lse=lse, **self._inputs(qkv), B=self.case.B, T=self.case.T)
         return self._values(out), self._device.download(lse)
 
     def backward(self, dout: np.ndarray, out: np.ndarray, lse: np.ndarray, qkv: np.ndarray) -> list[np.ndarray]:
@@ -159,9 +158,9 @@ class Bench:
             self._op.backward(**arrays, B=self.case.B, T=self.case.T)
             return np.split(self._values(dqkv), 3, axis=1)
         dq = self._act(np.full((self.queries, self.C), np.nan))
-        self._op.backward_at(dq=dq, **arrays, B=self.case.B, T=self.case.T)
+        self._op.backward(dq=dq, **arrays, B=self.case.B, T=self.case.T)
         untouched, dk, dv = np.split(self._values(dqkv), 3, axis=1)
-        assert np.isnan(untouched).all(), "backward_at leaves the first C columns of dqkv alone"
+        assert np.isnan(untouched).all(), "with positions the first C columns of dqkv are left alone"
         return [self._values(dq), dk, dv]
 
     def _inputs(self, qkv: np.ndarray) -> dict[str, Array]:

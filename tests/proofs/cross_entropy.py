@@ -6,8 +6,8 @@ import numpy as np
 from proof import Check, compare
 from proofs.arrays import Arrays, same
 
-from gpt2lab.engine.cuda.device import Device
-from gpt2lab.engine.cuda.ops.cross_entropy import CrossEntropy, Pairs
+from gpt2lab.engine.cuda.device import Array, Device
+from gpt2lab.engine.cuda.ops.cross_entropy import CrossEntropy
 from gpt2lab.schema import Precision
 
 # rows, V, Vp: narrower than a warp; odd; padded; a row shared by 2, 4 and 16 warps
@@ -27,14 +27,13 @@ def check(device: Device, precision: Precision) -> Iterator[Check]:
         host_targets[1::2] = start[1::2, :V].argmax(axis=1)
         times = np.zeros((rows, V))
         times[np.arange(rows), host_targets] = 1
-        yield from _check(case, arrays, op, start, times, arrays.int(host_targets))
+        yield from _check(case, arrays, op, start, times, {"targets": arrays.int(host_targets)})
 
         times = _times(arrays, start[:, :V])
         row, targets = np.nonzero(times)
         begins = np.searchsorted(row, np.arange(rows + 1))
-        pairs = Pairs(
-            pair_begins=arrays.int(begins), targets=arrays.int(targets), counts=arrays.int(times[row, targets])
-        )
+        pairs = {"pair_begins": begins, "targets": targets, "counts": times[row, targets]}
+        pairs = {name: arrays.int(values) for name, values in pairs.items()}
         yield from _check(f"{case} pairs", arrays, op, start, times, pairs)
 
 
@@ -50,7 +49,7 @@ def _times(arrays: Arrays, logits: np.ndarray) -> np.ndarray:
 
 
 def _check(
-    case: str, arrays: Arrays, op: CrossEntropy, start: np.ndarray, times: np.ndarray, targets: object
+    case: str, arrays: Arrays, op: CrossEntropy, start: np.ndarray, times: np.ndarray, targets: dict[str, Array]
 ) -> Iterator[Check]:
     """Compare with what follows from `times` (rows, V): how often each target is counted in each row."""
     (rows, Vp), V = start.shape, times.shape[1]
@@ -63,7 +62,7 @@ def _check(
     terms = V + int((times > 0).sum(axis=1).max())
 
     losses, correct = arrays.empty_float(rows), arrays.empty((rows,), np.dtype("i4"))
-    op.forward(losses=losses, correct=correct, logits=logits, targets=targets)
+    op.forward(losses=losses, correct=correct, logits=logits, **targets)
     yield compare(f"{case}: losses", arrays.values(losses), losses64, arrays.float_tolerance(terms))
     expected = times[every, x.argmax(axis=1)].astype(np.int32)
     yield same(f"{case}: correct", arrays.device.download(correct), expected)
@@ -74,7 +73,7 @@ def _check(
     found = []
     for _ in range(2):
         (gradient, _), losses = arrays.act(start), arrays.empty_float(rows)
-        op.backward(losses=losses, logits=gradient, targets=targets, scale=scale)
+        op.backward(losses=losses, logits=gradient, **targets, scale=scale)
         found.append((arrays.values(gradient), arrays.values(losses)))
     yield compare(f"{case}: gradient", found[0][0], gradient64 * scale, arrays.act_tolerance(V))
     padded = found[0][0][:, V:]

@@ -7,7 +7,7 @@ from proof import Check, compare
 from proofs.arrays import Arrays, same
 
 from gpt2lab.engine.cuda.device import Device
-from gpt2lab.engine.cuda.ops.embedding import Embedding, Groups, group_rows
+from gpt2lab.engine.cuda.ops.embedding import Embedding, group_rows
 from gpt2lab.schema import Precision
 
 # B, T, C, V: one row; odd channels; several slices of channels; tokens with more rows than a group of threads takes;
@@ -74,24 +74,15 @@ def _check_nodes(arrays: Arrays, n: int, T: int, C: int, V: int) -> Iterator[Che
     yield compare(f"{case}: x", arrays.values(x)[0], expected, arrays.act_tolerance(2))
 
     real = slice(max(1, n - 1))
-    groups = []
-    for keys, on_device, vocab_size in ((host_tokens, tokens, V), (host_positions, positions, T)):
+    groups = {"tokens": tokens, "positions": positions}
+    for prefix, keys, vocab_size in (("", host_tokens, V), ("position_", host_positions, T)):
         order, segments = group_rows(keys[real], vocab_size)
-        groups.append(Groups(keys=on_device, order=arrays.int(order), segments=arrays.int(segments)))
-    by_token, by_position = groups
+        groups |= {f"{prefix}order": arrays.int(order), f"{prefix}segments": arrays.int(segments)}
     (dx, dx64), found = arrays.act(arrays.normal(1, n, C)), []
     start_wte, start_wpe = arrays.normal(640, C), arrays.normal(40, C)
     for _ in range(2):
         (dwte, dwte64), (dwpe, dwpe64) = arrays.float(start_wte), arrays.float(start_wpe)
-        op.backward(
-            dwte=dwte,
-            dwpe=dwpe,
-            dx=dx,
-            tokens=tokens,
-            order=by_token.order,
-            segments=by_token.segments,
-            positions=by_position,
-        )
+        op.backward(dwte=dwte, dwpe=dwpe, dx=dx, **groups)
         found.append((arrays.values(dwte), arrays.values(dwpe)))
     np.add.at(dwte64, host_tokens[real], dx64[0, real])
     np.add.at(dwpe64, host_positions[real], dx64[0, real])

@@ -137,18 +137,19 @@ class Bench:
         self.m = self.n if self.queries is None else len(self.queries)
         # One padding node ends where it begins, the next behind itself: both are allowed.
         ends = np.append(tree.ends, nodes + added % 2)
-        work = key_work(ends, self.queries, chunk=case.chunk)
-        self.most_queries = int((work.items[:, 2] - work.items[:, 1]).max()) if not len(work.sums) else self.m
-        self.n_slots = work.n_slots
-        n_sums = len(work.sums) + case.padding
-        work = work.padded(n_items=len(work.items) + case.padding, n_sums=n_sums + 1)
+        items, sums = key_work(ends, self.queries, chunk=case.chunk)
+        self.most_queries = int((items[:, 2] - items[:, 1]).max()) if not len(sums) else self.m
+        self.n_slots = int(items[:, 3].max()) + 1
+        n_sums = len(sums) + case.padding
+        items = np.append(items, np.full((case.padding, 4), -1), axis=0)
+        sums = np.append(sums, np.full((case.padding + 1, 3), -1), axis=0)
         path = np.append(tree.path, np.repeat(nodes[:, None], case.T, axis=1), axis=0)
         self.tree: dict[str, Array | None] = {
             "path": self.arrays.int(path),
             "positions": self.arrays.int(np.append(tree.positions, 0 * nodes)),
             "nodes": None if self.queries is None else self.arrays.int(self.queries),
         }
-        self.work = {"items": self.arrays.int(work.items), "sums": self.arrays.int(work.sums)[:n_sums]}
+        self.work = {"items": self.arrays.int(items), "sums": self.arrays.int(sums)[:n_sums]}
 
     def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return q (m, C), qkv (n, 3C) and dout (m, C) as stored activations hold them; dout of padding is zero."""

@@ -22,53 +22,29 @@ class PassAttention:
         self._of_tree: TreeAttention | None = None
         self._delta, self._partials = delta, partials
 
-    def forward(self, of: DevicePass, *, out: Array, lse: Array, qkv: Array) -> None:
-        """Write out (rows, C) and lse."""
-        if of.tree is None:
-            self._of_rows.forward(out=out, lse=lse, qkv=qkv, B=of.B, T=of.T)
+    def forward(self, of: DevicePass, *, qkv: Array, q: Array | None = None, **written: Array) -> None:
+        """Write out (rows, C) and lse; with queries q (m, C) at the counted rows: out (m, C) and lse of these.
+
+        Then only keys and values are read of qkv.
+        """
+        where = None if q is None else of.counted
+        if of.is_tree:
+            q = qkv if q is None else q
+            self._tree().forward(q=q, qkv=qkv, nodes=where, **of.named("path", "positions"), **written)
+        else:
+            self._of_rows.forward(q=q, qkv=qkv, positions=where, B=of.B, T=of.T, **written)
+
+    def backward(self, of: DevicePass, *, q: Array | None = None, dq: Array | None = None, **arrays: Array) -> None:
+        """Write all of dqkv, from dout, out, lse and qkv; with queries q: dq (m, C), and columns C to 3C of dqkv."""
+        where, delta = None if q is None else of.counted, self._delta
+        if not of.is_tree:
+            self._of_rows.backward(q=q, dq=dq, positions=where, delta=delta, B=of.B, T=of.T, **arrays)
             return
-        self._tree().forward(
-            out=out, lse=lse, q=qkv, qkv=qkv, path=of.tree.path, positions=of.tree.positions.keys, nodes=None
-        )
-
-    def backward(self, of: DevicePass, *, dqkv: Array, dout: Array, out: Array, lse: Array, qkv: Array) -> None:
-        """Write all of dqkv."""
-        arrays = {"dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "qkv": qkv}
-        if of.tree is None:
-            self._of_rows.backward(**arrays, delta=self._delta, B=of.B, T=of.T)
-        else:
-            self._tree_backward(of, **arrays, dq=dqkv, q=qkv, nodes=None)
-
-    def forward_counted(self, of: DevicePass, *, out: Array, lse: Array, q: Array, qkv: Array) -> None:
-        """Write out (m, C) and lse for queries q (m, C) at the counted rows; of qkv only keys and values are read."""
-        arrays = {"out": out, "lse": lse, "q": q, "qkv": qkv}
-        if of.tree is None:
-            self._of_rows.forward_at(**arrays, positions=of.counted, B=of.B, T=of.T)
-        else:
-            self._tree().forward(**arrays, path=of.tree.path, positions=of.tree.positions.keys, nodes=of.counted)
-
-    def backward_counted(
-        self, of: DevicePass, *, dq: Array, dqkv: Array, dout: Array, out: Array, lse: Array, q: Array, qkv: Array
-    ) -> None:
-        """Write dq (m, C), and columns C to 3C of dqkv."""
-        arrays = {"dq": dq, "dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "q": q, "qkv": qkv}
-        if of.tree is None:
-            self._of_rows.backward_at(**arrays, positions=of.counted, delta=self._delta, B=of.B, T=of.T)
-        else:
-            self._tree_backward(of, **arrays, nodes=of.counted)
-
-    def _tree_backward(self, of: DevicePass, *, nodes: Array | None, **arrays: Array) -> None:
-        assert of.tree is not None
-        self._tree().backward(
-            **arrays,
-            path=of.tree.path,
-            positions=of.tree.positions.keys,
-            nodes=nodes,
-            items=of.tree.items if nodes is None else of.tree.counted_items,
-            sums=of.tree.sums if nodes is None else of.tree.counted_sums,
-            delta=self._delta,
-            partials=self._partials,
-        )
+        prefix = "" if q is None else "counted_"
+        items, sums = (of.arrays[f"{prefix}{name}"] for name in ("items", "sums"))
+        arrays |= {"q": arrays["qkv"], "dq": arrays["dqkv"]} if q is None else {"q": q, "dq": dq}
+        arrays |= of.named("path", "positions")
+        self._tree().backward(nodes=where, items=items, sums=sums, delta=delta, partials=self._partials, **arrays)
 
     def _tree(self) -> TreeAttention:
         if self._of_tree is None:

@@ -55,19 +55,12 @@ class CudaEngine:
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
         self._step = Step(self._device, gemm, self._numerics, self._config, spec.optim, self._arena, tiles)
-        counted, slots = None, None
         if spec.counted is not None:
             positions = np.array(spec.counted)
-            counted = self._upload("counted", positions)
-            slots = self._upload("slots", slots_of(positions, self._workload.seq_len))
-        self._uploads = PassUploads(
-            self._device,
-            self._arena["passes"],
-            vocab_size=self._config.padded_vocab_size,
-            shares=self._workload.shares,
-            counted=counted,
-            slots=slots,
-        )
+            self._upload("counted", positions)
+            self._upload("slots", slots_of(positions, self._workload.seq_len))
+        vocab_size = self._config.padded_vocab_size
+        self._uploads = PassUploads(self._device, self._arena, vocab_size=vocab_size, shares=self._workload.shares)
         # One each, because a planner remembers the batch that it planned last.
         self._training, self._evaluating = (
             PassPlanner(spec.counted, skip_uncounted=spec.engine.skip_uncounted, share_prefixes=self._workload.shares)

@@ -36,7 +36,7 @@ class LastLayer:
         )
         self._gather(ln1, a["ln1"][i], of)
         self._q.forward(out=q, x=ln1, weight=w["qkvw"][i][:C], bias=bias[:C], bias_act=bias_act[:C])
-        self._layer.attention.forward_counted(of, out=c["atty"][i], lse=c["lse"][i], q=q, qkv=qkv)
+        self._layer.attention.forward(of, out=c["atty"][i], lse=c["lse"][i], q=q, qkv=qkv)
         residual = c["residual3"][i]  # free until the layer's last addition
         self._gather(residual, x, of)
         self._layer.forward_after_attention(c, i, residual)
@@ -55,7 +55,7 @@ class LastLayer:
         qkv, q = a["qkv"][i], c["q_counted"]
         wide = a["dwide"].reshape(-1)  # 4C of each row: 3C for dqkv, of which a third stays empty, C for dq
         dqkv, dq = wide[: qkv.size].reshape(qkv.shape), wide[qkv.size :][: q.size].reshape(q.shape)
-        self._layer.attention.backward_counted(
+        self._layer.attention.backward(
             of, dq=dq, dqkv=dqkv, dout=c["dnarrow"], out=c["atty"][i], lse=c["lse"][i], q=q, qkv=qkv
         )
         dweight, dbias = g["qkvw"][i], g["qkvb"][i]

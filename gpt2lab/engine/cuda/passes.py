@@ -5,34 +5,22 @@ that where an array lies follows from the shape of the batch and the kind of thi
 block is filled on the host and copied at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
-from gpt2lab.engine.cuda.ops.cross_entropy import Pairs
-from gpt2lab.engine.cuda.ops.embedding import Groups, group_rows, segments_size
+from gpt2lab.engine.cuda.ops.embedding import group_rows, segments_size
 from gpt2lab.engine.cuda.ops.positions import slots_of
-from gpt2lab.engine.cuda.ops.tree_attention import KeyWork, key_work, key_work_sizes
+from gpt2lab.engine.cuda.ops.tree_attention import key_work, key_work_sizes
 from gpt2lab.engine.passes import Pass, PrefixTree
 
 _ALIGNMENT = 64  # int32: 256 bytes, as every array of the arena
 _UNUSED = -1  # what follows the values of an array; an index that the host device finds outside of any array
 _GRID_STEPS = 16  # between a power of two and the next
 _SMALLEST_STEP = 16
-_ITEM_COLUMNS, _SUM_COLUMNS = 4, 3  # of KeyWork
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeArrays:
-    """What a pass over a tree has besides: see PrefixTree and TreeAttention."""
-
-    positions: Groups  # of the nodes
-    path: Array  # (n, T) int32
-    items: Array  # (n_items, 4) int32 and
-    sums: Array  # (n_sums, 3) int32, where every node is a query
-    counted_items: Array  # the same where the counted ones are: none unless the last layer is trimmed
-    counted_sums: Array
+_ITEM_COLUMNS, _SUM_COLUMNS = 4, 3  # as from `key_work`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +29,20 @@ class DevicePass:
 
     B: int
     T: int  # of a tree: how many nodes
-    tokens: Array  # (B*T,)
-    order: Array | None = None  # (B*T,) and
-    segments: Array | None = None  # its groups of one token: see group_rows
-    targets: Array | Pairs | None = None
+    arrays: Mapping[str, Array]  # those of `block_lengths`; of a pass that nothing is counted in, tokens alone
     n_logits: int = 0  # rows of logits
     counted: Array | None = None  # (n,) which rows of each sequence these are; None = every one
     slots: Array | None = None  # (T,) the inverse, -1 where there is none
     trims_last: bool = False  # the last layer computes no more than keys and values elsewhere
-    tree: TreeArrays | None = None
     place: tuple[int, int] = (0, 0)  # where its block begins and ends
+
+    @property
+    def is_tree(self) -> bool:
+        return "path" in self.arrays
+
+    def named(self, *names: str) -> dict[str, Array]:
+        """Return those arrays of these names that the pass has."""
+        return {name: self.arrays[name] for name in names if name in self.arrays}
 
     @property
     def rows(self) -> int:
@@ -60,14 +52,18 @@ class DevicePass:
     def key(self) -> tuple[int, ...]:
         """What a recorded step depends on besides the values in the arrays."""
         key = (*self.place, self.B, self.T, self.n_logits)
-        if self.tree is None:
+        if not self.is_tree:
             return key
-        of = self.tree
-        return (*key, of.path.shape[1], *(len(work) for work in (of.items, of.sums, of.counted_items, of.counted_sums)))
+        work = self.named("items", "sums", "counted_items", "counted_sums")
+        return (*key, self.arrays["path"].shape[1], *map(len, work.values()))
 
 
 def block_lengths(B: int, T: int, n: int, vocab_size: int, *, tree: bool) -> dict[str, int]:
-    """Return {array: most int32} of a pass over B sequences of T positions, n of them counted, as rows or as a tree."""
+    """Return {array: most int32} of a pass over B sequences of T positions, n of them counted, as rows or as a tree.
+
+    order and segments are as from `group_rows`, of a tree (PrefixTree) items and sums as from `key_work`, where every
+    node is a query and, unless the last layer is not trimmed, where the counted ones are.
+    """
     nodes, logits = B * T, B * n
     lengths = {"tokens": nodes, "order": nodes, "segments": segments_size(nodes, vocab_size), "targets": logits}
     if tree:
@@ -88,22 +84,13 @@ def block_size(B: int, T: int, n: int, vocab_size: int, *, shares: bool) -> int:
 class PassUploads:
     """Fills the array `passes` of the arena; passes that are the same list as before are there already."""
 
-    def __init__(
-        self,
-        device: Device,
-        arena_passes: Array,
-        *,
-        vocab_size: int,
-        shares: bool,
-        counted: Array | None,
-        slots: Array | None,
-    ) -> None:
-        """Take the positions that are counted in every row, (n,) int32, and their inverse; None = all of them.
+    def __init__(self, device: Device, arena: Mapping[str, Array], *, vocab_size: int, shares: bool) -> None:
+        """Take the arena, with the positions that are counted in every row and their inverse unless all of them are.
 
         `shares`: passes may be trees.
         """
-        self._device, self._passes, self._vocab_size, self._shares = device, arena_passes, vocab_size, shares
-        self._counted, self._slots = counted, slots
+        self._device, self._passes, self._vocab_size, self._shares = device, arena["passes"], vocab_size, shares
+        self._counted, self._slots = arena.get("counted"), arena.get("slots")
         self._known: list[Pass] | None = None  # that come again, with their values and their arrays
         self._staged: list[tuple[np.ndarray, DevicePass]] = []
         self._resident = False  # whether it is these that the array holds
@@ -131,7 +118,7 @@ class PassUploads:
         self._resident = False
         target = self._passes[: B * T]
         self._device.upload(target, np.ascontiguousarray(tokens.reshape(-1), dtype=np.int32))
-        return DevicePass(B=B, T=T, tokens=target)
+        return DevicePass(B=B, T=T, arrays={"tokens": target})
 
     def _stage_all(self, passes: list[Pass], *, pads: bool) -> list[tuple[np.ndarray, DevicePass]]:
         """Return the values of each pass's block, and its arrays."""
@@ -173,43 +160,18 @@ class PassUploads:
             values[begin:end] = found[name].ravel()
             arrays[name] = block[begin:end].reshape(found[name].shape)
             begin += _aligned(length)
-        place = (first, first + len(values))
-        return values, self._tree(each, arrays, place) if tree else self._rows(each, arrays, place, B=B, T=T)
-
-    def _rows(self, each: Pass, arrays: dict[str, Array], place: tuple[int, int], *, B: int, T: int) -> DevicePass:
-        return DevicePass(
-            B=B,
-            T=T,
-            n_logits=len(arrays["targets"]),
-            counted=self._counted,
-            slots=None if self._slots is None else self._slots[:T],
+        counted, slots = self._counted, self._slots
+        if counted is not None and slots is not None:
+            counted, slots = (arrays["counted"], arrays["slots"]) if tree else (counted, slots[:T])
+        return values, DevicePass(
+            B=1 if tree else B,
+            T=len(arrays["tokens"]) if tree else T,
+            arrays=arrays,
+            n_logits=len(arrays["counted" if tree else "targets"]),
+            counted=counted,
+            slots=slots,
             trims_last=each.trims_last,
-            place=place,
-            **arrays,
-        )
-
-    def _tree(self, each: Pass, arrays: dict[str, Array], place: tuple[int, int]) -> DevicePass:
-        positions = Groups(
-            keys=arrays["positions"], order=arrays["position_order"], segments=arrays["position_segments"]
-        )
-        gathers = self._counted is not None
-        return DevicePass(
-            B=1,
-            T=len(arrays["tokens"]),
-            tokens=arrays["tokens"],
-            order=arrays["order"],
-            segments=arrays["segments"],
-            targets=Pairs(**{name: arrays[name] for name in ("pair_begins", "targets", "counts")}),
-            n_logits=len(arrays["counted"]),
-            counted=arrays["counted"] if gathers else None,
-            slots=arrays["slots"] if gathers else None,
-            trims_last=each.trims_last,
-            tree=TreeArrays(
-                positions=positions,
-                path=arrays["path"],
-                **{name: arrays[name] for name in ("items", "sums", "counted_items", "counted_sums")},
-            ),
-            place=place,
+            place=(first, first + len(values)),
         )
 
 
@@ -246,11 +208,9 @@ def _tree_arrays(tree: PrefixTree, nodes: int, logits: int, most_pairs: int, voc
     extra = np.arange(n, nodes, dtype=np.int32)
     counted = np.concatenate([tree.counted, extra[: logits - m]])
     ends = np.concatenate([tree.ends, extra + 1])
-    work = key_work(ends)
+    items, sums = key_work(ends)
     # Where nothing is trimmed every node is a query in all layers.
-    counted_work = (
-        key_work(ends, counted) if tree.trims_last else KeyWork(items=work.items[:0], sums=work.sums[:0], n_slots=0)
-    )
+    counted_items, counted_sums = key_work(ends, counted) if tree.trims_last else (items[:0], sums[:0])
     order, segments = group_rows(tree.tokens, vocab_size)
     position_order, position_segments = group_rows(tree.positions, T)
     return {
@@ -266,10 +226,10 @@ def _tree_arrays(tree: PrefixTree, nodes: int, logits: int, most_pairs: int, voc
         "pair_begins": _extended(tree.pair_begins, logits + 1, len(tree.targets)),
         "targets": _extended(tree.targets, most_pairs, _UNUSED),
         "counts": _extended(tree.counts, most_pairs, _UNUSED),
-        "items": work.items,
-        "sums": work.sums,
-        "counted_items": counted_work.items,
-        "counted_sums": counted_work.sums,
+        "items": items,
+        "sums": sums,
+        "counted_items": counted_items,
+        "counted_sums": counted_sums,
     }
 
 

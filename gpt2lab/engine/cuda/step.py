@@ -26,6 +26,10 @@ from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.params import GPTConfig, tensor_shapes
 from gpt2lab.schema import OptimConfig
 
+# Arrays of a pass: what logits are compared with, and rows in groups of one token or one position.
+TARGETS = ("targets", "pair_begins", "counts")
+GROUPS = ("tokens", "order", "segments", "positions", "position_order", "position_segments")
+
 
 class Step:
     """The operations of one model over the arrays of one arena (named as in `memory.py`)."""
@@ -64,27 +68,11 @@ class Step:
         self.gradients(passes, n_counted=n_counted)
         # Several processes would add up arena["gradients"] here.
         a = self._arena
-        self._grad_norm.launch(
-            stats=a["stats"],
-            flag=a["diverged_at"],
-            failure=a["failure"],
-            grads=a["gradients"],
-            tensors=a["tensors"],
-            update=a["update"],
-            partials=a["partials"],
-            clip=self._grad_clip,
-        )
-        self._adamw.launch(
-            params=a["parameters"],
-            m=a["first moments"],
-            v=a["second moments"],
-            weights=a.get("weights"),
-            grads=a["gradients"],
-            tensors=a["tensors"],
-            schedule=a["schedule"],
-            stats=a["stats"],
-            flag=a["diverged_at"],
-        )
+        shared = {"stats": a["stats"], "flag": a["diverged_at"], "grads": a["gradients"], "tensors": a["tensors"]}
+        norm = {name: a[name] for name in ("failure", "update", "partials")}
+        self._grad_norm.launch(**shared, **norm, clip=self._grad_clip)
+        moments = {"m": a["first moments"], "v": a["second moments"], "schedule": a["schedule"]}
+        self._adamw.launch(**shared, **moments, params=a["parameters"], weights=a.get("weights"))
 
     def gradients(self, passes: Sequence[DevicePass], *, n_counted: int) -> None:
         """Queue the gradient of the mean loss over the n_counted targets of all passes, and that loss."""
@@ -99,10 +87,8 @@ class Step:
         """Queue all layers; the final norm's output is left in `lnf` (rows, C), or (n_logits, C) if `trims_last`."""
         a, p, L = self._pass(of.rows), self._p, self._config.n_layer
         x = a["encoded"]
-        positions = None if of.tree is None else of.tree.positions.keys
-        self._embedding.forward(
-            x=x.reshape(of.B, of.T, -1), tokens=of.tokens, wte=p["wte"], wpe=p["wpe"], positions=positions
-        )
+        rows = of.named("tokens", "positions")
+        self._embedding.forward(x=x.reshape(of.B, of.T, -1), wte=p["wte"], wpe=p["wpe"], **rows)
         self._layer.norm_forward(a, "ln1", 0, x=x)
         for i in range(L):
             if of.trims_last and i == L - 1:
@@ -125,10 +111,9 @@ class Step:
 
     def evaluate(self, of: DevicePass) -> None:
         """Queue `losses` (nats) and `correct` of the rows of logits (n_logits,) after `forward`."""
-        n, arena = of.n_logits, self._arena
-        assert of.targets is not None
         logits = self.logits_of(self._counted_rows(of))
-        self._loss.forward(losses=arena["losses"][:n], correct=arena["correct"][:n], logits=logits, targets=of.targets)
+        losses, correct = (self._arena[name][: of.n_logits] for name in ("losses", "correct"))
+        self._loss.forward(losses=losses, correct=correct, logits=logits, **of.named(*TARGETS))
 
     def _counted_rows(self, of: DevicePass) -> Array:
         """Return the final norm's output where something is counted (n_logits, C): where everything is, `lnf`."""
@@ -139,10 +124,9 @@ class Step:
     def _loss_and_its_gradient(self, of: DevicePass, *, scale: float) -> None:
         """Queue stats[0] += the scaled losses, the gradient of wte as output layer, and that of `lnf` into dnarrow."""
         n, arena = of.n_logits, self._arena
-        assert of.targets is not None
         x = self._counted_rows(of)
         logits, losses = self.logits_of(x), arena["losses"][:n]
-        self._loss.backward(losses=losses, logits=logits, targets=of.targets, scale=scale)  # now their gradient
+        self._loss.backward(losses=losses, logits=logits, **of.named(*TARGETS), scale=scale)  # now their gradient
         self._loss.add_losses(stats=arena["stats"], losses=losses, scale=scale)
         self._gemm.matmul(self._g["wte"], logits, x, transpose_a=True, accumulate=True)
         if of.counted is None or of.trims_last:
@@ -164,15 +148,8 @@ class Step:
             self._layer.norm_backward(a, "lnf", x=residuals[L], dresidual=a["dresidual"])
         for i in reversed(range(L - 1 if of.trims_last else L)):
             self._layer.backward(a, i, of, x=residuals[i])
-        self._embedding.backward(
-            dwte=g["wte"],
-            dwpe=g["wpe"],
-            dx=a["dresidual"].reshape(of.B, of.T, -1),
-            tokens=of.tokens,
-            order=of.order,
-            segments=of.segments,
-            positions=None if of.tree is None else of.tree.positions,
-        )
+        dx = a["dresidual"].reshape(of.B, of.T, -1)
+        self._embedding.backward(dwte=g["wte"], dwpe=g["wpe"], dx=dx, **of.named(*GROUPS))
 
     def _pass(self, rows: int) -> dict[str, Array]:
         """Return the activations and their gradients, cut to the rows of this pass; L stays in front where it is."""

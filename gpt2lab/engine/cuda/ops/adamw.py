@@ -29,39 +29,13 @@ class AdamW:
             "weight_decay": optim.weight_decay,
         }
 
-    def launch(
-        self,
-        *,
-        params: Array,
-        m: Array,
-        v: Array,
-        weights: Array | None,
-        grads: Array,
-        tensors: Array,
-        schedule: Array,
-        stats: Array,
-        flag: Array,
-    ) -> None:
+    def launch(self, **arrays: Array | None) -> None:
         """Update params, m and v (parameters,) float, and write `weights`, act copies of params, unless None.
 
         grads (parameters,) float, taken times stats[2]; tensors: `tensor_table` on the device; schedule: `schedule_of`
         this update on the device. Does nothing when flag (1,) int32 is set.
         """
-        self._module.launch(
-            "adamw_update",
-            self._grid,
-            _THREADS,
-            params=params,
-            m=m,
-            v=v,
-            weights=weights,
-            grads=grads,
-            tensors=tensors,
-            schedule=schedule,
-            stats=stats,
-            flag=flag,
-            **self._constants,
-        )
+        self._module.launch("adamw_update", self._grid, _THREADS, **arrays, **self._constants)
 
 
 def schedule_of(optim: OptimConfig, update: int, learning_rate: float) -> tuple[float, float, float]:

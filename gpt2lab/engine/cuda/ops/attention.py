@@ -38,78 +38,48 @@ class Attention:
         self._backward_tile = _SIDE * constant("attention_long.cu", "BACKWARD_ROWS", HEAD_SIZE=head_size)
         self._modules: dict[tuple[str | int, ...], Module] = {}
 
-    def forward(self, *, out: Array, lse: Array, qkv: Array, B: int, T: int) -> None:
-        """Write out, and lse = log sum_j exp(q[t] . k[j] / sqrt(HS)), which backward wants again."""
-        self._forward(out=out, lse=lse, q=qkv, qkv=qkv, positions=None, B=B, T=T)
-
-    def backward(
-        self, *, dqkv: Array, dout: Array, out: Array, lse: Array, qkv: Array, delta: Array, B: int, T: int
+    def forward(
+        self, *, qkv: Array, B: int, T: int, q: Array | None = None, positions: Array | None = None, **written: Array
     ) -> None:
-        """Write all of dqkv, from dout and what forward was given and wrote; delta is scratch."""
-        arrays = {"dq": dqkv, "dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "q": qkv, "qkv": qkv, "delta": delta}
-        self._backward(**arrays, positions=None, B=B, T=T)
+        """Write out, and lse = log sum_j exp(q[t] . k[j] / sqrt(HS)), which backward wants again.
 
-    def forward_at(self, *, out: Array, lse: Array, q: Array, qkv: Array, positions: Array, B: int, T: int) -> None:
-        """As forward, for queries at n positions of each row only, which see the same keys as there.
-
-        q and out (B*n, C), lse (B, NH, n), positions (n,) int32 ascending, n >= 1; of qkv (B*T, 3C) only keys and
-        values are read.
+        With q (B*n, C) for queries at `positions` (n,) int32 ascending of each row only, n >= 1, which see the same
+        keys as there: out is (B*n, C), lse (B, NH, n), and of qkv only keys and values are read.
         """
-        self._forward(out=out, lse=lse, q=q, qkv=qkv, positions=positions, B=B, T=T)
-
-    def backward_at(
-        self,
-        *,
-        dq: Array,
-        dqkv: Array,
-        dout: Array,
-        out: Array,
-        lse: Array,
-        q: Array,
-        qkv: Array,
-        positions: Array,
-        delta: Array,
-        B: int,
-        T: int,
-    ) -> None:
-        """Write dq (B*n, C), and the gradients of keys and values in every row of dqkv (B*T, 3C).
-
-        The first C columns of dqkv stay as they are. dout and out (B*n, C), the rest as for forward_at; delta
-        (B, NH, n) is scratch.
-        """
-        arrays = {"dq": dq, "dqkv": dqkv, "dout": dout, "out": out, "lse": lse, "q": q, "qkv": qkv, "delta": delta}
-        self._backward(**arrays, positions=positions, B=B, T=T)
-
-    def _forward(
-        self, *, out: Array, lse: Array, q: Array, qkv: Array, positions: Array | None, B: int, T: int
-    ) -> None:
-        NH, n = self._n_head, T if positions is None else len(positions)
+        n = T if positions is None else len(positions)
         assert n <= T, "positions are distinct"
-        arguments = {"out": out, "lse": lse, "queries": q, "qkv": qkv, "positions": positions, "n": n, "T": T, "NH": NH}
+        sizes = {"n": n, "T": T, "NH": self._n_head}
+        arguments = written | {"queries": qkv if q is None else q, "qkv": qkv, "positions": positions} | sizes
         if self._is_short(T):
             module, n_blocks = self._short(B, T, at_positions=positions is not None)
             module.launch("attention_short_forward", n_blocks, _SHORT_THREADS, **arguments, B=B)
             return
         n_tiles = -(-n // self._forward_tile)
         module = self._long(at_positions=positions is not None)
-        module.launch("attention_long_forward", B * NH * n_tiles, _LONG_THREADS, **arguments, n_tiles=n_tiles)
+        module.launch("attention_long_forward", B * self._n_head * n_tiles, _LONG_THREADS, **arguments, n_tiles=n_tiles)
 
-    def _backward(
+    def backward(
         self,
         *,
-        dq: Array,
         dqkv: Array,
         dout: Array,
         out: Array,
         lse: Array,
-        q: Array,
         qkv: Array,
-        positions: Array | None,
         delta: Array,
         B: int,
         T: int,
+        q: Array | None = None,
+        dq: Array | None = None,
+        positions: Array | None = None,
     ) -> None:
+        """Write all of dqkv, from dout and what forward was given and wrote; delta is scratch.
+
+        With q and positions as in forward: write dq (B*n, C) and the gradients of keys and values in every row of dqkv
+        (B*T, 3C), whose first C columns stay as they are. dout and out are (B*n, C), delta (B, NH, n).
+        """
         NH, n, at_positions = self._n_head, T if positions is None else len(positions), positions is not None
+        dq, q = (dqkv, qkv) if q is None else (dq, q)
         shared = {"dout": dout, "lse": lse, "queries": q, "qkv": qkv, "positions": positions, "n": n, "T": T, "NH": NH}
         if self._is_short(T):
             module, n_blocks = self._short(B, T, at_positions=at_positions)

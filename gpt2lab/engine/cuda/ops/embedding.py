@@ -1,7 +1,5 @@
 """Token and position embeddings: cuda/embedding.cu."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from gpt2lab.engine.cuda.device import Array, Device
@@ -11,15 +9,6 @@ from gpt2lab.engine.cuda.numerics import Numerics
 _THREADS = constant("embedding.cu", "THREADS")
 _PACKS, _GROUPS = (constant("embedding.cu", name) for name in ("PACKS", "GROUPS"))  # threads of a backward block
 _SPREAD = constant("embedding.cu", "SPREAD")  # blocks that share few segments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Groups:
-    """Rows with the same key, all int32: keys (rows,), and `order` and `segments` as from `group_rows`."""
-
-    keys: Array
-    order: Array
-    segments: Array
 
 
 class Embedding:
@@ -33,23 +22,11 @@ class Embedding:
         self._vec = numerics.pack(n_embd)
         self._module = device.compile("embedding.cu", numerics.defines | {"VEC": self._vec})
 
-    def forward(self, *, x: Array, tokens: Array, wte: Array, wpe: Array, positions: Array | None = None) -> None:
-        """Write x."""
+    def forward(self, *, x: Array, positions: Array | None = None, **arrays: Array) -> None:
+        """Write x, from tokens, wte and wpe."""
         B, T, C = x.shape
-        n_packs = B * T * C // self._vec
-        self._module.launch(
-            "embedding_forward",
-            -(-n_packs // _THREADS),
-            _THREADS,
-            x=x,
-            tokens=tokens,
-            positions=positions,
-            wte=wte,
-            wpe=wpe,
-            rows=B * T,
-            T=T,
-            C=C,
-        )
+        grid, sizes = -(-B * T * C // self._vec // _THREADS), {"rows": B * T, "T": T, "C": C}
+        self._module.launch("embedding_forward", grid, _THREADS, x=x, positions=positions, **arrays, **sizes)
 
     def backward(
         self,
@@ -60,31 +37,25 @@ class Embedding:
         tokens: Array,
         order: Array,
         segments: Array,
-        positions: Groups | None = None,
+        positions: Array | None = None,
+        position_order: Array | None = None,
+        position_segments: Array | None = None,
     ) -> None:
-        """Add to dwte and dwpe; `order` and `segments` int32 come from `group_rows` of the same tokens."""
+        """Add to dwte and dwpe; order and segments int32 come from `group_rows` of the same tokens, or positions."""
         B, T, C = dx.shape
         if positions is None:
             block, slices = (_PACKS, _GROUPS), self._slices(C)
             self._module.launch("embedding_backward_positions", (T, slices), block, dwpe=dwpe, dx=dx, B=B, T=T, C=C)
         else:
-            self._add_groups(dwpe, dx, positions)
-        self._add_groups(dwte, dx, Groups(keys=tokens, order=order, segments=segments))
+            self._add_groups(dwpe, dx, positions, position_order, position_segments)
+        self._add_groups(dwte, dx, tokens, order, segments)
 
-    def _add_groups(self, target: Array, dx: Array, groups: Groups) -> None:
+    def _add_groups(self, target: Array, dx: Array, keys: Array, order: Array, segments: Array) -> None:
         """target[k,:] += sum of the rows of dx with key k."""
-        C, most = dx.shape[-1], len(groups.segments) - 2
-        self._module.launch(
-            "embedding_backward_tokens",
-            (max(-(-most // _GROUPS), min(most, _SPREAD)), self._slices(C)),
-            (_PACKS, _GROUPS),
-            dwte=target,
-            dx=dx,
-            tokens=groups.keys,
-            order=groups.order,
-            segments=groups.segments,
-            C=C,
-        )
+        C, most = dx.shape[-1], len(segments) - 2
+        grid = max(-(-most // _GROUPS), min(most, _SPREAD)), self._slices(C)
+        arrays = {"dwte": target, "dx": dx, "tokens": keys, "order": order, "segments": segments}
+        self._module.launch("embedding_backward_tokens", grid, (_PACKS, _GROUPS), **arrays, C=C)
 
     def _slices(self, n_embd: int) -> int:
         """Return how many blocks share the channels of a row."""

@@ -22,37 +22,16 @@ class GradNorm:
         self._grid = grid_of(table, _THREADS * vec, _MAX_BLOCKS)
         self._module = device.compile("grad_norm.cu", numerics.defines | {"VEC": vec})
 
-    def launch(
-        self,
-        *,
-        stats: Array,
-        flag: Array,
-        failure: Array,
-        grads: Array,
-        tensors: Array,
-        update: Array,
-        partials: Array,
-        clip: float,
-    ) -> None:
+    def launch(self, *, partials: Array, grads: Array, tensors: Array, **arguments: Array | float) -> None:
         """Write stats[1] = norm and stats[2] = the factor that clips it, from the gradients and stats[0] = loss.
 
         Where loss or norm is not finite and flag (1,) int32 is 0, flag becomes update (1,) int32 and failure (2,) float
         becomes loss and norm. stats (3,), grads (parameters,) float; tensors: `tensor_table` on the device; clip: the
-        largest norm, 0 = any.
+        largest norm, 0 = any; partials: scratch of `partials_size` float.
         """
         self._module.launch("grad_norm_partials", self._grid, _THREADS, partials=partials, grads=grads, tensors=tensors)
-        self._module.launch(
-            "grad_norm_finish",
-            1,
-            _FINISH_THREADS,
-            stats=stats,
-            flag=flag,
-            failure=failure,
-            partials=partials,
-            update=update,
-            n_partials=self._grid[0] * self._grid[1],
-            clip=clip,
-        )
+        arguments |= {"partials": partials, "n_partials": self._grid[0] * self._grid[1]}
+        self._module.launch("grad_norm_finish", 1, _FINISH_THREADS, **arguments)
 
 
 def partials_size(numerics: Numerics, config: GPTConfig) -> int:

@@ -17,8 +17,8 @@ MAX_N_EMBD = _THREADS * _MAX_VALUES
 class LayerNorm:
     """out = (x - mean) * rstd * weight + bias over the channels of each row.
 
-    x, out, dout, dres (rows, C) act, in any shape of that size; mean, rstd (rows,) float; weight, bias (C,) float.
-    Raises EngineError when C is above MAX_N_EMBD.
+    x, residual, branch, sum, out, dout, dres (rows, C) act, in any shape of that size; mean, rstd (rows,) float;
+    weight, bias (C,) float. Raises EngineError when C is above MAX_N_EMBD.
     """
 
     def __init__(self, device: Device, numerics: Numerics, *, n_embd: int) -> None:
@@ -28,96 +28,30 @@ class LayerNorm:
         defines = {"VEC": vec, "WARPS_PER_ROW": warps, "PACKS": packs}
         self._module = device.compile("layer_norm.cu", numerics.defines | defines)
 
-    def forward(self, *, out: Array, mean: Array, rstd: Array, x: Array, weight: Array, bias: Array) -> None:
-        """Write out, mean and rstd."""
-        rows = mean.size
-        self._module.launch(
-            "layer_norm_forward",
-            -(-rows // self._rows_per_block),
-            _THREADS,
-            out=out,
-            mean=mean,
-            rstd=rstd,
-            x=x,
-            weight=weight,
-            bias=bias,
-            rows=rows,
-            C=self._n_embd,
-        )
+    def forward(self, **arrays: Array) -> None:
+        """Write out, mean and rstd, of x with weight and bias."""
+        self._forward("layer_norm_forward", **arrays)
 
-    def residual_forward(
-        self,
-        *,
-        sum: Array,
-        out: Array,
-        mean: Array,
-        rstd: Array,
-        residual: Array,
-        branch: Array,
-        weight: Array,
-        bias: Array,
-    ) -> None:
-        """Write sum = residual + branch, and out, mean and rstd of the sum as it is stored."""
-        rows = mean.size
-        self._module.launch(
-            "residual_layer_norm_forward",
-            -(-rows // self._rows_per_block),
-            _THREADS,
-            sum=sum,
-            out=out,
-            mean=mean,
-            rstd=rstd,
-            residual=residual,
-            branch=branch,
-            weight=weight,
-            bias=bias,
-            rows=rows,
-            C=self._n_embd,
-        )
+    def residual_forward(self, **arrays: Array) -> None:
+        """Write sum = residual + branch, and out, mean and rstd of the sum as it is stored, with weight and bias."""
+        self._forward("residual_layer_norm_forward", **arrays)
 
-    def backward(
-        self,
-        *,
-        dres: Array,
-        dweight: Array,
-        dbias: Array,
-        dout: Array,
-        x: Array,
-        weight: Array,
-        mean: Array,
-        rstd: Array,
-        partials: Array,
-    ) -> None:
+    def _forward(self, kernel: str, *, mean: Array, **arrays: Array) -> None:
+        grid = -(-mean.size // self._rows_per_block)
+        self._module.launch(kernel, grid, _THREADS, mean=mean, rows=mean.size, C=self._n_embd, **arrays)
+
+    def backward(self, *, dweight: Array, dbias: Array, mean: Array, partials: Array, **arrays: Array) -> None:
         """Add the gradient of x to dres, and those of weight and bias to dweight and dbias.
 
-        partials: scratch of at least `partials_size(rows)` float.
+        From dout, x, weight, mean and rstd. partials: scratch of at least `partials_size(rows)` float.
         """
         rows, C = mean.size, self._n_embd
-        n_partials = partials_size(self._numerics, rows, C) // (2 * C)
-        self._module.launch(
-            "layer_norm_backward",
-            n_partials,
-            _THREADS,
-            dres=dres,
-            partials=partials,
-            dout=dout,
-            x=x,
-            weight=weight,
-            mean=mean,
-            rstd=rstd,
-            rows=rows,
-            C=C,
-        )
-        self._module.launch(
-            "layer_norm_backward_finish",
-            -(-2 * C // _COLUMNS),
-            (_COLUMNS, _COLUMN_GROUPS),
-            dweight=dweight,
-            dbias=dbias,
-            partials=partials,
-            n_partials=n_partials,
-            C=C,
-        )
+        n = partials_size(self._numerics, rows, C) // (2 * C)
+        shared = {"partials": partials, "C": C}
+        self._module.launch("layer_norm_backward", n, _THREADS, mean=mean, rows=rows, **arrays, **shared)
+        grid, block = -(-2 * C // _COLUMNS), (_COLUMNS, _COLUMN_GROUPS)
+        sums = {"dweight": dweight, "dbias": dbias, "n_partials": n}
+        self._module.launch("layer_norm_backward_finish", grid, block, **sums, **shared)
 
 
 def partials_size(numerics: Numerics, rows: int, n_embd: int) -> int:

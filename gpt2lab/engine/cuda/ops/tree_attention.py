@@ -1,10 +1,8 @@
 """Causal self-attention of the nodes of a prefix tree, forward and backward: cuda/attention_tree.cu."""
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
-from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.attention import check_head_size
@@ -34,9 +32,8 @@ class TreeAttention:
         self._n_head, self._C = n_head, n_head * head_size
         # Threads of a group: one per pack of a head's channels, rounded up to a power of two; a warp at most.
         self._lanes = min(_WARP, 1 << (head_size // pack - 1).bit_length())
-        self._module: Module = device.compile(
-            "attention_tree.cu", numerics.defines | {"VEC": pack, "HEAD_SIZE": head_size}
-        )
+        defines = {"VEC": pack, "HEAD_SIZE": head_size}
+        self._module = device.compile("attention_tree.cu", numerics.defines | defines)
 
     def forward(
         self, *, out: Array, lse: Array, q: Array, qkv: Array, path: Array, positions: Array, nodes: Array | None
@@ -48,36 +45,20 @@ class TreeAttention:
         self._module.launch("attention_tree_forward", self._blocks(m), _THREADS, **arrays, **sizes)
 
     def backward(
-        self,
-        *,
-        dq: Array,
-        dqkv: Array,
-        dout: Array,
-        out: Array,
-        lse: Array,
-        q: Array,
-        qkv: Array,
-        path: Array,
-        positions: Array,
-        nodes: Array | None,
-        items: Array,
-        sums: Array,
-        delta: Array,
-        partials: Array,
+        self, *, q: Array, qkv: Array, dqkv: Array, items: Array, sums: Array, partials: Array, **arrays: Array
     ) -> None:
         """Write dq, and columns C to 3C of dqkv for every key that has an item (key_work gives one to each node).
 
-        dq may be dqkv when q is qkv. items and sums are those of KeyWork; delta and partials are scratch, the latter
-        at least n_slots * 2C floats.
+        From dout, out and lse, with path, positions and nodes as in forward. dq may be dqkv when q is qkv. items and
+        sums are those of `key_work`; delta and partials are scratch, the latter at least n_slots * 2C floats.
         """
-        m, C, NH = self._queries(q, qkv, nodes), self._C, self._n_head
-        assert dq.shape == q.shape
-        shared = {"dout": dout, "lse": lse, "q": q, "qkv": qkv, "q_stride": q.shape[1], "NH": NH}
-        tree = {"path": path, "positions": positions, "nodes": nodes, "m": m, "T": path.shape[1]}
-        self._module.launch(
-            "attention_tree_backward_q", self._blocks(m), _THREADS, dq=dq, delta=delta, out=out, **shared, **tree
-        )
-        work = {"items": items, "n_items": len(items), "partials": partials, "delta": delta}
+        m, C = self._queries(q, qkv, arrays["nodes"]), self._C
+        assert arrays["dq"].shape == q.shape
+        shared = {"q": q, "qkv": qkv, "q_stride": q.shape[1], "NH": self._n_head}
+        sizes = {"m": m, "T": arrays["path"].shape[1]}
+        self._module.launch("attention_tree_backward_q", self._blocks(m), _THREADS, **arrays, **shared, **sizes)
+        shared |= {name: arrays[name] for name in ("dout", "lse", "delta")}
+        work = {"items": items, "n_items": len(items), "partials": partials}
         self._module.launch(
             "attention_tree_backward_kv", self._blocks(len(items)), _THREADS, dqkv=dqkv, **work, **shared
         )
@@ -98,27 +79,17 @@ class TreeAttention:
         return -(-threads // _THREADS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class KeyWork:
-    """Which queries see which key, in pieces of at most `chunk` queries, for the gradients of keys and values.
-
-    An item whose slot is -1 writes the gradient of its key; the others write partial sums, which `sums` adds in order.
-    """
-
-    items: np.ndarray  # (n_items, 4) int32: key, first query, past the last one, slot; key -1 = nothing to do
-    sums: np.ndarray  # (n_sums, 3) int32: key, its first slot, past its last one; key -1 = nothing to do
-    n_slots: int  # rows of 2C floats that the partial sums take
-
-    def padded(self, *, n_items: int, n_sums: int) -> "KeyWork":
-        """Return the same work with rows behind it that do nothing."""
-        return replace(self, items=_padded(self.items, n_items), sums=_padded(self.sums, n_sums))
-
-
-def key_work(ends: np.ndarray, queries: np.ndarray | None = None, *, chunk: int = CHUNK) -> KeyWork:
-    """Split the ranges of queries that see each of n nodes.
+def key_work(
+    ends: np.ndarray, queries: np.ndarray | None = None, *, chunk: int = CHUNK
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which queries see which key, in pieces of at most `chunk` queries, for the gradients of keys and values.
 
     ends (n,) int32 as in PrefixTree, for padding nodes too (their own number, or that plus one); queries (m,) int32:
     the nodes that are queries, ascending; None for all.
+
+    items (n_items, 4) int32: key, first query, past the last one, slot; sums (n_sums, 3) int32: key, its first slot,
+    past its last one; key -1 = nothing to do. An item whose slot is -1 writes the gradient of its key; the others write
+    partial sums, rows of 2C floats, which `sums` adds in order.
     """
     keys = np.arange(len(ends))
     first, end = (keys, ends) if queries is None else (np.searchsorted(queries, at) for at in (keys, ends))
@@ -131,8 +102,7 @@ def key_work(ends: np.ndarray, queries: np.ndarray | None = None, *, chunk: int 
     last_slots = np.cumsum(pieces[split])
     items = np.stack([key, starts, np.minimum(starts + chunk, end[key]), slots], axis=1)
     sums = np.stack([keys[split], last_slots - pieces[split], last_slots], axis=1)
-    n_slots = int(pieces[split].sum())
-    return KeyWork(items=items.astype(np.int32), sums=sums.astype(np.int32), n_slots=n_slots)
+    return items.astype(np.int32), sums.astype(np.int32)
 
 
 def key_work_sizes(n: int, m: int, T: int, *, chunk: int = CHUNK) -> tuple[int, int, int]:
@@ -144,9 +114,3 @@ def key_work_sizes(n: int, m: int, T: int, *, chunk: int = CHUNK) -> tuple[int, 
     n_sums = min(n, T * (m // (chunk + 1)))
     whole = T * (m // chunk)
     return n + whole, n_sums, n_sums and whole + n_sums
-
-
-def _padded(rows: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return `rows` with rows of -1 behind them, which stand for no key."""
-    assert n_rows >= len(rows)
-    return np.concatenate([rows, np.full((n_rows - len(rows), rows.shape[1]), -1, dtype=np.int32)])
