@@ -55,11 +55,7 @@ class Evaluation:
     n_counted: int = 0
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
-        return Evaluation(
-            loss_sum=self.loss_sum + other.loss_sum,
-            n_correct=self.n_correct + other.n_correct,
-            n_counted=self.n_counted + other.n_counted,
-        )
+        return Evaluation(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     @property
     def loss(self) -> float:

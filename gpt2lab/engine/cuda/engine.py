@@ -1,6 +1,5 @@
 """The CUDA core as an engine: our own kernels and library products, on a card or, for proofs, on a processor."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from gpt2lab.engine.cuda.step import Step
 from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
 from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.bands import apply_bands
-from gpt2lab.model.params import Params, check_params, tensor_shapes
+from gpt2lab.model.params import Params, check_params, split_flat
 from gpt2lab.schema import Precision
 
 
@@ -228,7 +227,4 @@ class CudaEngine:
     def _tensors(self, name: str) -> Params:
         """Return the 16 tensors that lie in the flat array `name`, float32 copies."""
         flat = self._device.download(self._arena[name]).astype(np.float32, copy=False)
-        shapes = tensor_shapes(self._config)
-        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-        parts = np.split(flat, ends[:-1])
-        return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return {name: part.copy() for name, part in split_flat(flat, self._config).items()}
