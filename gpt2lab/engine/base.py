@@ -4,9 +4,11 @@ An engine owns parameters, gradients and optimizer state of one model. Parameter
 16 tensors of `model/params.py` in float32, so a checkpoint of one engine continues on another.
 """
 
+import platform
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -127,6 +129,20 @@ def process_peak_mib() -> float:
     """Return the most memory this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def processor_name() -> str:
+    """Return the model of this machine's processor."""
+    return proc_value("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def proc_value(file: str, key: str) -> str:
+    """Return what stands behind the first `key:` in /proc/`file`, "" where there is none."""
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def not_finite(update: int, loss: float, grad_norm: float, learning_rate: float) -> DivergedError:

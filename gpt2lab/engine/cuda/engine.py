@@ -9,7 +9,7 @@ from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, 
 from gpt2lab.engine.cuda.check import check_precision
 from gpt2lab.engine.cuda.device import Array, Device, open_device
 from gpt2lab.engine.cuda.gemm import create_gemm
-from gpt2lab.engine.cuda.memory import allocate, check_fit, plan_memory, workload_of
+from gpt2lab.engine.cuda.memory import allocate, plan_within, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.cuda.ops.adamw import schedule_of
 from gpt2lab.engine.cuda.ops.positions import slots_of
@@ -47,9 +47,8 @@ class CudaEngine:
             self._workload = replace(self._workload, mlp_tiles=mlp_tiles)
         tiles = self._workload.mlp_tiles
         gemm = create_gemm(self._device, spec.engine.precision)
-        self.memory = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
-        free = self._device.free_bytes()
-        check_fit(self.memory, self._config, self._numerics, self._workload, free_bytes=free)
+        limits = {"workspace_bytes": gemm.workspace_bytes, "free_bytes": self._device.free_bytes()}
+        self.memory = plan_within(self._config, self._numerics, self._workload, **limits)
         self._arena = allocate(self._device, self.memory)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])

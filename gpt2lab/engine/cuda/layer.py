@@ -24,13 +24,7 @@ class Layer:
     """The operations of every layer. p: the 16 parameters, float; w: what products read, act; g: gradients, float."""
 
     def __init__(
-        self,
-        device: Device,
-        gemm: Gemm,
-        numerics: Numerics,
-        config: GPTConfig,
-        arena: Arrays,
-        mlp_tiles: ProductTiles,
+        self, device: Device, gemm: Gemm, numerics: Numerics, config: GPTConfig, arena: Arrays, mlp_tiles: ProductTiles
     ) -> None:
         C, F = config.n_embd, config.n_hidden
         self.p, self.g = (split_flat(arena[name], config) for name in ("parameters", "gradients"))
