@@ -32,12 +32,21 @@ class EngineSpec:
     micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
 
     @property
-    def rows(self) -> int:
-        """Rows of activations that a pass of an update has where none are shared: sequences x positions computed."""
-        computed = self.seq_len or self.model.max_seq_len
+    def computed_len(self) -> int:
+        """Positions computed of each sequence: without what follows the last counted one where that is left out."""
         if self.engine.skip_uncounted and self.counted is not None:
-            computed = self.counted[-1] + 1
-        return min(self.micro_batch_size or self.batch_size, self.batch_size) * computed
+            return self.counted[-1] + 1
+        return self.seq_len or self.model.max_seq_len
+
+    @property
+    def pass_size(self) -> int:
+        """Sequences of a pass of an update."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Rows of activations that a pass of an update has where none are shared."""
+        return self.pass_size * self.computed_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

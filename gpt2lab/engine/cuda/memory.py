@@ -154,18 +154,14 @@ def passes_size(config: GPTConfig, workload: Workload) -> int:
 
 def workload_of(spec: EngineSpec) -> Workload:
     """Return the sizes of the passes that an engine of `spec` makes."""
-    seq_len = spec.seq_len or spec.model.max_seq_len
-    gathers = spec.counted is not None
-    trims_last = gathers and spec.engine.skip_uncounted
-    if spec.counted is not None and trims_last:
-        seq_len = spec.counted[-1] + 1
+    seq_len, gathers = spec.computed_len, spec.counted is not None
     return Workload(
         batch_size=spec.batch_size,
-        micro_batch_size=min(spec.micro_batch_size or spec.batch_size, spec.batch_size),
+        micro_batch_size=spec.pass_size,
         seq_len=seq_len,
         n_counted=seq_len if spec.counted is None else len(spec.counted),
         gathers=gathers,
-        trims_last=trims_last,
+        trims_last=gathers and spec.engine.skip_uncounted,
         shares=spec.engine.share_prefixes and seq_len <= LONGEST_SHARED,
         mlp_tiles=choose_mlp_tiles(spec),
     )

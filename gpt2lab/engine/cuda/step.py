@@ -68,8 +68,8 @@ class Step:
         shared = {"stats": a["stats"], "flag": a["diverged_at"], "grads": a["gradients"], "tensors": a["tensors"]}
         norm = {name: a[name] for name in ("failure", "update", "partials")}
         self._grad_norm.launch(**shared, **norm, clip=self._grad_clip)
-        moments = {"m": a["first moments"], "v": a["second moments"], "schedule": a["schedule"]}
-        self._adamw.launch(**shared, **moments, params=a["parameters"], weights=a.get("weights"))
+        written = {"params": a["parameters"], "m": a["first moments"], "v": a["second moments"]}
+        self._adamw.launch(**shared, **written, weights=a.get("weights"), schedule=a["schedule"])
 
     def gradients(self, passes: Sequence[DevicePass], *, n_counted: int) -> None:
         """Queue the gradient of the mean loss over the n_counted targets of all passes, and that loss."""

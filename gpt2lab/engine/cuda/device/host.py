@@ -176,9 +176,9 @@ class HostDevice:
     def free_bytes(self) -> int:
         # Unlike sysconf, with what the system would give up from its file cache.
         available = proc_value("meminfo", "MemAvailable")
-        return (
-            int(available.split()[0]) << 10 if available else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        )
+        if available:
+            return int(available.split()[0]) << 10
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def upload(self, target: Array, source: np.ndarray) -> None:
         if target.shape != source.shape or target.dtype != source.dtype:
