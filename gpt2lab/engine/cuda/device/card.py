@@ -239,13 +239,12 @@ class CudaModule:
         # CuPy's cache knows a source by its text, not by the headers that it includes.
         headers = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
         code = f'// with headers {headers}\n#line 1 "{device.folder / file}"\n{texts[file]}'
-        act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels: dict[str, tuple[Signature, Any, int]] = {}
         try:
             module = cupy.RawModule(code=code, options=compile_options(device.folder, defines), backend="nvrtc")
             for name, kernel in kernels.items():
                 function = module.get_function(name)
-                signature = Signature(kernel, float_dtype=device.float_dtype, act_dtype=act_dtype)
+                signature = Signature(kernel, float_dtype=device.float_dtype, defines=defines)
                 # To ask for it loads the function, which must not happen in a capture.
                 self._kernels[name] = signature, function, function.max_threads_per_block
         except cupy.cuda.compiler.CompileException as error:

@@ -230,12 +230,11 @@ class HostModule:
             device.folder, file, list(kernels.values()), defines, checked=device.checked, float64=device.float64
         )
         library = load(self._path)
-        act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels = {
             name: _HostKernel(
-                device, library, self._path, Signature(k, float_dtype=device.float_dtype, act_dtype=act_dtype)
+                device, library, self._path, Signature(kernel, float_dtype=device.float_dtype, defines=defines)
             )
-            for name, k in kernels.items()
+            for name, kernel in kernels.items()
         }
 
     def launch(self, kernel: str, grid: LaunchSize, block: LaunchSize, **arguments: Array | int | float | None) -> None:
