@@ -65,7 +65,7 @@ def test_a_kernel_that_cannot_be_read_is_not_overlooked() -> None:
 def forward() -> Signature:
     """The signature of rows_forward in bf16."""
     kernel = parse_kernels(SOURCE)["rows_forward"]
-    return Signature(kernel, float_dtype=np.dtype(np.float32), act_dtype=np.dtype(np.uint16))
+    return Signature(kernel, float_dtype=np.dtype(np.float32), defines={"ACT_BF16": 1})
 
 
 def arguments(**changed: object) -> dict[str, object]:

@@ -286,16 +286,14 @@ def test_without_a_card_it_says_so_in_one_line_and_loads_nothing_it_need_not(tmp
 def test_blocks_that_miss_a_part_of_the_band_are_found(gpu_check, monkeypatch):
     from gpu import bands
 
-    from gpt2lab.engine.cuda.ops import banded_linear
-
     shape = {"rows": 8, "n_embd": 32, "bands": (24, 128)}
     found = list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
     assert {(each["product"], each["tile"]) for each in found} == {
         (f"{name} {product}", tile) for name in ("fc1", "fc2") for product in bands.PRODUCTS for tile in (None, 64)
     }
     assert all(each["error"] == 0 for each in found if each["tile"] is None)
-    whole = banded_linear.product_blocks
-    monkeypatch.setattr(banded_linear, "product_blocks", lambda *args, **options: whole(*args, **options)[:-1])
+    whole = bands.product_blocks
+    monkeypatch.setattr(bands, "product_blocks", lambda *args, **options: whole(*args, **options)[:-1])
     with pytest.raises(EngineError, match=r"banded products: fc1 forward, band 24: error"):
         list(bands.measure_bands(HostDevice(), Precision.fp32, **shape))
 

@@ -4,9 +4,11 @@ An engine owns parameters, gradients and optimizer state of one model. Parameter
 16 tensors of `model/params.py` in float32, so a checkpoint of one engine continues on another.
 """
 
+import platform
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -30,12 +32,21 @@ class EngineSpec:
     micro_batch_size: int | None = None  # sequences per pass; None = the whole batch at once
 
     @property
-    def rows(self) -> int:
-        """Rows of activations that a pass of an update has where none are shared: sequences x positions computed."""
-        computed = self.seq_len or self.model.max_seq_len
+    def computed_len(self) -> int:
+        """Positions computed of each sequence: without what follows the last counted one where that is left out."""
         if self.engine.skip_uncounted and self.counted is not None:
-            computed = self.counted[-1] + 1
-        return min(self.micro_batch_size or self.batch_size, self.batch_size) * computed
+            return self.counted[-1] + 1
+        return self.seq_len or self.model.max_seq_len
+
+    @property
+    def pass_size(self) -> int:
+        """Sequences of a pass of an update."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Rows of activations that a pass of an update has where none are shared."""
+        return self.pass_size * self.computed_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +66,7 @@ class Evaluation:
     n_counted: int = 0
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
-        return Evaluation(
-            loss_sum=self.loss_sum + other.loss_sum,
-            n_correct=self.n_correct + other.n_correct,
-            n_counted=self.n_counted + other.n_counted,
-        )
+        return Evaluation(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     @property
     def loss(self) -> float:
@@ -131,6 +138,20 @@ def process_peak_mib() -> float:
     """Return the most memory this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def processor_name() -> str:
+    """Return the model of this machine's processor."""
+    return proc_value("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def proc_value(file: str, key: str) -> str:
+    """Return what stands behind the first `key:` in /proc/`file`, "" where there is none."""
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def not_finite(update: int, loss: float, grad_norm: float, learning_rate: float) -> DivergedError:

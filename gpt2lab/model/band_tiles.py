@@ -64,11 +64,7 @@ def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -
 
 
 def channel_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[BandBlock]:
-    """Return blocks of `size` channels (the last may be smaller) with their windows of hidden units.
-
-    Together they hold every kept weight; the channels of different blocks are different ones. `clipped` windows
-    hold what the tile needs and no more, also at the edges: they differ in width, down to none.
-    """
+    """Return blocks of `size` channels with their windows of hidden units; otherwise as `hidden_blocks`."""
     F, half_band = 4 * n_embd, band // 2
     tiles = [slice(c, min(c + size, n_embd)) for c in range(0, n_embd, size)]
     needed = [(max(4 * tile.start - half_band, 0), min(4 * (tile.stop - 1) + half_band + 1, F)) for tile in tiles]

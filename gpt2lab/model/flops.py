@@ -50,13 +50,7 @@ class Counts:
     last_pairs: int  # in the last
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            rows=self.rows + other.rows,
-            last_rows=self.last_rows + other.last_rows,
-            logit_rows=self.logit_rows + other.logit_rows,
-            pairs=self.pairs + other.pairs,
-            last_pairs=self.last_pairs + other.last_pairs,
-        )
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     def times(self, n: int) -> "Counts":
         """Return the counts of `n` passes like this one."""

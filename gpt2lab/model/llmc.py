@@ -5,7 +5,6 @@ n_embd, padded_vocab_size), then the 16 tensors. Debug state: 256 int32 (magic 2
 x and y (int32), logits (B, T, V), loss and the 16 gradients in float32. Source: llm.c `train_gpt2.py`.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt2lab.errors import ConfigError, DataError
-from gpt2lab.model.params import GPTConfig, Params, check_params, count_parameters, tensor_shapes
+from gpt2lab.model.params import GPTConfig, Params, check_params, count_parameters, split_flat
 
 HEADER_INTS = 256
 CHECKPOINT_MAGIC = 20240326
@@ -21,6 +20,7 @@ DEBUG_STATE_MAGIC = 20240327
 FLOAT32_VERSION = 3
 BFLOAT16_VERSION = 5
 DEBUG_STATE_VERSION = 2
+SHAPE_FIELDS = ("max_seq_len", "vocab_size", "n_layer", "n_head", "n_embd", "padded_vocab_size")  # as in the header
 # Larger than any GPT-2; a header beyond it is damage, and must not become an allocation.
 MAX_DIMENSION = 1 << 24
 
@@ -40,16 +40,7 @@ def write_checkpoint(file: BinaryIO, params: Params, config: GPTConfig) -> None:
     """Write a version 3 checkpoint (float32) of `params` to an open binary file."""
     check_params(params, config)
     header = np.zeros(HEADER_INTS, dtype="<i4")
-    header[:8] = (
-        CHECKPOINT_MAGIC,
-        FLOAT32_VERSION,
-        config.max_seq_len,
-        config.vocab_size,
-        config.n_layer,
-        config.n_head,
-        config.n_embd,
-        config.padded_vocab_size,
-    )
+    header[:8] = (CHECKPOINT_MAGIC, FLOAT32_VERSION, *(getattr(config, name) for name in SHAPE_FIELDS))
     file.write(header.tobytes())
     for array in params.values():
         file.write(np.ascontiguousarray(array, dtype="<f4").tobytes())
@@ -64,7 +55,7 @@ def read_checkpoint(path: Path) -> tuple[Params, GPTConfig]:
     flat = np.fromfile(path, dtype=dtype, offset=4 * HEADER_INTS)
     if dtype.itemsize == 2:
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
-    return _split(flat.astype(np.float32, copy=False), tensor_shapes(config)), config
+    return split_flat(flat.astype(np.float32, copy=False), config), config
 
 
 def read_shape(path: Path) -> GPTConfig:
@@ -75,32 +66,24 @@ def read_shape(path: Path) -> GPTConfig:
 def _read_shape(path: Path) -> tuple[GPTConfig, np.dtype]:
     """Return shape and type on disk of a checkpoint that has the size its header asks for."""
     header = _read_header(path, CHECKPOINT_MAGIC, "an llm.c checkpoint", (FLOAT32_VERSION, BFLOAT16_VERSION))
-    version, max_seq_len, vocab_size, n_layer, n_head, n_embd, padded = (int(n) for n in header[1:8])
+    shape = dict(zip(SHAPE_FIELDS, header[2:8].tolist(), strict=True))
     try:
-        if max(max_seq_len, vocab_size, n_layer, n_head, n_embd, padded) > MAX_DIMENSION:
+        if max(shape.values()) > MAX_DIMENSION:
             raise ConfigError(f"a dimension above {MAX_DIMENSION}")
-        config = GPTConfig(
-            n_layer=n_layer,
-            n_head=n_head,
-            n_embd=n_embd,
-            max_seq_len=max_seq_len,
-            vocab_size=vocab_size,
-            padded_vocab_size=padded,
-        )
+        config = GPTConfig(**shape)
     except ConfigError as error:
         raise DataError(
             f"{path}: the header describes no model that can exist ({error}); the file is damaged"
         ) from None
-    dtype = np.dtype("<f4") if version == FLOAT32_VERSION else np.dtype("<u2")
+    dtype = np.dtype("<f4") if header[1] == FLOAT32_VERSION else np.dtype("<u2")
     _check_size(path, 4 * HEADER_INTS + count_parameters(config) * dtype.itemsize)
     return config, dtype
 
 
 def read_tensors(path: Path, config: GPTConfig) -> Params:
     """Read the 16 tensors of `config` from a file of bare float32 without a header."""
-    shapes = tensor_shapes(config)
     _check_size(path, 4 * count_parameters(config))
-    return _split(np.fromfile(path, dtype="<f4"), shapes)
+    return split_flat(np.fromfile(path, dtype="<f4"), config)
 
 
 def read_debug_state(path: Path, config: GPTConfig) -> DebugState:
@@ -111,7 +94,6 @@ def read_debug_state(path: Path, config: GPTConfig) -> DebugState:
         raise DataError(
             f"{path}: B={B}, T={T} in the header; expected B of at least 1 and T up to {config.max_seq_len}"
         )
-    shapes = tensor_shapes(config)
     n_logits = B * T * config.vocab_size
     n_params = count_parameters(config)
     _check_size(path, 4 * (HEADER_INTS + 2 * B * T + n_logits + 1 + n_params))
@@ -121,7 +103,7 @@ def read_debug_state(path: Path, config: GPTConfig) -> DebugState:
         targets = np.fromfile(file, dtype="<i4", count=B * T).reshape(B, T)
         logits = np.fromfile(file, dtype="<f4", count=n_logits).reshape(B, T, config.vocab_size)
         loss = float(np.fromfile(file, dtype="<f4", count=1)[0])
-        gradients = _split(np.fromfile(file, dtype="<f4", count=n_params), shapes)
+        gradients = split_flat(np.fromfile(file, dtype="<f4", count=n_params), config)
     for name, tokens in (("inputs", inputs), ("targets", targets)):
         if tokens.min() < 0 or tokens.max() >= config.vocab_size:
             raise DataError(f"{path}: {name} hold tokens outside 0 ... {config.vocab_size - 1}; the file is damaged")
@@ -149,12 +131,3 @@ def _check_size(path: Path, expected: int) -> None:
     if size != expected:
         what = "truncated" if size < expected else "longer than its header says"
         raise DataError(f"{path}: {size} bytes, expected {expected}; the file is {what}")
-
-
-def _split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Params:
-    params, start = {}, 0
-    for name, shape in shapes.items():
-        end = start + math.prod(shape)
-        params[name] = flat[start:end].reshape(shape)
-        start = end
-    return params

@@ -7,6 +7,7 @@ Source: llm.c `train_gpt2.c` (ParameterTensors); GPT-2 (Radford et al., 2019).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -130,6 +131,15 @@ def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 def count_parameters(config: GPTConfig) -> int:
     """Return the number of parameters stored, padded vocabulary rows and band zeros included."""
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def split_flat(flat: Any, config: GPTConfig) -> dict[str, Any]:
+    """Return the 16 tensors as views of a flat array (parameters,), of numpy or CuPy, in file order."""
+    found, end = {}, 0
+    for name, shape in tensor_shapes(config).items():
+        start, end = end, end + math.prod(shape)
+        found[name] = flat[start:end].reshape(shape)
+    return found
 
 
 def check_params(params: Mapping[str, np.ndarray], config: GPTConfig) -> None:

@@ -41,8 +41,8 @@ MODEL = (
     mistake(
         "layers and heads change places in the header of a checkpoint",
         "gpt2lab/model/llmc.py",
-        "config.n_layer,\n        config.n_head,",
-        "config.n_head,\n        config.n_layer,",
+        '"n_layer", "n_head", "n_embd", "padded_vocab_size")',
+        '"n_head", "n_layer", "n_embd", "padded_vocab_size")',
         "test_llmc.py",
     ),
     mistake(

@@ -1,5 +1,7 @@
 """Attention of a pass: over rows or over the nodes of a tree, of every query or of the counted ones."""
 
+import functools
+
 from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.attention import Attention
@@ -19,7 +21,6 @@ class PassAttention:
         """Take scratch as planned in memory.py."""
         self._device, self._numerics, self._config = device, numerics, config
         self._of_rows = Attention(device, numerics, n_head=config.n_head, head_size=config.head_size)
-        self._of_tree: TreeAttention | None = None
         self._delta, self._partials = delta, partials
 
     def forward(self, of: DevicePass, *, qkv: Array, q: Array | None = None, **written: Array) -> None:
@@ -30,7 +31,7 @@ class PassAttention:
         where = None if q is None else of.counted
         if of.is_tree:
             q = qkv if q is None else q
-            self._tree().forward(q=q, qkv=qkv, nodes=where, **of.named("path", "positions"), **written)
+            self._of_tree.forward(q=q, qkv=qkv, nodes=where, **of.named("path", "positions"), **written)
         else:
             self._of_rows.forward(q=q, qkv=qkv, positions=where, B=of.B, T=of.T, **written)
 
@@ -44,12 +45,9 @@ class PassAttention:
         items, sums = (of.arrays[f"{prefix}{name}"] for name in ("items", "sums"))
         arrays |= {"q": arrays["qkv"], "dq": arrays["dqkv"]} if q is None else {"q": q, "dq": dq}
         arrays |= of.named("path", "positions")
-        self._tree().backward(nodes=where, items=items, sums=sums, delta=delta, partials=self._partials, **arrays)
+        self._of_tree.backward(nodes=where, items=items, sums=sums, delta=delta, partials=self._partials, **arrays)
 
-    def _tree(self) -> TreeAttention:
-        if self._of_tree is None:
-            config = self._config
-            self._of_tree = TreeAttention(
-                self._device, self._numerics, n_head=config.n_head, head_size=config.head_size
-            )
-        return self._of_tree
+    @functools.cached_property
+    def _of_tree(self) -> TreeAttention:
+        config = self._config
+        return TreeAttention(self._device, self._numerics, n_head=config.n_head, head_size=config.head_size)

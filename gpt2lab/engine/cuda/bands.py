@@ -6,7 +6,10 @@ once more because batches have no epilogue, and the operations saved. The model 
 It was not measured: `CudaEngine(..., mlp_tiles=...)` takes any tiles, so that they can be.
 """
 
+import numpy as np
+
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.banded_linear import DENSE, alignment, block_shape, product_blocks
 from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles, aligned_to
 from gpt2lab.model.bands import is_dense
@@ -55,7 +58,7 @@ def product_seconds(
 ) -> float:
     """Return what one product of matrix `name` is expected to take, with what it costs to have no epilogue."""
     C, F = n_embd, 4 * n_embd
-    item = _item_bytes(precision)
+    item = Numerics(precision, np.dtype(np.float32)).act_dtype.itemsize
     rate = FLOP_PER_S[precision]
     if tile is None:
         # All of the card works: where results are few the library splits the sums.
@@ -81,11 +84,6 @@ def product_seconds(
     extra = rows * again.get((name, product), 0) * item
     launches = len(set(map(block_shape, blocks))) + (extra > 0)
     return launches * LAUNCH_S + max(work, moved / BYTES_PER_S) + extra / BYTES_PER_S
-
-
-def _item_bytes(precision: Precision) -> int:
-    """Return the bytes of one value of an activation."""
-    return 2 if precision is Precision.bf16 else 4
 
 
 def _up(size: int) -> int:

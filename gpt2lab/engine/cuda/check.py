@@ -4,7 +4,7 @@ from gpt2lab.engine.base import DeviceStatus, EngineSpec
 from gpt2lab.engine.cuda.device import Device, open_device
 from gpt2lab.engine.cuda.gemm import create_gemm
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
-from gpt2lab.engine.cuda.memory import check_fit, plan_memory, workload_of
+from gpt2lab.engine.cuda.memory import plan_within, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError, InternalError
 from gpt2lab.schema import DeviceChoice, Precision
@@ -26,8 +26,7 @@ def check_spec(spec: EngineSpec) -> None:
     check_precision(device, spec.engine.precision)
     numerics, workload = Numerics.of(device, spec.engine.precision), workload_of(spec)
     workspace = WORKSPACE_BYTES if device.name == "cuda" else 0
-    plan = plan_memory(spec.model, numerics, workload, workspace_bytes=workspace)
-    check_fit(plan, spec.model, numerics, workload, free_bytes=device.free_bytes())
+    plan_within(spec.model, numerics, workload, workspace_bytes=workspace, free_bytes=device.free_bytes())
 
 
 def find_devices() -> list[DeviceStatus]:

@@ -1,6 +1,5 @@
 """The CUDA core as an engine: our own kernels and library products, on a card or, for proofs, on a processor."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, 
 from gpt2lab.engine.cuda.check import check_precision
 from gpt2lab.engine.cuda.device import Array, Device, open_device
 from gpt2lab.engine.cuda.gemm import create_gemm
-from gpt2lab.engine.cuda.memory import allocate, check_fit, plan_memory, workload_of
+from gpt2lab.engine.cuda.memory import allocate, plan_within, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics, from_bfloat16, to_bfloat16
 from gpt2lab.engine.cuda.ops.adamw import schedule_of
 from gpt2lab.engine.cuda.ops.positions import slots_of
@@ -19,7 +18,7 @@ from gpt2lab.engine.cuda.step import Step
 from gpt2lab.engine.passes import LONGEST_SHARED, PassPlanner
 from gpt2lab.model.band_tiles import ProductTiles
 from gpt2lab.model.bands import apply_bands
-from gpt2lab.model.params import Params, check_params, tensor_shapes
+from gpt2lab.model.params import Params, check_params, split_flat
 from gpt2lab.schema import Precision
 
 
@@ -48,9 +47,8 @@ class CudaEngine:
             self._workload = replace(self._workload, mlp_tiles=mlp_tiles)
         tiles = self._workload.mlp_tiles
         gemm = create_gemm(self._device, spec.engine.precision)
-        self.memory = plan_memory(self._config, self._numerics, self._workload, workspace_bytes=gemm.workspace_bytes)
-        free = self._device.free_bytes()
-        check_fit(self.memory, self._config, self._numerics, self._workload, free_bytes=free)
+        limits = {"workspace_bytes": gemm.workspace_bytes, "free_bytes": self._device.free_bytes()}
+        self.memory = plan_within(self._config, self._numerics, self._workload, **limits)
         self._arena = allocate(self._device, self.memory)
         if gemm.workspace_bytes:
             gemm.set_workspace(self._arena["workspace"])
@@ -228,7 +226,4 @@ class CudaEngine:
     def _tensors(self, name: str) -> Params:
         """Return the 16 tensors that lie in the flat array `name`, float32 copies."""
         flat = self._device.download(self._arena[name]).astype(np.float32, copy=False)
-        shapes = tensor_shapes(self._config)
-        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-        parts = np.split(flat, ends[:-1])
-        return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return {name: part.copy() for name, part in split_flat(flat, self._config).items()}

@@ -154,18 +154,14 @@ def passes_size(config: GPTConfig, workload: Workload) -> int:
 
 def workload_of(spec: EngineSpec) -> Workload:
     """Return the sizes of the passes that an engine of `spec` makes."""
-    seq_len = spec.seq_len or spec.model.max_seq_len
-    gathers = spec.counted is not None
-    trims_last = gathers and spec.engine.skip_uncounted
-    if spec.counted is not None and trims_last:
-        seq_len = spec.counted[-1] + 1
+    seq_len, gathers = spec.computed_len, spec.counted is not None
     return Workload(
         batch_size=spec.batch_size,
-        micro_batch_size=min(spec.micro_batch_size or spec.batch_size, spec.batch_size),
+        micro_batch_size=spec.pass_size,
         seq_len=seq_len,
         n_counted=seq_len if spec.counted is None else len(spec.counted),
         gathers=gathers,
-        trims_last=trims_last,
+        trims_last=gathers and spec.engine.skip_uncounted,
         shares=spec.engine.share_prefixes and seq_len <= LONGEST_SHARED,
         mlp_tiles=choose_mlp_tiles(spec),
     )
@@ -180,29 +176,24 @@ def allocate(device: Device, plan: MemoryPlan) -> dict[str, Array]:
     }
 
 
-def largest_micro_batch(
-    config: GPTConfig, numerics: Numerics, workload: Workload, *, n_bytes: int, workspace_bytes: int = 0
-) -> int:
-    """Return the most sequences per pass whose arena takes at most `n_bytes`; 0 when not even one does."""
+def plan_within(
+    config: GPTConfig, numerics: Numerics, workload: Workload, *, workspace_bytes: int, free_bytes: int
+) -> MemoryPlan:
+    """Return `plan_memory`. Raises EngineError, with the largest pass that would fit, for more than `free_bytes`."""
 
-    def fits(size: int) -> bool:
+    def planned(size: int) -> MemoryPlan:
         passes = replace(workload, micro_batch_size=size)
-        return plan_memory(config, numerics, passes, workspace_bytes=workspace_bytes).n_bytes <= n_bytes
+        return plan_memory(config, numerics, passes, workspace_bytes=workspace_bytes)
 
-    sizes = range(1, workload.batch_size + 1)
-    return bisect_left(sizes, True, key=lambda size: not fits(size))
-
-
-def check_fit(plan: MemoryPlan, config: GPTConfig, numerics: Numerics, workload: Workload, *, free_bytes: int) -> None:
-    """Raise EngineError, with the plan and the largest pass that would fit, when the arena is larger than that."""
+    plan = planned(workload.micro_batch_size)
     if plan.n_bytes <= free_bytes:
-        return
-    workspace_bytes = plan.slots["workspace"].n_bytes if "workspace" in plan.slots else 0
+        return plan
+    sizes = range(1, workload.batch_size + 1)
+    largest = bisect_left(sizes, True, key=lambda size: planned(size).n_bytes > free_bytes)
     groups = ", ".join(f"{group} {bytes_in_words(n_bytes)}" for group, n_bytes in plan.group_bytes().items())
-    fits = largest_micro_batch(config, numerics, workload, n_bytes=free_bytes, workspace_bytes=workspace_bytes)
     advice = (
-        f"train.micro_batch_size={fits} is the largest that fits"
-        if fits
+        f"train.micro_batch_size={largest} is the largest that fits"
+        if largest
         else "not even one sequence at a time fits: use a smaller model, or a shorter model.max_seq_len"
     )
     needed, free = bytes_in_words(plan.n_bytes), bytes_in_words(free_bytes)

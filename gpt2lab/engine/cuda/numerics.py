@@ -1,5 +1,6 @@
 """In which formats the CUDA core stores and multiplies."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,7 @@ class Numerics:
 
     def pack(self, row_len: int) -> int:
         """Return how many act_t of a row one access takes: a power of two, up to 16 bytes, that divides `row_len`."""
-        width = 16 // self.act_dtype.itemsize
-        while row_len % width:
-            width //= 2
-        return width
+        return math.gcd(16 // self.act_dtype.itemsize, row_len)
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:

@@ -61,8 +61,8 @@ class DevicePass:
 def block_lengths(B: int, T: int, n: int, vocab_size: int, *, tree: bool) -> dict[str, int]:
     """Return {array: most int32} of a pass over B sequences of T positions, n of them counted, as rows or as a tree.
 
-    order and segments are as from `group_rows`, of a tree (PrefixTree) items and sums as from `key_work`, where every
-    node is a query and, unless the last layer is not trimmed, where the counted ones are.
+    order and segments are as from `group_rows`; of a tree (PrefixTree), items and sums as from `key_work` where every
+    node is a query, counted_items and counted_sums where the counted ones are: none unless the last layer is trimmed.
     """
     nodes, logits = B * T, B * n
     lengths = {"tokens": nodes, "order": nodes, "segments": segments_size(nodes, vocab_size), "targets": logits}

@@ -6,7 +6,6 @@ channels, L layers; matrices are (out, in). GPT-2 with pre-norm blocks (Radford 
 in llm.c.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 from gpt2lab.engine.cuda.device import Array, Device
@@ -23,7 +22,7 @@ from gpt2lab.engine.cuda.ops.positions import Positions
 from gpt2lab.engine.cuda.ops.tensor_table import tensor_table
 from gpt2lab.engine.cuda.passes import DevicePass
 from gpt2lab.model.band_tiles import ProductTiles
-from gpt2lab.model.params import GPTConfig, tensor_shapes
+from gpt2lab.model.params import GPTConfig
 from gpt2lab.schema import OptimConfig
 
 # Arrays of a pass: what logits are compared with, and rows in groups of one token or one position.
@@ -56,10 +55,8 @@ class Step:
         self._grad_norm = GradNorm(device, numerics, n_embd=C, table=table)
         self._adamw = AdamW(device, numerics, n_embd=C, table=table, optim=optim)
         self._grad_clip = optim.grad_clip
-        self._p = views(arena["parameters"], config)
-        self._w = views(arena["weights"], config) if "weights" in arena else self._p  # what products read
-        self._g = views(arena["gradients"], config)
-        self._layer = Layer(device, gemm, numerics, config, arena, mlp_tiles, p=self._p, w=self._w, g=self._g)
+        self._layer = Layer(device, gemm, numerics, config, arena, mlp_tiles)
+        self._p, self._w, self._g = self._layer.p, self._layer.w, self._layer.g
         self._last_layer = LastLayer(device, gemm, numerics, config, self._layer, self._positions)
         self._passes: dict[int, dict[str, Array]] = {}
 
@@ -71,8 +68,8 @@ class Step:
         shared = {"stats": a["stats"], "flag": a["diverged_at"], "grads": a["gradients"], "tensors": a["tensors"]}
         norm = {name: a[name] for name in ("failure", "update", "partials")}
         self._grad_norm.launch(**shared, **norm, clip=self._grad_clip)
-        moments = {"m": a["first moments"], "v": a["second moments"], "schedule": a["schedule"]}
-        self._adamw.launch(**shared, **moments, params=a["parameters"], weights=a.get("weights"))
+        written = {"params": a["parameters"], "m": a["first moments"], "v": a["second moments"]}
+        self._adamw.launch(**shared, **written, weights=a.get("weights"), schedule=a["schedule"])
 
     def gradients(self, passes: Sequence[DevicePass], *, n_counted: int) -> None:
         """Queue the gradient of the mean loss over the n_counted targets of all passes, and that loss."""
@@ -158,12 +155,3 @@ class Step:
             by_row = {name: self._arena[name][:rows] for name in (*BY_ROW, *BY_COUNTED) if name in self._arena}
             self._passes[rows] = by_layer | by_row
         return self._passes[rows]
-
-
-def views(flat: Array, config: GPTConfig) -> dict[str, Array]:
-    """Return the 16 tensors as views of a flat buffer in llm.c's order."""
-    found, end = {}, 0
-    for name, shape in tensor_shapes(config).items():
-        start, end = end, end + math.prod(shape)
-        found[name] = flat[start:end].reshape(shape)
-    return found

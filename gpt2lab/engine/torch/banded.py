@@ -70,7 +70,7 @@ class BandedLinear(nn.Module):
 
     def to_matrix(self, band: Tensor) -> Tensor:
         """Return values of the kept weights (C, 2 * half_band + 1) as FC1's (F, C) or FC2's (C, F), zeros elsewhere."""
-        wide = band.new_zeros(self._wide_shape())
+        wide = band.new_zeros(self.n_embd, 4 * self.n_embd + 2 * self.cut.half_band)
         self._diagonals(wide).copy_(band)
         matrix = wide[:, self.cut.half_band : self.cut.half_band + 4 * self.n_embd]
         return matrix.T if self.widens else matrix
@@ -81,9 +81,6 @@ class BandedLinear(nn.Module):
         band = self._diagonals(F.pad(rows, (self.cut.half_band, self.cut.half_band)).contiguous()).contiguous()
         assert band.count_nonzero() == matrix.count_nonzero(), "weights outside the band that are not zero"
         return band
-
-    def _wide_shape(self) -> tuple[int, int]:
-        return self.n_embd, 4 * self.n_embd + 2 * self.cut.half_band
 
     def _diagonals(self, wide: Tensor) -> Tensor:
         """Return the band as a view of a (C, F) matrix with half a band of margin on both sides."""

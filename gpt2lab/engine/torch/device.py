@@ -1,14 +1,12 @@
 """Choosing the device and precision PyTorch runs with. Nothing falls back in silence: what was chosen is recorded."""
 
 import os
-import platform
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
-from gpt2lab.engine.base import DeviceStatus
+from gpt2lab.engine.base import DeviceStatus, processor_name
 from gpt2lab.errors import EngineError
 from gpt2lab.schema import DeviceChoice, Precision
 
@@ -47,14 +45,7 @@ def find_devices() -> list[DeviceStatus]:
 
 def device_name(device: torch.device) -> str:
     """Return the model of the card or processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def device_details(device: torch.device) -> dict[str, object]:

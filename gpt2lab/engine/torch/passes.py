@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2lab.engine.passes import Pass, PassPlanner, PrefixTree, RowPass
+from gpt2lab.engine.passes import Pass, PassPlanner, PrefixTree
 from gpt2lab.engine.torch.targets import Targets
 from gpt2lab.engine.torch.tree_attention import SeenNodes, attend_tree
 
@@ -20,12 +20,7 @@ class DeviceRows:
     """Rows as they are: activations (B, T, C), logits (B, n, V)."""
 
     def __init__(
-        self,
-        tokens: Tensor,
-        targets: Tensor | None = None,
-        counted: Tensor | None = None,
-        *,
-        trims_last: bool = False,
+        self, tokens: Tensor, targets: Tensor | None = None, counted: Tensor | None = None, *, trims_last: bool = False
     ) -> None:
         """tokens (B, T), counted (n,) ascending positions, None for all n = T, targets (B, n): int64.
 
@@ -118,11 +113,9 @@ class TorchPlanner:
     def _convert(self, part: Pass) -> DeviceRows | Tree:
         if isinstance(part, PrefixTree):
             return Tree(part, self._n_head, self._device)
-        return rows_on(part, self._device)
-
-
-def rows_on(part: RowPass, device: torch.device) -> DeviceRows:
-    """Return the tensors of a pass over rows."""
-    tokens, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in (part.tokens, part.targets))
-    counted = None if part.counted is None else torch.from_numpy(part.counted.astype(np.int64)).to(device)
-    return DeviceRows(tokens, targets, counted, trims_last=part.trims_last)
+        tokens, targets, counted = (
+            None if array is None else torch.from_numpy(array.astype(np.int64)).to(self._device)
+            for array in (part.tokens, part.targets, part.counted)
+        )
+        assert tokens is not None
+        return DeviceRows(tokens, targets, counted, trims_last=part.trims_last)

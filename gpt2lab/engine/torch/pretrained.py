@@ -45,11 +45,7 @@ def from_transformers(model: Any) -> tuple[GPTConfig, Params]:
             f"expected {4 * hf.n_embd} and gelu_new, as GPT-2 has"
         )
     config = GPTConfig(
-        n_layer=hf.n_layer,
-        n_head=hf.n_head,
-        n_embd=hf.n_embd,
-        max_seq_len=hf.n_positions,
-        vocab_size=hf.vocab_size,
+        n_layer=hf.n_layer, n_head=hf.n_head, n_embd=hf.n_embd, max_seq_len=hf.n_positions, vocab_size=hf.vocab_size
     )
     state = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
     return config, from_huggingface(state, config)

@@ -63,4 +63,4 @@ class Device(Protocol):
 
 def address(array: Array) -> int:
     """Return where an array begins, in the memory of its device."""
-    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr)

@@ -7,7 +7,7 @@ staging of uploads and the flow of a capture. tools/gpu_check.py runs the rest, 
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,7 +121,7 @@ class CudaDevice:
         source = np.ascontiguousarray(source)
         if n_bytes == 0:
             return
-        with _async_errors(self):
+        with self._async_errors():
             if n_bytes <= _STAGED_BYTES:
                 key = (pointer, n_bytes)
                 staging = self._staging.get(key) or self._staging.setdefault(key, _Staging(self.cupy, n_bytes))
@@ -134,7 +134,7 @@ class CudaDevice:
     def download(self, source: Array) -> np.ndarray:
         pointer = self._pointer(source, "download")
         target = np.empty(source.shape, dtype=source.dtype)
-        with _async_errors(self):
+        with self._async_errors():
             if target.nbytes:
                 kind = self.runtime.memcpyDeviceToHost
                 self.runtime.memcpyAsync(target.ctypes.data, pointer, target.nbytes, kind, self.stream_pointer)
@@ -144,7 +144,7 @@ class CudaDevice:
     def fill_zero(self, target: Array) -> None:
         pointer = self._pointer(target, "fill_zero")
         if target.nbytes:
-            with _async_errors(self):
+            with self._async_errors():
                 self.runtime.memsetAsync(pointer, 0, target.nbytes, self.stream_pointer)
 
     def _pointer(self, array: Array, what: str) -> int:
@@ -158,14 +158,14 @@ class CudaDevice:
         return CudaModule(self, file, defines)
 
     def synchronize(self) -> None:
-        with _async_errors(self):
+        with self._async_errors():
             self.stream.synchronize()
 
     def capture(self, record: Callable[[], None]) -> Callable[[], None]:
         """Record a CUDA graph. What libraries set up at a first call must be done: run `record` itself once before."""
         if self._capturing:
             raise InternalError("capture: a graph is being recorded already")
-        with self.stream, _async_errors(self):
+        with self.stream, self._async_errors():
             self.stream.begin_capture()
             self._capturing = True
             try:
@@ -179,7 +179,7 @@ class CudaDevice:
             graph.upload(self.stream)
 
         def replay() -> None:
-            with _async_errors(self):
+            with self._async_errors():
                 graph.launch(self.stream)
 
         return replay
@@ -189,18 +189,12 @@ class CudaDevice:
         with contextlib.suppress(self.runtime.CUDARuntimeError):
             self.stream.end_capture()
 
-
-class _async_errors:  # noqa: N801
-    """Turns an error of the card, which may come from anything queued before, into an InternalError."""
-
-    def __init__(self, device: CudaDevice) -> None:
-        self._device = device
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, self._device.runtime.CUDARuntimeError):
+    @contextlib.contextmanager
+    def _async_errors(self) -> Iterator[None]:
+        """Turn an error of the card, which may come from anything queued before, into an InternalError."""
+        try:
+            yield
+        except self.runtime.CUDARuntimeError as error:
             raise InternalError(
                 f"the card reports {error}, for something queued before; HostDevice(checked=True) names the kernel"
             ) from error
@@ -245,13 +239,12 @@ class CudaModule:
         # CuPy's cache knows a source by its text, not by the headers that it includes.
         headers = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
         code = f'// with headers {headers}\n#line 1 "{device.folder / file}"\n{texts[file]}'
-        act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels: dict[str, tuple[Signature, Any, int]] = {}
         try:
             module = cupy.RawModule(code=code, options=compile_options(device.folder, defines), backend="nvrtc")
             for name, kernel in kernels.items():
                 function = module.get_function(name)
-                signature = Signature(kernel, float_dtype=device.float_dtype, act_dtype=act_dtype)
+                signature = Signature(kernel, float_dtype=device.float_dtype, defines=defines)
                 # To ask for it loads the function, which must not happen in a capture.
                 self._kernels[name] = signature, function, function.max_threads_per_block
         except cupy.cuda.compiler.CompileException as error:

@@ -9,7 +9,6 @@ import bisect
 import ctypes
 import functools
 import os
-import platform
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2lab.engine.base import proc_value, processor_name
 from gpt2lab.engine.cuda.device.base import Array, LaunchSize
+from gpt2lab.engine.cuda.device.base import address as address_of
 from gpt2lab.engine.cuda.device.host_build import build_module, build_runtime, compiler, load, source_line
 from gpt2lab.engine.cuda.device.sources import (
     Kernel,
@@ -91,10 +92,6 @@ def _runtime() -> ctypes.CDLL:
     return library
 
 
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
-
-
 class _Allocation:
     """Memory between two guard zones; lives as long as an array that shows it."""
 
@@ -120,7 +117,7 @@ class HostDevice:
         self.folder = folder or find_cuda_folder()
         self.runtime = _runtime()
         self.float_dtype = np.dtype(np.float64 if float64 else np.float32)
-        self.device_name = _first_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+        self.device_name = processor_name()
         self.details: dict[str, object] = {"compiler": f"g++ {compiler()[1]}", "cores": os.cpu_count()}
         self.allocated_bytes = 0
         self._begins: list[int] = []  # of the allocations alive, sorted
@@ -131,10 +128,10 @@ class HostDevice:
         if padded > self.free_bytes():
             raise EngineError(f"out of memory: {n_bytes} bytes asked for, {self.free_bytes()} free")
         buffer = np.full(padded, _GUARD_VALUE, dtype=np.uint8)
-        offset = GUARD_BYTES + -(_address(buffer) + GUARD_BYTES) % _ALIGNMENT
+        offset = GUARD_BYTES + -(address_of(buffer) + GUARD_BYTES) % _ALIGNMENT
         array = buffer[offset : offset + n_bytes]
         array.fill(_POISON)
-        begin = _address(buffer) + offset
+        begin = address_of(buffer) + offset
         region = self.runtime.host_region_new(begin, n_bytes) if self.checked else 0
         if self.checked and not region:
             raise EngineError(f"out of memory: no room for the checks of {n_bytes} bytes")
@@ -153,7 +150,7 @@ class HostDevice:
     def allocation_of(self, array: Array, what: str) -> _Allocation:
         """Return the allocation that `array` lies in. Raises TypeError naming `what` when it is not of this device."""
         if isinstance(array, np.ndarray):
-            address = _address(array)
+            address = address_of(array)
             position = bisect.bisect_right(self._begins, address) - 1
             if position >= 0:
                 allocation = self._allocations[self._begins[position]]
@@ -165,24 +162,23 @@ class HostDevice:
         """Tell the checks that all of a contiguous array was written by other means than a kernel, as numpy does."""
         allocation = self.allocation_of(target, "mark_written")
         if allocation.region:
-            self.runtime.host_region_write(allocation.region, _address(target) - allocation.begin, target.nbytes)
+            self.runtime.host_region_write(allocation.region, address_of(target) - allocation.begin, target.nbytes)
 
     def require_written(self, source: Array, what: str) -> None:
         """Raise KernelFault naming `what` when part of a contiguous array was never written (if this device checks)."""
         allocation = self.allocation_of(source, what)
         if allocation.region:
-            offset = _address(source) - allocation.begin
+            offset = address_of(source) - allocation.begin
             found = self.runtime.host_region_unwritten(allocation.region, offset, source.nbytes)
             if found >= 0:
                 raise KernelFault(f"{what}: element {(found - offset) // source.itemsize} was never written")
 
     def free_bytes(self) -> int:
         # Unlike sysconf, with what the system would give up from its file cache.
-        available = _first_line("/proc/meminfo", "MemAvailable")
-        kib = (
-            int(available.split()[0]) if available else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 10
-        )
-        return kib << 10
+        available = proc_value("meminfo", "MemAvailable")
+        if available:
+            return int(available.split()[0]) << 10
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def upload(self, target: Array, source: np.ndarray) -> None:
         if target.shape != source.shape or target.dtype != source.dtype:
@@ -209,7 +205,7 @@ class HostDevice:
                 self._verify_guards(buffer, allocation)
 
     def _verify_guards(self, buffer: np.ndarray, allocation: _Allocation) -> None:
-        begin, end = allocation.begin - _address(buffer), allocation.end - _address(buffer)
+        begin, end = allocation.begin - address_of(buffer), allocation.end - address_of(buffer)
         for zone, where in ((buffer[:begin][::-1], "before the beginning"), (buffer[end:], "behind the end")):
             changed = np.flatnonzero(zone != _GUARD_VALUE)
             if changed.size:
@@ -234,12 +230,11 @@ class HostModule:
             device.folder, file, list(kernels.values()), defines, checked=device.checked, float64=device.float64
         )
         library = load(self._path)
-        act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else device.float_dtype
         self._kernels = {
             name: _HostKernel(
-                device, library, self._path, Signature(k, float_dtype=device.float_dtype, act_dtype=act_dtype)
+                device, library, self._path, Signature(kernel, float_dtype=device.float_dtype, defines=defines)
             )
-            for name, k in kernels.items()
+            for name, kernel in kernels.items()
         }
 
     def launch(self, kernel: str, grid: LaunchSize, block: LaunchSize, **arguments: Array | int | float | None) -> None:
@@ -258,7 +253,7 @@ class _HostKernel:
         n = len(kernel.parameters)
         self._values = np.zeros(n, dtype=np.uint64)  # each argument in 8 bytes
         self._slots = [self._values[i : i + 1].view(dtype) for i, dtype in enumerate(signature.dtypes)]
-        self._pointers = _address(self._values) + 8 * np.arange(n, dtype=np.uint64)
+        self._pointers = address_of(self._values) + 8 * np.arange(n, dtype=np.uint64)
         self._arguments = (_Argument * n)()
         pointers = [(i, p) for i, p in enumerate(kernel.parameters) if p.is_pointer]
         for place, (i, parameter) in zip(self._arguments, pointers, strict=False):
@@ -266,7 +261,7 @@ class _HostKernel:
             place.item_bytes = signature.dtypes[i].itemsize
         self._launch = _Launch(
             call=ctypes.cast(getattr(library, f"host_call_{kernel.name}"), ctypes.c_void_p),
-            values=_address(self._pointers),
+            values=address_of(self._pointers),
             arguments=ctypes.addressof(self._arguments),
             n_arguments=len(pointers),
             checked=device.checked,
@@ -289,7 +284,7 @@ class _HostKernel:
                 argument.begin = argument.end = argument.region = 0
                 if value is not None:
                     allocation = self._device.allocation_of(value, f"{kernel.name}: `{parameter.name}`")
-                    argument.begin = _address(value)
+                    argument.begin = address_of(value)
                     argument.end, argument.region = argument.begin + value.nbytes, allocation.region
                 self._values[i] = argument.begin
             if self._device.runtime.host_run(ctypes.addressof(launch)):
@@ -308,12 +303,3 @@ class _HostKernel:
 def _place(index: list[int]) -> str:
     """(x, y, z) without the zeros that say nothing."""
     return str(index[0]) if index[1:] == [0, 0] else str(tuple(index))
-
-
-def _first_line(file: str, key: str) -> str:
-    """Return what stands behind `key:` in a file of /proc, or nothing."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

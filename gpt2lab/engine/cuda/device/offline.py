@@ -167,16 +167,8 @@ def kernel_resources(folder: Path | None = None, pattern: str = "*.cu") -> Itera
 def _cached_log(folder: Path, file: str, defines: Mapping[str, int], architecture: int) -> str:
     """Return the log of compile_offline, which takes a third of a second, and is kept by content."""
     packages = [f"{name} {version(name)}" for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-cccl")]
-    recipe = repr(
-        [
-            packages,
-            _OPTIONS,
-            _OFFLINE_OPTIONS,
-            sorted(read_sources(folder, file).items()),
-            sorted(defines.items()),
-            architecture,
-        ]
-    )
+    options = [_OPTIONS, _OFFLINE_OPTIONS, sorted(defines.items()), architecture]
+    recipe = repr([packages, sorted(read_sources(folder, file).items()), options])
     path = cache_folder() / f"{Path(file).stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.log"
     if path.exists():
         return path.read_text(encoding="utf-8")

@@ -133,14 +133,10 @@ def _parse_parameters(kernel: str, text: str) -> tuple[Parameter, ...]:
 class Signature:
     """Checks and casts the arguments of one kernel, compiled for one set of formats."""
 
-    def __init__(self, kernel: Kernel, *, float_dtype: np.dtype, act_dtype: np.dtype) -> None:
-        self.kernel = kernel
-        self.dtypes = [
-            {"act_t": act_dtype, "float": float_dtype, "int": np.dtype(np.int32), "long long": np.dtype(np.int64)}[
-                p.c_type
-            ]
-            for p in kernel.parameters
-        ]
+    def __init__(self, kernel: Kernel, *, float_dtype: np.dtype, defines: Mapping[str, int]) -> None:
+        act_dtype = np.dtype(np.uint16) if defines.get("ACT_BF16") else float_dtype
+        dtypes = {"act_t": act_dtype, "float": float_dtype, "int": np.dtype(np.int32), "long long": np.dtype(np.int64)}
+        self.kernel, self.dtypes = kernel, [dtypes[parameter.c_type] for parameter in kernel.parameters]
 
     def bind(self, arguments: Mapping[str, Array | int | float | None]) -> list[Array | np.generic | None]:
         """Return the arguments in the order of the declaration, scalars as numpy scalars of the declared type.

@@ -112,7 +112,9 @@ class CublasGemm:
         product = pointer_product(outs, a, b, **options)
         check_dtypes(self._numerics, outs[0], a[0], b[0])
         addresses = np.array([[address(x) for x in views] for views in (b, a, outs)], dtype=np.int64)
-        if not self._aligned(addresses):
+        # The library cannot see the addresses when it chooses. Tensor cores read 16 bytes at a time; what they accept
+        # besides is not relied on.
+        if self._numerics.precision is not Precision.fp32 and (addresses % 16).any():
 
             def multiply_one_by_one() -> None:
                 for out, x, y in zip(outs, a, b, strict=True):
@@ -139,13 +141,6 @@ class CublasGemm:
             )
 
         return multiply
-
-    def _aligned(self, addresses: np.ndarray) -> bool:
-        """Return whether a batch may begin at these addresses, which the library cannot see when it chooses.
-
-        Tensor cores read 16 bytes at a time; what they accept besides is not relied on.
-        """
-        return self._numerics.precision is Precision.fp32 or not (addresses % 16).any()
 
     @functools.cached_property
     def _handle(self) -> int:

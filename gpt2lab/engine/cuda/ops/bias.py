@@ -2,7 +2,7 @@
 
 import math
 
-from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 
@@ -23,7 +23,7 @@ class Bias:
 
     def __init__(self, device: Device, numerics: Numerics, *, n: int, aligned_to: int | None = None) -> None:
         self._n, self._pack = n, numerics.pack(math.gcd(n, aligned_to or n))
-        self._module: Module = device.compile("bias.cu", numerics.defines | {"VEC": self._pack})
+        self._module = device.compile("bias.cu", numerics.defines | {"VEC": self._pack})
 
     def forward(self, *, x: Array, bias: Array, first_column: int = 0) -> None:
         """x (rows,N) act_t += bias (N) float, in place."""
@@ -40,21 +40,11 @@ class Bias:
         rows_per_chunk, chunks = row_chunks(rows)
         partials = partials[: chunks * n]
         assert partials.size == chunks * n, f"bias: scratch of {partials.size} float, {chunks * n} needed"
-        self._module.launch(
-            "bias_backward_partial",
-            blocks_per_row * chunks,
-            _THREADS,
-            partials=partials,
-            dy=self._columns(dy, first_column),
-            rows=rows,
-            n=n,
-            stride=stride,
-            lanes=lanes,
-            rows_per_chunk=rows_per_chunk,
-        )
-        self._module.launch(
-            "bias_backward_sum", ceil_div(n, _WARP), _THREADS, dbias=dbias, partials=partials, chunks=chunks, n=n
-        )
+        shared = {"partials": partials, "n": n}
+        sizes = {"rows": rows, "stride": stride, "lanes": lanes, "rows_per_chunk": rows_per_chunk}
+        dy = self._columns(dy, first_column)
+        self._module.launch("bias_backward_partial", blocks_per_row * chunks, _THREADS, dy=dy, **shared, **sizes)
+        self._module.launch("bias_backward_sum", ceil_div(n, _WARP), _THREADS, dbias=dbias, chunks=chunks, **shared)
 
     def _columns(self, x: Array, first: int) -> Array:
         """Return x (rows, >= first + n) from its first row's column `first` on, flat."""

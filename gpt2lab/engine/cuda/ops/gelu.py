@@ -2,7 +2,7 @@
 
 import math
 
-from gpt2lab.engine.cuda.device import Array, Device, Module
+from gpt2lab.engine.cuda.device import Array, Device
 from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.bias import ceil_div, row_blocks
@@ -17,7 +17,7 @@ class Gelu:
 
     def __init__(self, device: Device, numerics: Numerics, *, n: int, aligned_to: int | None = None) -> None:
         self._pack = numerics.pack(math.gcd(n, aligned_to or n))
-        self._module: Module = device.compile("gelu.cu", numerics.defines | {"VEC": self._pack})
+        self._module = device.compile("gelu.cu", numerics.defines | {"VEC": self._pack})
 
     def forward(self, *, out: Array, pre: Array, bias: Array) -> None:
         """pre (rows,N) act_t += bias (N) float, in place; out (rows,N) act_t = gelu(pre)."""

@@ -41,10 +41,7 @@ def tensor_table(config: GPTConfig, decay: Decay) -> np.ndarray:
 
 def pack_of(numerics: Numerics, n_embd: int) -> int:
     """Return how many floats one access takes: 16 bytes, so that a warp's stores are whole, or what divides C."""
-    width = 16 // numerics.float_dtype.itemsize
-    while n_embd % width:
-        width //= 2
-    return width
+    return math.gcd(16 // numerics.float_dtype.itemsize, n_embd)
 
 
 def grid_of(table: np.ndarray, values_per_block: int, most: int) -> tuple[int, int]:
