@@ -141,14 +141,5 @@ def label_line(axes: Axes, text: str, value: float) -> None:
 
     places = [(x, align, side) for side in (1, -1) for x, align in ((0.995, "right"), (0.5, "center"), (0.005, "left"))]
     x, align, side = max(places, key=distance)
-    axes.annotate(
-        text,
-        (x, value),
-        (0, 3 * side),
-        axes.get_yaxis_transform(),
-        "offset points",
-        ha=align,
-        va="bottom" if side > 0 else "top",
-        fontsize=8.5,
-        color=GREY,
-    )
+    look: dict[str, Any] = {"ha": align, "va": "bottom" if side > 0 else "top", "fontsize": 8.5, "color": GREY}
+    axes.annotate(text, (x, value), (0, 3 * side), axes.get_yaxis_transform(), "offset points", **look)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import GREY, Picture, drawing, line_style, reference, step_axis
 from gpt2lab.report.comparison_page.series import (
@@ -57,6 +58,12 @@ def draw_curves(
         caption += shown[0].label
         caption += "; the axis is fitted to the second half, so earlier values lie outside." if fit else "."
     return Picture(file, _alt(shown, what, show), caption)
+
+
+def draw_metric(series: Sequence[Series], folder: Path, metric: str, references: References = ()) -> Picture | None:
+    """Write curves.svg, a metric of every series, as `draw_curves` does."""
+    what, unit, show = column(metric).label, column(metric).unit, numbers.formatter(metric)
+    return draw_curves(series, folder, file="curves.svg", what=what, unit=unit, show=show, references=references)
 
 
 def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> str:
