@@ -15,17 +15,14 @@ from gpt2lab.report.comparison.grokking import Grokking, GrokkingCell
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import split_gap
+from gpt2lab.report.comparison_page.arm_figures import HeatmapCell, Setting, draw_differences, draw_factor, draw_heatmap
 from gpt2lab.report.comparison_page.curves_figure import draw_gap, draw_metric
-from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
-from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
-from gpt2lab.report.comparison_page.forest_figure import draw_differences
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
 from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve, Inputs
 
-FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
+FILES = ("differences.svg", "factor.svg", "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
 DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 

@@ -44,7 +44,7 @@ def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 
         axes.plot(found.steps, found.mean, label=label_text(series.label, LEGEND_CHARS), marker=marker, **style)
         if len(series.curves) > 1:
             axes.fill_between(found.steps, found.low, found.high, color=style.get("color"), alpha=fill, linewidth=0)
-    end = int(found.steps[-1]) if found is not None else int(log)
+    end = int(found.steps[-1]) if len(found) else int(log)
     for curve in series.curves:
         rest = curve.since(end)
         if len(rest) > 1:
