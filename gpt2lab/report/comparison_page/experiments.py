@@ -15,8 +15,7 @@ from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison
 from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.arm_figures import draw_differences
-from gpt2lab.report.comparison_page.curves_figure import draw_gap, draw_metric
-from gpt2lab.report.comparison_page.series import Series
+from gpt2lab.report.comparison_page.curves_figure import Series, draw_gap, draw_metric
 from gpt2lab.report.comparison_page.tables import main_caption, result_columns
 from gpt2lab.report.comparison_page.words import count_verdicts, lowered, spread
 from gpt2lab.report.inputs import Curve, Inputs

@@ -16,9 +16,8 @@ from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import split_gap
 from gpt2lab.report.comparison_page.arm_figures import HeatmapCell, Setting, draw_differences, draw_factor, draw_heatmap
-from gpt2lab.report.comparison_page.curves_figure import draw_gap, draw_metric
+from gpt2lab.report.comparison_page.curves_figure import Series, draw_gap, draw_metric
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve, Inputs
 

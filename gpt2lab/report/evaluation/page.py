@@ -23,6 +23,8 @@ from gpt2lab.report.origin import HASH_DIGITS
 from gpt2lab.report.page import write_page
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
+MODEL_COLUMNS = ("Model", "Checkpoint sha256", "Started from", "Engine")
+TASK_COLUMNS = ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256")
 _TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
 LONGEST_NAME = 28  # characters beside the cells
 _FIGURE_TITLES = {"loss": "Loss, nats per counted token", "accuracy": "Accuracy, share of counted tokens"}
@@ -54,17 +56,10 @@ def phases_of(record: dict[str, Any]) -> list[str]:
 
 def domain_rows(record: dict[str, Any]) -> list[list[str]]:
     """Return the cells of the domain table, a row per model and task."""
+    shown = {"loss": numbers.loss, "perplexity": numbers.rounded, "bits_per_byte": numbers.loss}
+    shown |= {"accuracy": numbers.share, "tokens": numbers.count}
     return [
-        [
-            row["model"],
-            row["task"],
-            numbers.loss(row["loss"]),
-            numbers.rounded(row["perplexity"]),
-            numbers.loss(row["bits_per_byte"]),
-            numbers.share(row["accuracy"]),
-            numbers.count(row["tokens"]),
-        ]
-        for row in record["measurements"]
+        [row["model"], row["task"], *(show(row[key]) for key, show in shown.items())] for row in record["measurements"]
     ]
 
 
@@ -123,17 +118,8 @@ def _context(record: dict[str, Any]) -> dict[str, Any]:
         "notes": record["notes"],
         "matrices": [_matrix(record, measure) for measure in MEASURES] if n_models > 1 else [],
         "domains": table(DOMAIN_COLUMNS, domain_rows(record), 2),
-        "models": table(
-            ("Model", "Checkpoint sha256", "Started from", "Engine"),
-            [_model_row(model, record["models"]) for model in record["models"]],
-            4,
-        ),
-        "tasks": table(
-            ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256"),
-            map(_task_row, record["tasks"]),
-            3,
-            last_is_text=True,
-        ),
+        "models": table(MODEL_COLUMNS, [_model_row(model, record["models"]) for model in record["models"]], 4),
+        "tasks": table(TASK_COLUMNS, map(_task_row, record["tasks"]), 3, last_is_text=True),
         "command": fence(shlex.join(record["command"]), "sh"),
     }
 
