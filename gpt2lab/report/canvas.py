@@ -28,6 +28,7 @@ BLACK, PURPLE, AMBER, SKY = "#000000", "#CC79A7", "#E69F00", "#56B4E9"
 _COLOURS = (BLACK, BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 WIDTH = 8.0  # inches; 768 CSS pixels, what GitHub gives a README
+LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
 MAX_POINTS = 600  # of a drawn line: more than there are pixels to see them
 
 

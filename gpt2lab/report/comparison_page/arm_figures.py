@@ -15,15 +15,20 @@ from gpt2lab.record.columns import column
 from gpt2lab.report import numbers
 from gpt2lab.report.canvas import BLUE, GREY, LIGHT, ORANGE, WIDTH, Picture, drawing, label_text
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
-from gpt2lab.report.comparison.statistics import Interval, Verdict
+from gpt2lab.report.comparison.statistics import Verdict
 from gpt2lab.report.comparison_page.words import CORRECTED, difference_words, signed, spread
 
 MOST_ROWS = 60
 _FOREST_CHARS = 34
 COLOURS: dict[Verdict, str] = {"better": BLUE, "worse": ORANGE, "not distinguishable": GREY, "not compared": GREY}
 MARKERS: dict[Verdict, str] = {"better": "o", "worse": "s", "not distinguishable": "D", "not compared": "D"}
-
-Arms = Sequence[tuple[str, ArmResult]]  # by label
+FEWEST_SETTINGS = 3  # below which a table says the same
+MOST_SETTINGS = 14  # above which their labels run into each other
+FACTOR = "factor.svg"
+_FACTOR_LABEL_CHARS = 9
+MOST_SIDE = 12  # settings along a side, beyond which the text in a cell cannot be read
+_GRID_CHARS = 14
+_FACTOR_CHARS = 30
 
 
 def draw_differences(
@@ -38,9 +43,11 @@ def draw_differences(
         if floor is not None:
             axes.axvspan(-floor.std, floor.std, color=LIGHT, linewidth=0, zorder=0)
         axes.axvline(0, color=GREY, linewidth=1)
+        ends = [-floor.std, floor.std] if floor is not None else [0.0]
         for height, (_, row) in enumerate(drawn):
             assert row.difference is not None and row.judgement is not None
             mean, interval, verdict = row.difference.mean, row.corrected_interval, row.judgement.verdict
+            ends += interval or (mean,)
             look: dict[str, Any] = {"color": COLOURS[verdict]}
             if interval is not None:
                 axes.plot(interval, (height, height), linewidth=2, **look)
@@ -53,7 +60,8 @@ def draw_differences(
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(*_limits(drawn, floor.std if floor else 0.0))
+        margin = 0.05 * (max(ends) - min(ends)) or 1.0
+        axes.set_xlim(min(ends) - margin, max(ends) + margin)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         side = "right" if comparison.higher_is_better else "left"
         metric = column(comparison.metric).label
@@ -71,20 +79,6 @@ def draw_differences(
     if len(rows) > MOST_ROWS:
         caption += f" The first {MOST_ROWS} of {len(rows)} arms are drawn."
     return Picture("differences.svg", alt, caption)
-
-
-def _limits(arms: Arms, floor: float) -> Interval:
-    ends = [-floor, floor]
-    for _, row in arms:
-        ends += row.corrected_interval or ([row.difference.mean] if row.difference else [])
-    margin = 0.05 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - margin, max(ends) + margin
-
-
-FEWEST_SETTINGS = 3  # below which a table says the same
-MOST_SETTINGS = 14  # above which their labels run into each other
-FACTOR = "factor.svg"
-_FACTOR_LABEL_CHARS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +136,6 @@ def _draw_seeds(axes: Axes, values: Sequence[Sequence[float]]) -> None:
         linewidth=1,
         color=BLUE,
     )
-
-
-MOST_SIDE = 12  # settings along a side, beyond which the text in a cell cannot be read
-_GRID_CHARS = 14
-_FACTOR_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ def drawn_range(curves: Sequence[Curve]) -> SeedRange:
     return seed_range(curves, MAX_POINTS)
 
 
-def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 0.16, **style: Any) -> None:
+def draw_series(axes: Axes, series: Series, *, log: bool = False, **style: Any) -> None:
     """Draw the mean of a series as one line, the range over its seeds shaded around it.
 
     A seed that went on after the others ended is drawn alone from there, thinly.
@@ -49,7 +49,7 @@ def draw_series(axes: Axes, series: Series, *, log: bool = False, fill: float = 
         marker = "o" if len(found) <= 12 else None
         axes.plot(found.steps, found.mean, label=label_text(series.label, LEGEND_CHARS), marker=marker, **style)
         if len(series.curves) > 1:
-            axes.fill_between(found.steps, found.low, found.high, color=style.get("color"), alpha=fill, linewidth=0)
+            axes.fill_between(found.steps, found.low, found.high, color=style.get("color"), alpha=0.16, linewidth=0)
     end = int(found.steps[-1]) if len(found) else int(log)
     for curve in series.curves:
         rest = curve.since(end)

@@ -7,12 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import BLUE, GREY, ORANGE, Picture, label_line, log_loss_axis, reference
+from gpt2lab.report.canvas import BLUE, GREY, LOG_LOSS_RATIO, ORANGE, Picture, label_line, log_loss_axis, reference
 from gpt2lab.report.comparison_page import curves_figure
 from gpt2lab.report.comparison_page.curves_figure import Series, draw_series, drawn_range
 
 MOST_PANELS = 24
-LOG_LOSS_RATIO = 50
 _TITLE_CHARS = 34
 _TRAIN_DASH = (0, (4, 2))
 

@@ -205,11 +205,7 @@ def draw_matrix(
         for i, model in enumerate(models)
     ]
     own = "; the frame marks the task of each phase" if is_chain else ""
-    return Picture(
-        f"{measure}.svg",
-        f"{title}. {'; '.join(rows)}.",
-        f"{title}; darker is better{own}.",
-    )
+    return Picture(f"{measure}.svg", f"{title}. {'; '.join(rows)}.", f"{title}; darker is better{own}.")
 
 
 def _in_lines(name: str, *, width: int, lines: int = 3) -> str:
