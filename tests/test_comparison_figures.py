@@ -13,12 +13,17 @@ from matplotlib.figure import Figure
 from gpt2lab.report.canvas import line_style
 from gpt2lab.report.comparison.compare import ArmResult, Comparison
 from gpt2lab.report.comparison.statistics import Difference, Estimate, Judgement, NoiseFloor
-from gpt2lab.report.comparison_page.curves_figure import MOST_PANELS, draw_curves, draw_gap
-from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
-from gpt2lab.report.comparison_page.forest_figure import draw_differences
+from gpt2lab.report.comparison_page.arm_figures import HeatmapCell, Setting, draw_differences, draw_factor, draw_heatmap
+from gpt2lab.report.comparison_page.curves_figure import (
+    MOST_PANELS,
+    Series,
+    draw_curves,
+    draw_gap,
+    draw_series,
+    drawn_range,
+    spans_decades,
+)
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
-from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range, spans_decades
 from gpt2lab.report.inputs import Curve
 
 HOSTILE = "$x^2$ \x1b[31m <script>&amp; " + "long " * 40

@@ -87,7 +87,7 @@ def test_a_run_that_never_got_there_took_more_than_its_steps(tmp_path: Path) -> 
 def test_what_an_unfinished_run_would_have_become_is_open(tmp_path: Path) -> None:
     inputs = read_inputs(write_record(tmp_path / "run", grokking_rows()[:9], provenance=EQUATIONS))
     run = read_grokking(inputs, "interrupted")
-    assert run.phase is None and not run.settled and run.val_step is None
+    assert run.phase is None and run.val_step is None
 
 
 def runs(*ends: tuple[int | None, int | None, str]) -> Sequence[GrokkingRun]:
@@ -98,7 +98,6 @@ def runs(*ends: tuple[int | None, int | None, str]) -> Sequence[GrokkingRun]:
 
     return [
         GrokkingRun(
-            state=state,
             last_step=80 if state == "diverged" else 2000,
             train_step=train,
             val_step=val,

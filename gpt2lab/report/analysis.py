@@ -115,17 +115,17 @@ def gap(train: Curve, val: Curve) -> Finding | None:
     return Finding("gap", verdict, text)
 
 
-def reached(accuracy: Curve, threshold: float = ACCURACY_REACHED) -> int | None:
-    """Return the first step at which an accuracy was at least `threshold`, or None."""
-    steps = accuracy.steps[accuracy.values >= threshold]
+def reached(accuracy: Curve) -> int | None:
+    """Return the first step at which an accuracy was at least ACCURACY_REACHED, or None."""
+    steps = accuracy.steps[accuracy.values >= ACCURACY_REACHED]
     return int(steps[0]) if len(steps) else None
 
 
-def generalisation(train: Curve, val: Curve, *, threshold: float = ACCURACY_REACHED) -> Finding | None:
-    """Memorised, generalised at once, or delayed: from the first steps with an accuracy of `threshold`."""
+def generalisation(train: Curve, val: Curve) -> Finding | None:
+    """Memorised, generalised at once, or delayed: from the first steps with an accuracy of ACCURACY_REACHED."""
     if not len(val):
         return None
-    trained, generalised = reached(train, threshold), reached(val, threshold)
+    threshold, trained, generalised = ACCURACY_REACHED, reached(train), reached(val)
     last_step, last = val.last
     spacing = f"an accuracy counts as reached at the first evaluation of {threshold} or more"
     if not len(train):

@@ -28,6 +28,7 @@ BLACK, PURPLE, AMBER, SKY = "#000000", "#CC79A7", "#E69F00", "#56B4E9"
 _COLOURS = (BLACK, BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 WIDTH = 8.0  # inches; 768 CSS pixels, what GitHub gives a README
+LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
 MAX_POINTS = 600  # of a drawn line: more than there are pixels to see them
 
 
@@ -141,14 +142,5 @@ def label_line(axes: Axes, text: str, value: float) -> None:
 
     places = [(x, align, side) for side in (1, -1) for x, align in ((0.995, "right"), (0.5, "center"), (0.005, "left"))]
     x, align, side = max(places, key=distance)
-    axes.annotate(
-        text,
-        (x, value),
-        (0, 3 * side),
-        axes.get_yaxis_transform(),
-        "offset points",
-        ha=align,
-        va="bottom" if side > 0 else "top",
-        fontsize=8.5,
-        color=GREY,
-    )
+    look: dict[str, Any] = {"ha": align, "va": "bottom" if side > 0 else "top", "fontsize": 8.5, "color": GREY}
+    axes.annotate(text, (x, value), (0, 3 * side), axes.get_yaxis_transform(), "offset points", **look)

@@ -18,7 +18,6 @@ FILES = ("loss.svg", "accuracy.svg", "learning_rate.svg", "bands.svg")
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 COLOURS = {"train": canvas.ORANGE, "val": canvas.BLUE, "test": canvas.GREEN}
 REFERENCES = {"reachable": "best reachable", "random_guess": "uniform guess", "unigram": "unigram entropy"}
-LOG_LOSS_RATIO = 50  # between the largest and the smallest loss, from which a linear axis hides the small ones
 
 
 def _is_delayed(summary: dict[str, Any]) -> bool:
@@ -50,7 +49,7 @@ def draw_loss(inputs: Inputs, summary: dict[str, Any], folder: Path) -> Picture 
     if len(np.unique(np.concatenate([curve.steps for curve in curves]))) < 2:
         return None
     low, high = float(values.min()), float(values.max())
-    log_loss = low > 0 and high / low > LOG_LOSS_RATIO
+    log_loss = low > 0 and high / low > canvas.LOG_LOSS_RATIO
     with canvas.drawing(folder / "loss.svg", "Loss over steps", 3.8) as axes:
         shown = canvas.thin(running.since(1) if log else running)
         if len(shown):
@@ -122,7 +121,7 @@ def draw_learning_rate(inputs: Inputs, folder: Path) -> Picture | None:
             shown = canvas.thin(norm)
             panels[1].plot(shown.steps, shown.values, color=canvas.GREEN, linewidth=1)
             panels[1].set_ylabel("Gradient norm (L2)")
-            if norm.values.min() > 0 and norm.values.max() / norm.values.min() > LOG_LOSS_RATIO:
+            if norm.values.min() > 0 and norm.values.max() / norm.values.min() > canvas.LOG_LOSS_RATIO:
                 canvas.log_loss_axis(panels[1])
             else:
                 panels[1].set_ylim(bottom=0)

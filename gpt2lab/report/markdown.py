@@ -6,17 +6,7 @@ from typing import Any
 
 from gpt2lab.record.markdown import Markdown, escape, one_line, visible
 
-__all__ = [
-    "Markdown",
-    "TableColumn",
-    "code",
-    "columns_table",
-    "escape",
-    "facts_table",
-    "fence",
-    "one_line",
-    "table",
-]
+__all__ = ["Markdown", "TableColumn", "code", "columns_table", "escape", "facts_table", "fence", "one_line", "table"]
 
 _BACKTICKS = re.compile(r"`+")
 
@@ -40,12 +30,7 @@ def table_row(cells: Iterable[Any]) -> str:
 
 
 def table(
-    heads: Sequence[Any],
-    rows: Iterable[Iterable[Any]],
-    n_text: int = 1,
-    *,
-    below: str = "",
-    last_is_text: bool = False,
+    heads: Sequence[Any], rows: Iterable[Iterable[Any]], n_text: int = 1, *, below: str = "", last_is_text: bool = False
 ) -> Markdown:
     """Return a table, and a paragraph `below` it; the first `n_text` columns are text, the others numbers."""
     rule = "|" + " :--- |" * n_text + " ---: |" * (len(heads) - n_text - last_is_text) + " :--- |" * last_is_text

@@ -51,24 +51,20 @@ def _model(inputs: Inputs) -> Facts:
     model = fact("provenance.model") or {}
     n_embd, vocab, padded = model.get("n_embd"), model.get("vocab_size"), model.get("padded_vocab_size")
     init_from = fact("config.model.init_from")
-    shape = None
-    if n_embd:
-        shape = (
-            f"GPT-2: {model.get('n_layer')} layers, {model.get('n_head')} heads, {n_embd:,} channels, "
-            f"{4 * n_embd:,} hidden units"
-        )
+    layers = f"GPT-2: {model.get('n_layer')} layers, {model.get('n_head')} heads"
+    of_seed = " of each run's seed" if fact("config.seed") is None else f", seed {fact('config.seed')}"
     stored, active = model.get("n_params"), model.get("n_params_active")
     params = numbers.count(stored) if stored else None
     if params and active is not None and active != stored:
         params += f" stored, {active:,} in use (without zeros outside bands and padding of the vocabulary)"
     return [
-        ("Shape", shape),
+        ("Shape", n_embd and f"{layers}, {n_embd:,} channels, {4 * n_embd:,} hidden units"),
         ("Parameters", params),
         ("Vocabulary", vocab and f"{vocab:,} tokens" + (f", padded to {padded:,}" if padded != vocab else "")),
         ("Positions", model.get("max_seq_len") and f"{model['max_seq_len']:,}"),
         ("FC1", _products(inputs, "fc1")),
         ("FC2", _products(inputs, "fc2")),
-        ("Starts from", code(init_from) if init_from else _random_weights(fact("config.seed"))),
+        ("Starts from", code(init_from) if init_from else f"random weights{of_seed}"),
     ]
 
 
@@ -88,10 +84,6 @@ def _products(inputs: Inputs, name: str) -> str | None:
         enabled=inputs.fact("config.engine.banded_products") is not False,
     )
     return f"band {band:,}, density {numbers.percent(bands.density(n_embd, band))}; {how}"
-
-
-def _random_weights(seed: int | None) -> str:
-    return "random weights of each run's seed" if seed is None else f"random weights, seed {seed}"
 
 
 def _data(inputs: Inputs, summary: dict[str, Any]) -> Facts:

@@ -68,5 +68,6 @@ def _command(inputs: Inputs) -> str:
         return shlex.join(map(str, typed))
     # A continued run is run again from its beginning.
     overrides = [shell_word(item) for item in inputs.overrides if not item.startswith("resume=")]
-    command = " ".join(["python -m gpt2lab.run", *overrides])
-    return command if len(command) <= 100 else " \\\n  ".join(["python -m gpt2lab.run", *overrides])
+    words = ["python -m gpt2lab.run", *overrides]
+    command = " ".join(words)
+    return command if len(command) <= 100 else " \\\n  ".join(words)

@@ -31,6 +31,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
     model = fact("provenance.model") or {}
     val = inputs.curve("val_loss")
     val_loss = _last_measured(inputs, "val_loss")
+    training_s = fact("status.training_s")
     train_seen = analysis.reached(inputs.curve("train_accuracy"))
     val_seen = analysis.reached(inputs.curve("val_accuracy"))
     summary: dict[str, Any] = {
@@ -73,7 +74,7 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "tokens_per_s": median_speed(inputs.curve("tokens_per_s")),
         "step_ms": median_speed(inputs.curve("step_ms")),
         "peak_mem_mib": _best(inputs.curve("peak_mem_mib"), largest=True)[0],
-        "training_s": fact("status.training_s"),
+        "training_s": _final(inputs.curve("elapsed_s")) if training_s is None else training_s,
         "hardware": {
             **{key: fact(f"provenance.engine.{key}") for key in ("device", "device_name", "threads")},
             **{key: fact(f"provenance.platform.{key}") for key in ("cpu", "cores")},
@@ -81,8 +82,6 @@ def summarise_inputs(inputs: Inputs, title: str) -> dict[str, Any]:
         "engine": fact("provenance.engine.name"),
         "precision": fact("provenance.engine.precision"),
     }
-    if summary["training_s"] is None:
-        summary["training_s"] = _final(inputs.curve("elapsed_s"))
     return summary | {"findings": [asdict(finding) for finding in find(inputs, summary) if finding is not None]}
 
 

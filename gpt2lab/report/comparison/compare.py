@@ -180,13 +180,11 @@ def unusable(run: Run, metric: str) -> str | None:
     return None if len(run.inputs.curve(metric)) else f"{metric} was not measured"
 
 
-def _by_seed(arm: Arm, metric: str, step: int) -> dict[int, float]:
-    measured = {run.seed: run.inputs.curve(metric).at(step) for run in arm.runs}
-    return {seed: value for seed, value in sorted(measured.items()) if value is not None}
-
-
 def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: NoiseFloor | None) -> tuple[ArmResult, ...]:
-    by_seed = [_by_seed(arm, metric, step) for arm in arms]
+    by_seed = []
+    for arm in arms:
+        values = {run.seed: run.inputs.curve(metric).at(step) for run in arm.runs}
+        by_seed.append({seed: value for seed, value in sorted(values.items()) if value is not None})
     differences = [
         statistics.difference_by_seed(measured, by_seed[0])
         if arm is not arms[0] and not other_tokens(arms[0].first, arm.first, metric)
@@ -200,6 +198,11 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
     for index, (arm, measured, difference) in enumerate(zip(arms, by_seed, differences, strict=True)):
         p = corrected.get(index)
         interval = None if difference is None or p is None else statistics.corrected_interval(difference, p, m)
+        better = bool(column(metric).higher_is_better)
+        if details := other_tokens(arms[0].first, arm.first, metric):
+            judgement = Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
+        else:
+            judgement = statistics.judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=better)
         rows.append(
             ArmResult(
                 experiments=tuple(run.name for run in arm.runs),
@@ -210,7 +213,7 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
                 difference=difference,
                 corrected_p=p,
                 corrected_interval=interval,
-                judgement=_judge(arms[0], arm, metric, difference, p, m, floor) if index else None,
+                judgement=judgement if index else None,
             )
         )
     return tuple(rows)
@@ -219,15 +222,6 @@ def _rows(arms: list[Arm], vary: list[str], metric: str, step: int, floor: Noise
 def other_tokens(baseline: Run, run: Run, metric: str) -> list[str]:
     """Return what makes the means of two runs those of other tokens; [] for time and memory, which are of none."""
     return [] if column(metric).timing else differing(baseline, run, TOKENS)
-
-
-def _judge(
-    baseline: Arm, arm: Arm, metric: str, difference: Difference | None, p: float | None, m: int, floor: Any
-) -> Judgement:
-    if details := other_tokens(baseline.first, arm.first, metric):
-        return Judgement(verdict="not compared", rule=f"other tokens ({'; '.join(details)})")
-    higher_is_better = bool(column(metric).higher_is_better)
-    return statistics.judge(difference, corrected_p=p, comparisons=m, floor=floor, higher_is_better=higher_is_better)
 
 
 def _varies(arm: Arm, arms: list[Arm], vary: list[str]) -> dict[str, str]:

@@ -35,16 +35,10 @@ RULE = (
 class GrokkingRun:
     """One run. A step is None where the accuracy was not reached by `last_step`."""
 
-    state: str
     last_step: int  # of the last evaluation
     train_step: int | None
     val_step: int | None
     phase: Phase | None  # None: it did not end by itself, so what it would have become is open
-
-    @property
-    def settled(self) -> bool:
-        """Whether the run ended by itself: it finished or diverged."""
-        return self.state in SETTLED
 
     @property
     def delay(self) -> int | None:
@@ -101,7 +95,6 @@ def read_grokking(inputs: Inputs, state: str) -> GrokkingRun:
     train, val = inputs.curve("train_accuracy"), inputs.curve("val_accuracy")
     steps = [curve.last[0] for curve in (train, val) if len(curve)]
     return GrokkingRun(
-        state=state,
         last_step=max(steps, default=0),
         train_step=reached(train),
         val_step=reached(val),
@@ -111,7 +104,7 @@ def read_grokking(inputs: Inputs, state: str) -> GrokkingRun:
 
 def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
     """Return the summary of one setting; runs that did not end are right-censored."""
-    settled = [run for run in runs if run.settled]
+    settled = [run for run in runs if run.phase is not None]
     success = sum(run.val_step is not None for run in settled)
     fitted = [run for run in runs if run.train_step is not None]
     phases = Counter(run.phase for run in settled)
@@ -128,7 +121,7 @@ def grokking_cell(runs: Sequence[GrokkingRun]) -> GrokkingCell:
 
 def _bound(run: GrokkingRun) -> float:
     """Return what a time that was not reached is known to exceed."""
-    return math.inf if run.state == "diverged" else run.last_step
+    return math.inf if run.phase == "diverged" else run.last_step
 
 
 def _censored(times: Sequence[tuple[float | None, float]]) -> Censored | None:

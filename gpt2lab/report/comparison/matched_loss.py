@@ -13,6 +13,12 @@ from gpt2lab.report.inputs import Curve
 TARGET_SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 0.0)  # of the way from the lowest common training loss to the highest
 FEWEST = 3  # measurements of a training curve that is interpolated
 VAL_METRIC = "val_loss"
+RULE = (
+    "Each run is read at the first step at which its {metric}, smoothed by a centred median of {window} measurements "
+    "and made falling by its running minimum, is down to the target; values between measurements are interpolated. The "
+    "targets are the lowest training loss that every run reached, and 1/16, 1/8, 1/4 and 1/2 of the way from it up to "
+    "the highest that all of them passed."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +47,8 @@ def matched_loss(cells: Sequence[Sequence[Run]], baseline: int) -> MatchedLoss:
     Curves that do not overlap are a result too: no targets, and the reason.
     """
     runs = [run for cell in cells for run in cell]
-    metric = _train_metric(runs)
+    evaluated = runs and all(len(run.inputs.curve("train_eval_loss")) >= FEWEST for run in runs)
+    metric = "train_eval_loss" if evaluated else "train_loss"
     curves = {run.name: running_minimum(smoothed(run.inputs.curve(metric))) for run in runs}
     targets, reason = _targets(runs, curves, metric)
     found = [[_by_seed(cell, curves, target) for target in targets] for cell in cells]
@@ -49,25 +56,11 @@ def matched_loss(cells: Sequence[Sequence[Run]], baseline: int) -> MatchedLoss:
         train_metric=metric,
         targets=targets,
         reason=reason,
-        rule=_rule(metric),
+        rule=RULE.format(metric=metric, window=SMOOTHING_WINDOW),
         points=tuple(
             tuple(_point(values, found[baseline][index], own=c == baseline) for index, values in enumerate(row))
             for c, row in enumerate(found)
         ),
-    )
-
-
-def _train_metric(runs: Sequence[Run]) -> str:
-    evaluated = all(len(run.inputs.curve("train_eval_loss")) >= FEWEST for run in runs)
-    return "train_eval_loss" if runs and evaluated else "train_loss"
-
-
-def _rule(metric: str) -> str:
-    return (
-        f"Each run is read at the first step at which its {metric}, smoothed by a centred median of "
-        f"{SMOOTHING_WINDOW} measurements and made falling by its running minimum, is down to the target; values "
-        "between measurements are interpolated. The targets are the lowest training loss that every run reached, and "
-        "1/16, 1/8, 1/4 and 1/2 of the way from it up to the highest that all of them passed."
     )
 
 

@@ -53,11 +53,9 @@ class Archived:
         """What a reader of the noise floor has to know, in sentences."""
         found = []
         if self.runs:
-            more = plural(len(self.runs), "more run")
-            found.append(
-                f"the noise floor looks at {more} of the archive: same data, steps, evaluation and model; "
-                f"the latest {MOST_FOR_NOISE} at most"
-            )
+            like = "same data, steps, evaluation and model"
+            more = f"{plural(len(self.runs), 'more run')} of the archive: {like}; the latest {MOST_FOR_NOISE} at most"
+            found.append(f"the noise floor looks at {more}")
         if self.unreadable:
             what = f"{plural(len(self.unreadable), 'archived record')} that cannot be read ({self.unreadable[0]})"
             found.append(f"the noise floor leaves out {what}: run gpt2lab verify")

@@ -95,12 +95,9 @@ def _read_member(sweep: Sweep, job: SweepJob) -> Member:
     whole = state.word == "finished" or all((directory / name).is_file() for name in _RECORD)
     # Under the name it has among its own, so that a report says the same wherever the sweep lies.
     run = read_run(directory, directory.name) if whole else None
-    planned = job.values.get(SEED)
-    if run is not None:
-        seed: int | None = run.seed
-    else:
-        seed = planned if isinstance(planned, int) and not isinstance(planned, bool) else None
-    return Member(job=job, seed=seed, state=state, run=run)
+    seed = job.values.get(SEED) if run is None else run.seed
+    known = isinstance(seed, int) and not isinstance(seed, bool)
+    return Member(job=job, seed=seed if known else None, state=state, run=run)
 
 
 def _check_cell(path: Path, members: list[Member]) -> None:

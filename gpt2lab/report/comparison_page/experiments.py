@@ -10,14 +10,12 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.columns import column
 from gpt2lab.record.disk import disk_errors
 from gpt2lab.record.sweep import is_sweep
-from gpt2lab.report import numbers
 from gpt2lab.report.canvas import Picture, keep
 from gpt2lab.report.comparison.arms import Run
 from gpt2lab.report.comparison.compare import Comparison
 from gpt2lab.report.comparison.trajectories import split_gap
-from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison_page.forest_figure import draw_differences
-from gpt2lab.report.comparison_page.series import Series
+from gpt2lab.report.comparison_page.arm_figures import draw_differences
+from gpt2lab.report.comparison_page.curves_figure import Series, draw_gap, draw_metric
 from gpt2lab.report.comparison_page.tables import main_caption, result_columns
 from gpt2lab.report.comparison_page.words import count_verdicts, lowered, spread
 from gpt2lab.report.inputs import Curve, Inputs
@@ -74,13 +72,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
 
 def _table(comparison: Comparison) -> Markdown:
     rows = comparison.rows
-    columns = result_columns(
-        comparison,
-        rows,
-        density=[row.density for row in rows],
-        seeds=[str(row.estimate.n) for row in rows],
-        absent=[""] * len(rows),
-    )
+    density, seeds = [row.density for row in rows], [str(row.estimate.n) for row in rows]
+    columns = result_columns(comparison, rows, density=density, seeds=seeds, absent=[""] * len(rows))
     arms: TableColumn = ("Arm", [row.label for row in rows])
     return columns_table([arms, *columns], 2, below=main_caption(comparison, "the first arm"))
 
@@ -96,7 +89,7 @@ def _floor(comparison: Comparison) -> str:
 
 
 def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Picture]:
-    rows, metric = comparison.rows, column(comparison.metric)
+    rows = comparison.rows
 
     def series(curve: Callable[[Inputs], Curve]) -> list[Series]:
         arms = [(row.label, [runs[name].inputs for name in row.experiments]) for row in rows]
@@ -104,14 +97,7 @@ def _draw(comparison: Comparison, runs: dict[str, Run], folder: Path) -> list[Pi
 
     drawn = [
         draw_differences(((row.label, row) for row in rows), comparison, folder, baseline=rows[0].label),
-        draw_curves(
-            series(lambda inputs: inputs.curve(metric.name)),
-            folder,
-            file="curves.svg",
-            what=metric.label,
-            unit=metric.unit,
-            show=numbers.formatter(metric.name),
-        ),
+        draw_metric(series(lambda inputs: inputs.curve(comparison.metric)), folder, comparison.metric),
         draw_gap(series(split_gap), folder),
     ]
     return keep(drawn, folder, FILES)

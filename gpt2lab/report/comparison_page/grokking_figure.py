@@ -7,12 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import BLUE, GREY, ORANGE, Picture, label_line, log_loss_axis, reference
-from gpt2lab.report.comparison_page import series as drawn_series
-from gpt2lab.report.comparison_page.series import Series, draw_series, drawn_range
+from gpt2lab.report.canvas import BLUE, GREY, LOG_LOSS_RATIO, ORANGE, Picture, label_line, log_loss_axis, reference
+from gpt2lab.report.comparison_page import curves_figure
+from gpt2lab.report.comparison_page.curves_figure import Series, draw_series, drawn_range
 
 MOST_PANELS = 24
-LOG_LOSS_RATIO = 50
 _TITLE_CHARS = 34
 _TRAIN_DASH = (0, (4, 2))
 
@@ -44,17 +43,17 @@ def draw_splits(
     if not shown:
         return None
     both = [series for arm in shown for series in (arm.train, arm.val)]
-    log = drawn_series.spans_decades(both)
+    log = curves_figure.spans_decades(both)
     log_loss = not accuracy and _spans_losses(both, log)
     columns = min(columns, len(shown))
     height = 1.7 if len(shown) > columns else 2.5
     titles = [arm.label for arm in shown]
-    with drawn_series.step_panels(folder / file, what, titles, columns, 0.9, height, chars=_TITLE_CHARS) as panels:
+    with curves_figure.step_panels(folder / file, what, titles, columns, 0.9, height, chars=_TITLE_CHARS) as panels:
         for axes, arm in zip(panels, shown, strict=True):
             draw_series(axes, arm.train, log=log, color=ORANGE, linestyle=_TRAIN_DASH)
             draw_series(axes, arm.val, log=log, color=BLUE)
         first = panels[0]
-        drawn_series.label_steps(first, log)
+        curves_figure.label_steps(first, log)
         first.figure.supylabel(what + (", log scale" if log_loss else ""), fontsize=10)
         if accuracy:
             first.set_ylim(-0.03, 1.06)
@@ -68,7 +67,7 @@ def draw_splits(
         _name_lines(first, drawn, accuracy)
         handles = [line for line in first.lines if line.get_label() in ("training", "validation")]
         first.figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8.5, handlelength=3)
-    caption = f"{what}: validation solid, training dashed. {drawn_series.seeds_words([arm.val for arm in shown])}"
+    caption = f"{what}: validation solid, training dashed. {curves_figure.seeds_words([arm.val for arm in shown])}"
     for said, told in (("Grey lines", drawn), ("Outside of the axis", [line for line in lines if line not in drawn])):
         caption += f" {said}: {'; '.join(f'{name} {numbers.loss(value)}' for name, value in told)}." if told else ""
     caption += " Step 0 is left out by the log axis." if log else ""

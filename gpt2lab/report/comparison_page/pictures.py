@@ -15,17 +15,13 @@ from gpt2lab.report.comparison.grokking import Grokking, GrokkingCell
 from gpt2lab.report.comparison.sweep_cells import Cell
 from gpt2lab.report.comparison.sweep_results import SweepResults
 from gpt2lab.report.comparison.trajectories import split_gap
-from gpt2lab.report.comparison_page.curves_figure import draw_curves, draw_gap
-from gpt2lab.report.comparison_page.factor_figure import FILE as FACTOR
-from gpt2lab.report.comparison_page.factor_figure import Setting, draw_factor
-from gpt2lab.report.comparison_page.forest_figure import draw_differences
+from gpt2lab.report.comparison_page.arm_figures import HeatmapCell, Setting, draw_differences, draw_factor, draw_heatmap
+from gpt2lab.report.comparison_page.curves_figure import Series, draw_gap, draw_metric
 from gpt2lab.report.comparison_page.grokking_figure import SplitSeries, draw_splits
-from gpt2lab.report.comparison_page.heatmap_figure import HeatmapCell, draw_heatmap
-from gpt2lab.report.comparison_page.series import Series
 from gpt2lab.report.comparison_page.words import spread
 from gpt2lab.report.inputs import Curve, Inputs
 
-FILES = ("differences.svg", FACTOR, "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
+FILES = ("differences.svg", "factor.svg", "steps.svg", "grid.svg", "curves.svg", "accuracy.svg", "loss.svg", "gap.svg")
 _MOST_PANEL_COLUMNS = 4
 DENSE = (("fc1_band", "0"), ("fc2_band", "0"))
 
@@ -63,42 +59,23 @@ def _factor(results: SweepResults, folder: Path) -> Picture | None:
     factors = list(results.cells[0].settings)
     if len(factors) != 1 or results.comparison is None:
         return None
-    settings = []
+    [factor], settings = factors, []
     for cell, row in results.arms:
-        if row is None:
-            continue
-        speeds = [tokens_per_s(run) for run in cell.finished]
-        setting = cell.settings[factors[0]]
-        settings.append(
-            Setting(
-                label="dense" if (factors[0], setting) in DENSE else setting,
-                metric=tuple(row.by_seed.values()),
-                token_us=tuple(1e6 / speed for speed in speeds if speed) if all(speeds) else (),
-            )
-        )
-    return draw_factor(
-        settings,
-        folder,
-        factor=factors[0],
-        metric=column(results.metric).label,
-        unit=column(results.metric).unit,
-        untimed=results.costs.untimed,
-    )
+        if row is not None:
+            speeds = [tokens_per_s(run) for run in cell.finished]
+            token_us = tuple(1e6 / speed for speed in speeds if speed) if all(speeds) else ()
+            label = "dense" if (factor, cell.settings[factor]) in DENSE else cell.settings[factor]
+            settings.append(Setting(label=label, metric=tuple(row.by_seed.values()), token_us=token_us))
+    metric, untimed = column(results.metric), results.costs.untimed
+    return draw_factor(settings, folder, factor=factor, metric=metric.label, unit=metric.unit, untimed=untimed)
 
 
 def _curves(results: SweepResults, summary: dict[str, Any], folder: Path) -> Picture | None:
     metric = "val_loss" if column(results.metric).timing else results.metric
     names = {"reachable_val_loss": "best reachable", "random_guess_loss": "uniform guess"}
     lines = [(name, summary.get(key)) for key, name in names.items()] if metric == "val_loss" else []
-    return draw_curves(
-        _series(results, lambda inputs: inputs.curve(metric)),
-        folder,
-        file="curves.svg",
-        what=column(metric).label,
-        unit=column(metric).unit,
-        show=numbers.formatter(metric),
-        references=[(name, value) for name, value in lines if value is not None],
-    )
+    references = [(name, value) for name, value in lines if value is not None]
+    return draw_metric(_series(results, lambda inputs: inputs.curve(metric)), folder, metric, references)
 
 
 def _splits(results: SweepResults, found: Grokking, folder: Path) -> list[Picture | None]:
@@ -148,9 +125,7 @@ def _grid(results: SweepResults, folder: Path) -> Picture | None:
         what = f"Median steps to validation accuracy {ACCURACY_REACHED:g}, and how many seeds reached it"
         look = {"file": "steps.svg", "what": what, "darker": "later; grey: not reached by step N"}
     elif results.comparison is not None:
-        cells = {
-            at: _metric_cell(cell, arm, results.metric) for at, (cell, arm) in zip(plan, results.arms, strict=True)
-        }
+        cells = dict(zip(plan, (_metric_cell(*arm, results.metric) for arm in results.arms), strict=True))
         what = f"{column(results.metric).label} at step {results.comparison.step:,}, mean ± std over seeds"
         look = {"file": "grid.svg", "what": what, "darker": "higher"}
     else:

@@ -1,17 +1,20 @@
 """An evaluation as tables for a terminal and as a page with figures."""
 
 import shlex
+import textwrap
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import disk_errors, json_bytes, write_atomic
+from gpt2lab.record.markdown import one_line
 from gpt2lab.report import numbers
-from gpt2lab.report.canvas import Picture
-from gpt2lab.report.evaluation.figure import draw_matrix
+from gpt2lab.report.canvas import GREY, ORANGE, Picture, drawing
 from gpt2lab.report.evaluation.matrix import CHAIN_TITLES, FORMULAS
 from gpt2lab.report.evaluation.record import MEASURES
 from gpt2lab.report.markdown import Markdown, code, escape, fence, table
@@ -20,7 +23,11 @@ from gpt2lab.report.origin import HASH_DIGITS
 from gpt2lab.report.page import write_page
 
 DOMAIN_COLUMNS = ("Model", "Data", "Loss (nats/token)", "Perplexity", "Bits per byte", "Accuracy", "Tokens")
+MODEL_COLUMNS = ("Model", "Checkpoint sha256", "Started from", "Engine")
+TASK_COLUMNS = ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256")
 _TITLES = {"loss": "Loss (nats per counted token)", "accuracy": "Accuracy"}
+LONGEST_NAME = 28  # characters beside the cells
+_FIGURE_TITLES = {"loss": "Loss, nats per counted token", "accuracy": "Accuracy, share of counted tokens"}
 
 
 def check_output(directory: Path) -> None:
@@ -49,17 +56,10 @@ def phases_of(record: dict[str, Any]) -> list[str]:
 
 def domain_rows(record: dict[str, Any]) -> list[list[str]]:
     """Return the cells of the domain table, a row per model and task."""
+    shown = {"loss": numbers.loss, "perplexity": numbers.rounded, "bits_per_byte": numbers.loss}
+    shown |= {"accuracy": numbers.share, "tokens": numbers.count}
     return [
-        [
-            row["model"],
-            row["task"],
-            numbers.loss(row["loss"]),
-            numbers.rounded(row["perplexity"]),
-            numbers.loss(row["bits_per_byte"]),
-            numbers.share(row["accuracy"]),
-            numbers.count(row["tokens"]),
-        ]
-        for row in record["measurements"]
+        [row["model"], row["task"], *(show(row[key]) for key, show in shown.items())] for row in record["measurements"]
     ]
 
 
@@ -118,17 +118,8 @@ def _context(record: dict[str, Any]) -> dict[str, Any]:
         "notes": record["notes"],
         "matrices": [_matrix(record, measure) for measure in MEASURES] if n_models > 1 else [],
         "domains": table(DOMAIN_COLUMNS, domain_rows(record), 2),
-        "models": table(
-            ("Model", "Checkpoint sha256", "Started from", "Engine"),
-            [_model_row(model, record["models"]) for model in record["models"]],
-            4,
-        ),
-        "tasks": table(
-            ("Data", "Overrides", "Tokenizer", "Positions", "Counted", "Files, sha256"),
-            map(_task_row, record["tasks"]),
-            3,
-            last_is_text=True,
-        ),
+        "models": table(MODEL_COLUMNS, [_model_row(model, record["models"]) for model in record["models"]], 4),
+        "tasks": table(TASK_COLUMNS, map(_task_row, record["tasks"]), 3, last_is_text=True),
         "command": fence(shlex.join(record["command"]), "sh"),
     }
 
@@ -181,3 +172,42 @@ def _task_row(task: dict[str, Any]) -> list[Any]:
 
 def _digits(sha256: str | None) -> Markdown:
     return code(f"{sha256[:HASH_DIGITS]}…") if sha256 else Markdown(numbers.MISSING)
+
+
+def draw_matrix(
+    matrix: np.ndarray, *, models: Sequence[str], tasks: Sequence[str], measure: str, is_chain: bool, folder: Path
+) -> Picture:
+    """Write MEASURE.svg of a matrix (P, K), float64; darker is better, a frame marks each phase's own task."""
+    values, show = np.asarray(matrix, dtype=np.float64), numbers.measure_formatter(measure)
+    (P, K), title = values.shape, _FIGURE_TITLES[measure]
+    with drawing(folder / f"{measure}.svg", title, 1.5 + 0.5 * P) as axes:
+        # viridis orders by lightness alone too; reversed for losses, where less is better.
+        image = axes.imshow(values, cmap="viridis" if measure == "loss" else "viridis_r", aspect="auto")
+        axes.grid(False)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(K), [_in_lines(name, width=max(8, 56 // K)) for name in tasks])
+        axes.set_yticks(range(P), [_in_lines(name, width=LONGEST_NAME, lines=1) for name in models])
+        axes.set_xlabel("Evaluated on")
+        axes.set_ylabel("After phase" if is_chain else "Model")
+        axes.tick_params(length=0)
+        size = max(5.0, min(10.0, 90 / K))
+        for i, j in np.ndindex(P, K):
+            red, green, blue, _ = image.cmap(image.norm(values[i, j]))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            color = "white" if dark else "black"
+            axes.text(j, i, show(float(values[i, j])), ha="center", va="center", fontsize=size, color=color)
+        for i in range(P if is_chain else 0):
+            axes.add_patch(Rectangle((i - 0.48, i - 0.46), 0.96, 0.92, fill=False, edgecolor=ORANGE, linewidth=2))
+        bar = axes.figure.colorbar(image, ax=axes, pad=0.02)
+        bar.outline.set_edgecolor(GREY)
+    rows = [
+        f"{model}: {', '.join(f'{task} {show(float(values[i, j]))}' for j, task in enumerate(tasks))}"
+        for i, model in enumerate(models)
+    ]
+    own = "; the frame marks the task of each phase" if is_chain else ""
+    return Picture(f"{measure}.svg", f"{title}. {'; '.join(rows)}.", f"{title}; darker is better{own}.")
+
+
+def _in_lines(name: str, *, width: int, lines: int = 3) -> str:
+    text = one_line(name).replace("$", r"\$")  # a bare dollar sign would begin a formula
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))

@@ -65,25 +65,19 @@ def record_evaluation(
 def describe_measurement(row: Mapping[str, Any], *, every_position: bool) -> dict[str, Any]:
     """Return one model on one data source; bits per byte need n_bytes, the UTF-8 bytes of the counted tokens."""
     loss, tokens, n_bytes = row["loss"], row["tokens"], row["n_bytes"]
-    return {
-        "model": row["model"],
-        "task": row["task"],
-        "loss": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": loss * tokens / n_bytes / math.log(2) if n_bytes and every_position else None,
-        "accuracy": row["accuracy"],
-        "tokens": tokens,
-    }
+    per_byte = loss * tokens / n_bytes / math.log(2) if n_bytes and every_position else None
+    measured = {"perplexity": perplexity(loss), "bits_per_byte": per_byte, "accuracy": row["accuracy"]}
+    return {"model": row["model"], "task": row["task"], "loss": loss, **measured, "tokens": tokens}
 
 
 def _plain_chain(chain: Chain) -> dict[str, Any]:
     """Return arrays as lists with null for what is not finite."""
-    columns = {name: [_plain(value) for value in values] for name, values in chain.items()}
-    return {**columns, "averages": {name: _plain(value) for name, value in average(chain).items()}}
 
+    def plain(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
 
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    columns = {name: [plain(value) for value in values] for name, values in chain.items()}
+    return {**columns, "averages": {name: plain(value) for name, value in average(chain).items()}}
 
 
 def _doubts(phases: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -131,12 +125,13 @@ def _forgetting(j: int, task: str, names: list[str], measure: str, chain: Chain,
     best = int(earlier.argmin() if measure == "loss" else earlier.argmax())
     lost, left = float(chain["forgetting"][j]), ""
     notable = NOTABLE_NATS if measure == "loss" else NOTABLE_SHARE
+    verdict = "kept" if abs(lost) <= notable else "forgotten" if lost > 0 else "better than ever"
     if 0 <= chain["retention"][j] < np.inf:
         what = "the probability per counted token" if measure == "loss" else "that accuracy"
         left = f"; {numbers.rounded(100 * chain['retention'][j])} % of {what} is left"
     return {
         "topic": "forgetting",
-        "verdict": f"{task}: {_word(lost, notable)}",
+        "verdict": f"{task}: {verdict}",
         "text": f"Right after its own phase ({names[j]}) the {measure} on {task} is "
         f"{show(chain['diagonal'][j])}{unit}, at the end ({names[-1]}) {show(chain['final'][j])}{left}. "
         f"Against the best earlier value, {show(earlier[best])} of {names[best]}, forgetting is "
@@ -154,12 +149,6 @@ _AVERAGED = (
 
 def _measure_of(task: Mapping[str, Any]) -> str:
     return "accuracy" if task["counted_positions"] is not None or task["row_len"] is not None else "loss"
-
-
-def _word(lost: float, notable: float) -> str:
-    if abs(lost) <= notable:
-        return "kept"
-    return "forgotten" if lost > 0 else "better than ever"
 
 
 def _signed(value: float, show: Any) -> str:
