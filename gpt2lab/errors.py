@@ -64,13 +64,15 @@ def describe_error(error: Exception) -> tuple[str, int]:
 
     What is neither a user's error nor one of the file system is a fault of gpt2lab; the line asks for a report.
     """
+    error = no_memory(error) if isinstance(error, MemoryError) else error
     if isinstance(error, Gpt2labError):
         return " ".join(str(error).split()), error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or str(error)).lower()}", ArchiveError.exit_code
     attached = f"what the same command prints with {TRACEBACK_VARIABLE}=1"
     if isinstance(error, InternalError) and error.traceback_file is not None:
-        attached = f"{error.traceback_file}, and config.yaml and provenance.json beside it"
+        beside = [error.traceback_file.with_name(name) for name in ("config.yaml", "provenance.json")]
+        attached = ", ".join(str(file) for file in (error.traceback_file, *beside) if file.exists())
     what = " ".join(internal_message(error).split())
     return f"internal error: {what}; this is a fault of gpt2lab, please report it and attach {attached}", 1
 
@@ -87,12 +89,20 @@ def error_line(codes: list[int], *, show: Callable[[str], str] = str) -> Iterato
         if isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE):
             raise
         line, code = describe_error(error)
-        print(f"gpt2lab: {show(line)}", file=sys.stderr)
+        try:
+            print(f"gpt2lab: {show(line)}", file=sys.stderr)
+        except BrokenPipeError:
+            code = discard_output()
         codes.append(code)
     except KeyboardInterrupt:
         if not codes or codes[-1] != 130:
             print("gpt2lab: interrupted", file=sys.stderr)
             codes.append(130)
+
+
+def no_memory(error: MemoryError) -> EngineError:
+    """Return the user's error for memory that did not suffice."""
+    return EngineError(f"out of memory: {error}; choose a smaller model, or a smaller train.micro_batch_size")
 
 
 def is_closed_pipe(error: BaseException) -> bool:

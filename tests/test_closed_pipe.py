@@ -12,7 +12,9 @@ from rich.console import Console
 
 from gpt2lab.cli import main
 from gpt2lab.errors import CLOSED_PIPE
+from gpt2lab.record.sweep import read_state
 from gpt2lab.run import main as run_main
+from gpt2lab.sweep.board import Board
 from gpt2lab.train.progress import Display
 from tests.many_experiments import write_archive
 from tests.tiny_runs import QUIET, status
@@ -43,6 +45,13 @@ def test_a_command_ends_in_silence(tmp_path, monkeypatch, words):
     assert (stop.value.code, errors.getvalue()) == (CLOSED_PIPE, "")
 
 
+def test_an_error_that_nobody_reads_ends_in_silence(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stderr, contextlib.redirect_stderr(stderr):
+        assert run_main(["nonsense=1"]) == CLOSED_PIPE
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_the_training_command_ends_in_silence(words):
     with closed_pipe() as errors:
@@ -63,3 +72,16 @@ def test_a_run_whose_output_nobody_reads_is_interrupted(workplace, monkeypatch):
         "interrupted",
         "nobody read its output any more (closed pipe)",
     )
+
+
+@pytest.mark.parametrize("place", ["say_started", "advance"])
+def test_a_sweep_whose_output_nobody_reads_stops_and_is_not_archived(workplace, monkeypatch, place):
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Board if place == "say_started" else Display, place, fail)
+    with closed_pipe():
+        code = run_main(["-m", *QUIET, "seed=1,2", "train.max_steps=3", "hydra.sweep.dir=sweep", "archive.mode=auto"])
+    assert code == CLOSED_PIPE and not list(Path("experiments").glob("0*"))
+    words = {run.name: read_state(run).word for run in Path("sweep").iterdir() if run.is_dir()}
+    assert set(words.values()) <= {"interrupted", "not started"}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from gpt2lab.engine.torch.engine import TorchEngine
 from gpt2lab.errors import (
@@ -60,11 +61,38 @@ def test_a_run_keeps_the_traceback_of_our_fault_and_the_line_names_it(
     monkeypatch.setattr(TorchEngine, "train_step", fail)
     assert main([*TINY, "hydra.run.dir=here"]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert str(raised) in line and f"{ATTACH}here/traceback.txt, and config.yaml and provenance.json" in line
+    assert str(raised) in line and line.endswith(f"{ATTACH}here/traceback.txt, here/config.yaml, here/provenance.json")
     kept = Path("here/traceback.txt").read_text()
     assert "in fail" in kept and f"{type(raised).__name__}: {raised}" in kept
     status = json.loads(Path("here/status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 1) and str(raised) in status["reason"]
+
+
+def test_the_line_names_only_files_that_were_written(tmp_path, monkeypatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("no such plan")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpt2lab.train.session.prepare_parts", fail)
+    assert main([*TINY, "hydra.run.dir=here"]) == 1
+    assert capsys.readouterr().err.endswith(f"{ATTACH}here/traceback.txt\n")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_too_little_memory_is_no_fault_of_ours(error, tmp_path, monkeypatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TorchEngine, "_backward", fail)
+    assert main([*TINY, "hydra.run.dir=here"]) == 2
+    assert capsys.readouterr().err.startswith(f"gpt2lab: out of memory: {error}; choose a smaller model")
+    assert not Path("here/traceback.txt").exists()
+
+
+def test_an_array_too_large_for_memory_is_no_fault_of_ours():
+    line, code = describe_error(MemoryError("Unable to allocate 4.00 GiB"))
+    assert code == 2 and line.startswith("out of memory: Unable to allocate 4.00 GiB; choose")
 
 
 def test_a_users_error_leaves_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from gpt2lab.errors import ArchiveError, Gpt2labError, InternalError, internal_message
+from gpt2lab.errors import ArchiveError, Gpt2labError, InternalError, internal_message, no_memory
 from gpt2lab.record.disk import disk_errors, json_bytes, read_bytes, read_json, write_atomic
 from gpt2lab.record.lock import acquire
 
@@ -138,6 +138,7 @@ class RunDir(AbstractContextManager["RunDir"]):
 
         Of what is not a user's error the traceback is kept in traceback.txt, and the InternalError raised names it.
         """
+        error = no_memory(error) if isinstance(error, MemoryError) else error
         if isinstance(error, Gpt2labError):
             self.write_status("failed", reason=str(error), exit_code=error.exit_code)
             raise error

@@ -31,7 +31,7 @@ class SweepResult:
 
     sweep: Sweep
     has_ended: bool  # every job has run; otherwise the rest waits for another start
-    exit_code: int  # of the first job without a result; 1: unfinished jobs; 130: interrupted
+    exit_code: int  # of the first job without a result; 1: unfinished jobs; 130 and 141: interrupted
 
 
 def run_sweep(
@@ -64,9 +64,9 @@ def run_sweep(
             fail_fast=config.sweep.fail_fast,
             parallel=grid.parallel,
         )
-        interrupted = _hand_out(agenda, worker, grid, board, console)
+        stop_code = _hand_out(agenda, worker, grid, board, console)
         board.say_end()
-        return _result(agenda, interrupted)
+        return _result(agenda, stop_code)
 
 
 @contextmanager
@@ -88,8 +88,8 @@ def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], code: str) -> 
         yield agenda
 
 
-def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console: Console) -> bool:
-    """Run the pending jobs; return whether a person stopped them."""
+def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console: Console) -> int:
+    """Run the pending jobs; return the exit code of what stopped them, 0 when nothing did."""
     done = threading.Event()
     watcher = threading.Thread(target=board.watch, args=(done,), daemon=True)
     if grid.parallel:
@@ -99,25 +99,26 @@ def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console:
         while waiting:
             try:
                 launch(worker, [(job.overrides, job.folder) for job in waiting], agenda.sweep.path, grid.of_hydra)
-                return False
+                return 0
             except KeyboardInterrupt:
-                return True
+                return 130
+            except SystemExit as stop:
+                return int(stop.code or 0)
             except Exception as error:  # a killed worker ends the launcher; the other jobs still run
                 console.print(f"the launcher ended with {type(error).__name__}: {error}")
             left = [job for job in waiting if read_state(agenda.sweep.run_dir(job)).word == "not started"]
             waiting = left if len(left) < len(waiting) else []
-        return False
+        return 0
     finally:
         done.set()
         if grid.parallel:
             watcher.join()
 
 
-def _result(agenda: Agenda, interrupted: bool) -> SweepResult:
+def _result(agenda: Agenda, code: int) -> SweepResult:
     sweep = agenda.sweep
     states = [(job, read_state(sweep.run_dir(job)).word) for job in sweep.jobs]
-    has_ended = not interrupted and all(word != "not started" for _, word in states)
-    code = 130 if interrupted else 0
+    has_ended = not code and all(word != "not started" for _, word in states)
     for job, word in states:
         if code == 0 and word not in ("finished", "not started"):
             run = RunDir(sweep.run_dir(job))

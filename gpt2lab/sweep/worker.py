@@ -9,7 +9,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from gpt2lab.compose import Job
-from gpt2lab.errors import ArchiveError, ConfigError, error_line
+from gpt2lab.errors import CLOSED_PIPE, ArchiveError, ConfigError, error_line
 from gpt2lab.record.identity import code_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root
@@ -17,6 +17,7 @@ from gpt2lab.record.sweep import Sweep, read_state, read_sweep
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import can_continue
 
+STOPS = (130, CLOSED_PIPE)  # exit codes of a job after which no other job starts
 LOG = "output.txt"  # output of a job without a terminal of its own
 
 Execute = Callable[[Job, Console], int]  # trains, and returns the exit code
@@ -47,6 +48,14 @@ class Worker:
         if self.parallel:
             with (job.run_dir / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
                 return self._run(job, Console(file=log, width=120))
+        codes: list[int] = []
+        with error_line(codes):
+            codes.append(self._run_and_say(job, sweep))
+        if codes[-1] in STOPS:
+            raise SystemExit(codes[-1])  # for the remaining jobs too; Hydra would keep an Exception to itself
+        return codes[-1]
+
+    def _run_and_say(self, job: Job, sweep: Sweep) -> int:
         console = Console(highlight=False, markup=False, soft_wrap=True)
         board = Board(sweep, self.pending, self.started, console)
         planned = next(one for one in sweep.jobs if Path(one.folder).name == job.run_dir.name)
@@ -54,8 +63,6 @@ class Worker:
         board.say_started(planned)
         code = self._run(job, console)
         board.say_ended(planned)
-        if code == 130:
-            raise KeyboardInterrupt  # the interrupt is for the remaining jobs too
         return code
 
     def _run(self, job: Job, console: Console) -> int:
@@ -68,7 +75,7 @@ class Worker:
                 codes.append(self.execute(job, console))
             except Exception as error:
                 _fail(job.run_dir, error)
-        if codes[-1] == 130:
+        if codes[-1] in STOPS:
             _stopped = self.started
         return codes[-1]
 

@@ -136,6 +136,13 @@ SWEEP = (
         "test_sweep_again.py::test_the_same_sweep_again_runs_nothing",
     ),
     mistake(
+        "a sweep goes on although nobody reads its output",
+        "gpt2lab/sweep/worker.py",
+        "STOPS = (130, CLOSED_PIPE)",
+        "STOPS = (130,)",
+        "test_closed_pipe.py::test_a_sweep_whose_output_nobody_reads_stops_and_is_not_archived[advance]",
+    ),
+    mistake(
         "fail_fast does not see the failures of its own start",
         "gpt2lab/sweep/worker.py",
         '["ended"]) >= self.started',

@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -22,6 +23,18 @@ def choose_device(wanted: DeviceChoice) -> torch.device:
             f"engine.device={wanted.name}: PyTorch {torch.__version__} finds no such device; found {names}"
         )
     return torch.device(wanted.name)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn PyTorch's errors about memory, of a card or of the CPU, into MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).partition("\n")[0]
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise MemoryError(text) from error
+        raise
 
 
 def is_available(device: DeviceChoice) -> bool:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from gpt2lab.engine.base import EngineSpec, Evaluation, StepResult, not_finite, process_peak_mib
 from gpt2lab.engine.passes import planner_of
-from gpt2lab.engine.torch.device import choose_device, device_details, device_name, set_deterministic, set_precision
+from gpt2lab.engine.torch.device import (
+    choose_device,
+    device_details,
+    device_name,
+    memory_errors,
+    set_deterministic,
+    set_precision,
+)
 from gpt2lab.engine.torch.model import GPT
 from gpt2lab.engine.torch.passes import DeviceRows, TorchPlanner, Tree
 from gpt2lab.engine.torch.plan import choose_tiles
@@ -24,6 +31,7 @@ class TorchEngine:
 
     name = "torch"
 
+    @memory_errors()
     def __init__(self, spec: EngineSpec, params: Params) -> None:
         if spec.engine.deterministic:
             # Read by cuBLAS when its first handle is made.
@@ -47,6 +55,7 @@ class TorchEngine:
         self._planner = TorchPlanner(planner_of(spec, self.device), n_head=spec.model.n_head, device=self._device)
         self._optimizer = self._create_optimizer()
 
+    @memory_errors()
     def train_step(self, inputs: np.ndarray, targets: np.ndarray, *, learning_rate: float) -> None:
         loss_sum = self._backward(inputs, targets)
         grads = [p.grad for p in self._parameters if p.grad is not None]
@@ -68,6 +77,7 @@ class TorchEngine:
         assert self._result is not None, "no update was done yet"
         return self._result
 
+    @memory_errors()
     @torch.no_grad()
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray) -> Evaluation:
         total = Evaluation()
@@ -77,6 +87,7 @@ class TorchEngine:
             total += Evaluation(loss_sum=float(loss_sum), n_correct=n_correct, n_counted=rows.n_counted)
         return total
 
+    @memory_errors()
     @torch.no_grad()
     def logits(self, tokens: np.ndarray, *, last_only: bool = False) -> np.ndarray:
         positions = torch.tensor([tokens.shape[1] - 1], device=self._device) if last_only else None
