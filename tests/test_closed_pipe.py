@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gpt2lab.cli import main
 from gpt2lab.errors import CLOSED_PIPE
-from gpt2lab.record.sweep import read_state
+from gpt2lab.record.sweep import read_state, read_sweep
 from gpt2lab.run import main as run_main
 from gpt2lab.sweep.board import Board
 from gpt2lab.train.progress import Display
@@ -80,8 +80,9 @@ def test_a_sweep_whose_output_nobody_reads_stops_and_is_not_archived(workplace, 
         raise BrokenPipeError
 
     monkeypatch.setattr(Board if place == "say_started" else Display, place, fail)
-    with closed_pipe():
+    with Path("out.txt").open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         code = run_main(["-m", *QUIET, "seed=1,2", "train.max_steps=3", "hydra.sweep.dir=sweep", "archive.mode=auto"])
     assert code == CLOSED_PIPE and not list(Path("experiments").glob("0*"))
-    words = {run.name: read_state(run).word for run in Path("sweep").iterdir() if run.is_dir()}
-    assert set(words.values()) <= {"interrupted", "not started"}
+    [first, second] = read_sweep(Path("sweep")).jobs
+    begun = ["interrupted"] if place == "advance" else ["not started"]
+    assert [read_state(Path("sweep", job.folder)).word for job in (first, second)] == [*begun, "not started"]

@@ -9,7 +9,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from gpt2lab.compose import Job
-from gpt2lab.errors import CLOSED_PIPE, ArchiveError, ConfigError, error_line
+from gpt2lab.errors import CLOSED_PIPE, ArchiveError, ConfigError, error_line, is_closed_pipe
 from gpt2lab.record.identity import code_hash
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import find_source_root
@@ -74,7 +74,9 @@ class Worker:
                     raise ConfigError("the code changed while the sweep ran: start the sweep again")
                 codes.append(self.execute(job, console))
             except Exception as error:
-                _fail(job.run_dir, error)
+                if not is_closed_pipe(error):
+                    _fail(job.run_dir, error)
+                raise
         if codes[-1] in STOPS:
             _stopped = self.started
         return codes[-1]
