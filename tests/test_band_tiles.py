@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gpt2lab.engine.torch.plan import COSTS
 from gpt2lab.model.band_tiles import (
-    TORCH_COSTS,
     ProductCost,
     block_multiply_adds,
     channel_blocks,
@@ -83,7 +83,7 @@ def test_the_tiles_chosen_are_those_of_the_measured_record_and_nearly_the_best_i
     records = [json.loads(path.read_text()) for path in folder.glob("*costs*.json")]
     choices = max(records, key=lambda record: record["date"])["results"]["costs"]["choices"]
     for case in choices:
-        tile = choose_tile(case["n_embd"], case["band"], case["rows"], TORCH_COSTS["cpu"])
+        tile = choose_tile(case["n_embd"], case["band"], case["rows"], COSTS["cpu"])
         assert case["chosen"] == (str(tile) if tile else "dense"), case
     worse = [case["chosen_over_best"] for case in choices]
     assert len(worse) == 31 and max(worse) <= 1.03 and sum(worse) / len(worse) <= 1.01  # as band_tiles.py says

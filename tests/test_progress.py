@@ -59,6 +59,7 @@ def test_the_header_says_what_a_band_and_a_mask_leave_out_and_why_a_product_is_d
     blocks, dense = (dict.fromkeys(("forward", "input", "weight"), size) for size in (64, None))
     shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "fc1_band": 32, "fc2_band": 500, "n_params_active": 700_000}
     shape |= {"flop_per_token_dense": 900, "flop_per_token_computed": 300}
+    shape |= {"why_dense": "blocks would not be faster"}
     work = {"positions": 2048, "nodes": 272, "last_layer_rows": 128, "passes": 1, "trees": 0}
     facts = {
         "model": shape | {"batch_size": 16, "seq_len": 128, "work": work, "mlp_tiles": {"fc1": blocks, "fc2": dense}},
@@ -66,18 +67,19 @@ def test_the_header_says_what_a_band_and_a_mask_leave_out_and_why_a_product_is_d
         "engine": {"name": "torch", "device": "cpu", "device_name": "one", "precision": "fp32"},
     }
 
-    def lines(on: bool) -> list[str]:
-        return written(lambda console: print_header(console, facts, first_step=0, banded_products=on)).splitlines()
+    def lines() -> list[str]:
+        return written(lambda console: print_header(console, facts, first_step=0)).splitlines()
 
-    assert lines(True)[3:] == [
+    assert lines()[3:] == [
         "bands    FC1: products over 8 blocks of 64 hidden units",
         "bands    FC2: dense products (blocks would not be faster)",
         "work     272 of 2,048 positions, 128 in the last layer; 3.00 times fewer FLOP than the plain batch",
     ]
     facts["model"]["mlp_tiles"] = {"fc1": dense, "fc2": dense}
-    assert lines(False)[3] == "bands    FC1 and FC2: dense products (engine.banded_products=false)"
+    facts["model"]["why_dense"] = "engine.banded_products=false"
+    assert lines()[3] == "bands    FC1 and FC2: dense products (engine.banded_products=false)"
     facts["model"] |= {"fc1_band": 0, "fc2_band": 0, "flop_per_token_computed": 900}
-    assert len(lines(True)) == 3
+    assert len(lines()) == 3
 
 
 def test_the_ending_puts_the_loss_beside_what_is_known():

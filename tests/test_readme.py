@@ -286,11 +286,15 @@ def test_the_products_of_a_band_are_told_in_its_method(tmp_path: Path) -> None:
     dense = {"forward": None, "input": None, "weight": None}
     tiles = {"fc1": dict.fromkeys(dense, 128), "fc2": dense}
     wide = {"n_embd": 768, "fc1_band": 256, "fc2_band": 256, "mlp_tiles": tiles}
+    wide |= {"why_dense": "blocks would not be faster"}
     page = method_of(tmp_path / "wide", wide)
     assert cells(page, "FC1")[1] == "band 256, density 8.19 %; products over 24 blocks of 128 hidden units"
     assert cells(page, "FC2")[1] == "band 256, density 8.19 %; dense products (blocks would not be faster)"
-    page = method_of(tmp_path / "off", wide | {"mlp_tiles": {"fc1": dense, "fc2": dense}}, {"banded_products": False})
-    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products (engine.banded_products=false)"
+    older = {key: value for key, value in wide.items() if key != "why_dense"} | {
+        "mlp_tiles": {"fc1": dense, "fc2": dense}
+    }
+    page = method_of(tmp_path / "older", older)
+    assert cells(page, "FC1")[1] == "band 256, density 8.19 %; dense products"
     some = {"fc1": dense | {"forward": 64, "input": 128}, "fc2": dense}
     page = method_of(tmp_path / "some", wide | {"mlp_tiles": some})
     assert cells(page, "FC1")[1].endswith(

@@ -27,7 +27,8 @@ from gpt2lab.engine.torch import engine as torch_engine
 from gpt2lab.engine.torch.banded import BandedLinear, clear_outside_band
 from gpt2lab.engine.torch.model import GPT
 from gpt2lab.engine.torch.passes import DeviceRows
-from gpt2lab.model.band_tiles import TORCH_COSTS, mlp_tiles
+from gpt2lab.engine.torch.plan import COSTS
+from gpt2lab.model.band_tiles import mlp_tiles
 from gpt2lab.model.bands import band_mask, banded_tensors
 from gpt2lab.model.params import Params, tensor_shapes
 from gpt2lab.schema import Decay, OptimConfig
@@ -298,4 +299,4 @@ def test_the_key_that_switches_tiles_off_changes_rounding_only(monkeypatch):
 )
 def test_tiles_are_used_where_they_were_measured_to_pay(n_embd, band, rows, pays):
     shape = config(n_embd=n_embd, fc1_band=band)
-    assert (mlp_tiles(shape, rows, TORCH_COSTS["cpu"])["fc1"] is not None) == pays
+    assert (mlp_tiles(shape, rows, COSTS["cpu"])["fc1"] is not None) == pays

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from gpt2lab.engine.torch.banded import BandedLinear
+from gpt2lab.engine.torch.plan import COSTS
 from gpt2lab.model.band_tiles import (
     TILES,
-    TORCH_COSTS,
     BandBlock,
     ProductCost,
     blocks_seconds,
@@ -88,7 +88,7 @@ def fit(measured: dict[tuple[int, int, int], dict[int, float]]) -> ProductCost:
 
 def chosen(case: tuple[int, int, int], times: dict[int, float]) -> dict[str, Any]:
     """Return what `choose_tile` takes for a case, and how much longer that takes than the best one measured."""
-    tile, best = choose_tile(*case, TORCH_COSTS["cpu"]) or 0, min(times, key=times.__getitem__)
+    tile, best = choose_tile(*case, COSTS["cpu"]) or 0, min(times, key=times.__getitem__)
     n_embd, band, rows = case
     return {
         "n_embd": n_embd,
@@ -112,7 +112,7 @@ def bench_band_costs() -> dict[str, Any]:
     choices = [chosen(case, times) for case, times in measured.items()]
     return {
         "fitted": asdict(fit(measured)),
-        "used": asdict(TORCH_COSTS["cpu"]),
+        "used": asdict(COSTS["cpu"]),
         "worst_chosen_over_best": max(choice["chosen_over_best"] for choice in choices),
         "choices": choices,
     }

@@ -71,6 +71,7 @@ class EnginePlan:
 
     device: str  # planned for; "cpu" where engine.device=auto would choose
     tiles: ProductTiles  # of the products of both MLP matrices
+    why_dense: str  # what keeps the products of a band from being done by tiles, where they are not
     work: Work  # of the given batch; without one, of as many rows of which no two begin alike
     memory: MemoryPlan | None  # None: allocated step by step, and not planned
 

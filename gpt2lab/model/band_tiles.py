@@ -37,18 +37,6 @@ class ProductCost:
     value_s: float  # to read or write one value of an activation
 
 
-# PyTorch. cpu: fitted in fp32 on two cores of an AMD EPYC with AVX-512, to 11 cases of C = 128 and 384 whose record was
-# not kept; only their ratios matter. Held against all tiles in the 31 cases of `python tools/bench.py costs`, C from
-# 128 to 1,024, what they choose takes 1.03 times as long as the best at most and 1.01 on average; of SETUP_CALLS 0, 2,
-# 4 and MARGIN 0.8 to 1 no pair does clearly better, nor does a fit to these cases. cuda: not measured but derived from
-# an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; in fp32 products take
-# longer, so tiles may pay where these costs say dense. Other devices (mps) were never tried: their products are dense.
-TORCH_COSTS = {
-    "cpu": ProductCost(call_s=2.0e-5, multiply_add_s=1.6e-11, value_s=3.7e-10),
-    "cuda": ProductCost(call_s=5e-6, multiply_add_s=2.5e-15, value_s=4.7e-13),
-}
-
-
 def hidden_blocks(n_embd: int, band: int, size: int, *, clipped: bool = False) -> list[BandBlock]:
     """Return blocks of `size` hidden units (the last may be smaller) with their windows of channels.
 
@@ -119,34 +107,17 @@ def blocks_seconds(blocks: list[BandBlock], rows: int, cost: ProductCost) -> flo
     )
 
 
-def aligned_to(precision: str) -> int:
-    """Return of how many channels an engine=cuda model must have a multiple, so that tensor cores can read blocks."""
-    return {"bf16": 8, "tf32": 4, "fp32": 1}[precision]  # 16 bytes; fp32 does not use tensor cores
+def products_in_words(n_embd: int, tiles: Mapping[str, int | None], why_dense: str | None) -> str:
+    """Return how the products of a banded matrix, {product: hidden units of a block; None: dense}, are done.
 
-
-def products_in_words(
-    n_embd: int, tiles: Mapping[str, int | None], *, engine: str, device: str, precision: str, enabled: bool
-) -> str:
-    """Return how the products of a banded matrix, {product: hidden units of a block; None: dense}, are done, and why.
-
-    `engine` is "torch" or "cuda", `enabled` is `engine.banded_products`.
+    `why_dense` is the engine's reason, None where a run did not record it.
     """
     sizes = set(tiles.values())
     if sizes == {None}:
-        return f"dense products ({_why_dense(n_embd, engine, device, precision, enabled)})"
+        return f"dense products ({why_dense})" if why_dense else "dense products"
     if len(sizes) == 1:
         [size] = sizes
         assert size is not None
         return f"products over {-(-4 * n_embd // size)} blocks of {size} hidden units"
     names = {"forward": "forward", "input": "gradient of the input", "weight": "gradient of the weight"}
     return ", ".join(f"{names[which]} {f'blocks of {size}' if size else 'dense'}" for which, size in tiles.items())
-
-
-def _why_dense(n_embd: int, engine: str, device: str, precision: str, enabled: bool) -> str:
-    if not enabled:
-        return "engine.banded_products=false"
-    if engine == "torch" and device not in TORCH_COSTS:
-        return f"blocks were never timed on {device}"
-    if engine == "cuda" and n_embd % aligned_to(precision):
-        return f"in {precision} blocks need a multiple of {aligned_to(precision)} channels"
-    return "blocks would not be faster"

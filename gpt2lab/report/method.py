@@ -75,14 +75,7 @@ def _products(inputs: Inputs, name: str) -> str | None:
     # What the runs of a sweep do not have in common is absent.
     if set(computed.get(name, ())) != set(PRODUCTS) or not n_embd or not band or bands.is_dense(n_embd, band):
         return None
-    how = products_in_words(
-        n_embd,
-        computed[name],
-        engine=inputs.fact("provenance.engine.name") or "torch",
-        device=inputs.fact("provenance.engine.device") or "cpu",
-        precision=inputs.fact("provenance.engine.precision") or "fp32",
-        enabled=inputs.fact("config.engine.banded_products") is not False,
-    )
+    how = products_in_words(n_embd, computed[name], model.get("why_dense"))
     return f"band {band:,}, density {numbers.percent(bands.density(n_embd, band))}; {how}"
 
 

@@ -52,7 +52,8 @@ def model_facts(parts: Parts) -> dict[str, Any]:
     model, counted = spec.model, None if spec.counted is None else list(spec.counted)
     weights = parts.config.model.init_from
     engine = replace(spec.engine, device=DeviceChoice[parts.engine.device])
-    work = plan_engine(replace(spec, engine=engine), batches.batch(0)).work  # of the first update, on this device
+    plan = plan_engine(replace(spec, engine=engine), batches.batch(0))  # of the first update, on this device
+    work = plan.work
     if best_loss is not None and counted is not None:
         best_loss = best_loss[counted]
     return {
@@ -77,6 +78,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
             "logit_rows": work.counts.logit_rows,
         },
         "mlp_tiles": parts.engine.mlp_tiles,
+        "why_dense": plan.why_dense,
     }
 
 

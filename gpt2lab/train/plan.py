@@ -93,20 +93,12 @@ def _describe_model(plan: RunPlan, engine: EnginePlan | None) -> Iterator[tuple[
     sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
     largest = heapq.nlargest(3, sizes.items(), key=lambda tensor: tensor[1])
     yield "largest tensors", ", ".join(f"{name} {size:,}" for name, size in largest)
-    chosen = plan.spec.engine
     for name, band in model.bands.items():
         products = ""
         if is_dense(model.n_embd, band):
             products = "; the band keeps everything: dense"
         elif engine:
-            products = "; " + products_in_words(
-                model.n_embd,
-                engine.tiles[name],
-                engine="cuda" if chosen.name is EngineName.cuda else "torch",
-                device=engine.device,
-                precision=chosen.precision.name,
-                enabled=chosen.banded_products,
-            )
+            products = "; " + products_in_words(model.n_embd, engine.tiles[name], engine.why_dense)
         share = density(model.n_embd, band)
         text = f"band {band} of {model.n_hidden} hidden units, density {share:.2%}{products}"
         yield name.upper(), text if band else "dense"

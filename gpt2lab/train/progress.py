@@ -112,7 +112,7 @@ def format_row(row: Row, *names: str) -> str:
     return "  ".join(f"{entry.short} {entry.text(value)}" for entry, value in values if value is not None)
 
 
-def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int, banded_products: bool) -> None:
+def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int) -> None:
     """Print model, data and engine; `facts` are the sections of provenance.json."""
     model, data, engine = facts["model"], facts["data"], facts["engine"]
     bands = [f"{name} {model[key]}" for name, key in (("FC1", "fc1_band"), ("FC2", "fc2_band")) if model[key]]
@@ -123,7 +123,7 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int,
         f"{data['vocab_size']:,}, batch {model['batch_size']} x {model['seq_len']}",
         f"engine   {engine['name']} on {engine['device']} ({engine['device_name']}), {engine['precision']}",
     ]
-    lines += _products(facts, banded_products)
+    lines += _products(model)
     work = model["work"]
     dense, computed = model["flop_per_token_dense"], model["flop_per_token_computed"]
     if computed < dense:
@@ -135,20 +135,12 @@ def print_header(console: Console, facts: Mapping[str, Any], *, first_step: int,
     print_lines(console, *lines)
 
 
-def _products(facts: Mapping[str, Any], banded_products: bool) -> list[str]:
+def _products(model: Mapping[str, Any]) -> list[str]:
     """Return how the products of banded matrices are done; matrices in one line where it is the same."""
-    model, engine = facts["model"], facts["engine"]
     matrices: dict[str, list[str]] = {}
     for name in ("fc1", "fc2"):
         if not is_dense(model["n_embd"], model[f"{name}_band"]):
-            words = products_in_words(
-                model["n_embd"],
-                model["mlp_tiles"][name],
-                engine=engine["name"],
-                device=engine["device"],
-                precision=engine["precision"],
-                enabled=banded_products,
-            )
+            words = products_in_words(model["n_embd"], model["mlp_tiles"][name], model["why_dense"])
             matrices.setdefault(words, []).append(name.upper())
     return [f"bands    {' and '.join(names)}: {words}" for words, names in matrices.items()]
 

@@ -82,7 +82,7 @@ def _train_and_finish(
 ) -> Ending:
     """Train to the end; `resumed_s` are the seconds trained before a run was continued, None for a new one."""
     config = parts.config
-    print_header(console, facts, first_step=parts.engine.step, banded_products=config.engine.banded_products)
+    print_header(console, facts, first_step=parts.engine.step)
     tracker = start_tracker(
         config.tracker,
         run_dir=run.path,

@@ -11,7 +11,7 @@ import numpy as np
 from gpt2lab.engine.base import EngineSpec
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.engine.cuda.ops.banded_linear import DENSE, alignment, block_shape, product_blocks
-from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles, aligned_to
+from gpt2lab.model.band_tiles import PRODUCTS, ProductTiles
 from gpt2lab.model.bands import is_dense
 from gpt2lab.schema import Precision
 
@@ -23,6 +23,8 @@ BYTES_PER_S = 4.3e12
 LAUNCH_S = 1e-6  # about what a node of a graph costs
 MULTIPROCESSORS = 132
 CLEARLY = 0.9  # what was not measured should promise this much
+# Channels of a model have to be a multiple, so that tensor cores can read blocks: 16 bytes. fp32 does not use them.
+ALIGNED_TO = {Precision.bf16: 8, Precision.tf32: 4, Precision.fp32: 1}
 # A multiprocessor is taken to make at most 128 x 128 results at a time; its work comes in steps of 64 on all sides.
 LARGEST, STEP = 128, 64
 
@@ -33,12 +35,22 @@ def choose_mlp_tiles(spec: EngineSpec) -> ProductTiles:
     The same on every device: the host is there to prove what a card runs.
     """
     config, precision, rows = spec.model, spec.engine.precision, spec.rows
-    if not spec.engine.banded_products or config.n_embd % aligned_to(precision.name):
+    if not spec.engine.banded_products or config.n_embd % ALIGNED_TO[precision]:
         return DENSE
     return {
         name: {product: _choose(name, product, config.n_embd, band, rows, precision) for product in PRODUCTS}
         for name, band in config.bands.items()
     }
+
+
+def why_dense(spec: EngineSpec) -> str:
+    """Return why products are dense where `choose_mlp_tiles` chooses no blocks for a band."""
+    precision, n_embd = spec.engine.precision, spec.model.n_embd
+    if not spec.engine.banded_products:
+        return "engine.banded_products=false"
+    if n_embd % ALIGNED_TO[precision]:
+        return f"in {precision.name} blocks need a multiple of {ALIGNED_TO[precision]} channels"
+    return "blocks would not be faster"
 
 
 def _choose(name: str, product: str, n_embd: int, band: int, rows: int, precision: Precision) -> int | None:

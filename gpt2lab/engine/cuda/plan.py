@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpt2lab.engine.base import EngineSpec
+from gpt2lab.engine.cuda.bands import why_dense
 from gpt2lab.engine.cuda.gemm.cublas import WORKSPACE_BYTES
 from gpt2lab.engine.cuda.memory import plan_memory, workload_of
 from gpt2lab.engine.cuda.numerics import Numerics
@@ -25,6 +26,7 @@ def plan(spec: EngineSpec, batch: TokenBatch | None = None) -> EnginePlan:
     return EnginePlan(
         device=device.name,
         tiles=workload.mlp_tiles,
+        why_dense=why_dense(spec),
         work=count_work(spec, batch, device=device.name, mlp_multiply_adds=multiply_adds),
         memory=plan_memory(spec.model, numerics, workload, workspace_bytes=workspace_bytes),
     )
