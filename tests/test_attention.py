@@ -26,7 +26,7 @@ def failed(checks) -> list[str]:
 # Heads of 20 and 64 channels, which share what is compiled: short and long rows, every position or chosen ones.
 FEW = [case for case in attention.CASES if case.HS in (20, 64) and (case.positions is None or case.T > 32)]
 MODES = [
-    ({"checked": True}, Precision.fp32, FEW),
+    pytest.param({"checked": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
     ({}, Precision.bf16, FEW),
     ({"float64": True}, Precision.fp32, FEW),
     *(pytest.param({"checked": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),

@@ -29,7 +29,10 @@ def test_a_banded_layer_agrees_with_a_masked_one_in_float64(precision: Precision
 
 
 @pytest.mark.parametrize("mode", [{"checked": True}, {"reverse": True}], ids=str)
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize(
+    "precision",
+    [Precision.tf32, *(pytest.param(one, marks=pytest.mark.slow) for one in (Precision.fp32, Precision.bf16))],
+)
 def test_every_access_of_a_banded_layer_is_in_bounds_and_in_any_order(
     precision: Precision, mode: dict[str, bool]
 ) -> None:

@@ -62,6 +62,7 @@ def last_row(name: str) -> dict:
     return read_metrics(Path("runs") / name / "metrics.csv")[-1]
 
 
+@pytest.mark.slow
 def test_a_chain_forgets_its_first_task(chain, command):
     record = evaluate(command, "1", "2", *TASKS)
     own, other = record["matrices"]["loss"]

@@ -95,7 +95,7 @@ def allowed(shape: GPTConfig, *, rows: int, precision: str = "fp32") -> float:
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("counted", [None, (-1,)])
+@pytest.mark.parametrize("counted", [pytest.param(None, marks=pytest.mark.slow), (-1,)])
 def test_every_precision_agrees_with_the_reference(counted, precision):
     model = replace(MODEL, max_seq_len=35)
     params = random_params(model, std=0.05)

@@ -82,7 +82,11 @@ def test_bfloat16_gradients_are_as_near_as_their_rounding_allows(shape, variant)
 
 @pytest.mark.parametrize(
     ("changes", "counted"),
-    [({}, None), ({"fc1_band": 9, "fc2_band": 4}, (2, 4)), ({"max_seq_len": 35, "n_embd": 10}, (34,))],
+    [
+        ({}, None),
+        ({"fc1_band": 9, "fc2_band": 4}, (2, 4)),
+        pytest.param({"max_seq_len": 35, "n_embd": 10}, (34,), marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_equal_finite_differences_in_float64(changes, counted):
     model = config(**{"n_embd": 8, "vocab_size": 13, "max_seq_len": 5} | changes)
@@ -116,8 +120,8 @@ def test_gradients_equal_finite_differences_in_float64(changes, counted):
 @pytest.mark.parametrize(
     ("length", "precision"),
     [
-        (5, Precision.bf16),
         (40, Precision.fp32),
+        pytest.param(5, Precision.bf16, marks=pytest.mark.slow),
         pytest.param(5, Precision.fp32, marks=pytest.mark.slow),
         pytest.param(40, Precision.bf16, marks=pytest.mark.slow),
     ],

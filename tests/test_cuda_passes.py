@@ -138,7 +138,7 @@ def test_gradients_are_as_near_to_those_of_the_reference_as_rounding_allows(prec
             assert not found[name][:, ~mask].any()
 
 
-@pytest.mark.parametrize("counted", [None, (1, 3)], ids=str)
+@pytest.mark.parametrize("counted", [pytest.param(None, marks=pytest.mark.slow), (1, 3)], ids=str)
 def test_parameters_after_twenty_updates_are_the_same(counted):
     model, steps, rate = shape_of(), 20, 1e-3
     runs = {}
@@ -313,7 +313,7 @@ def test_sizes_of_a_tree_that_differ_a_little_are_padded_to_few():
     assert len(shapes) <= 8
 
 
-@pytest.mark.parametrize("counted", [None, (1, 3)], ids=str)
+@pytest.mark.parametrize("counted", [pytest.param(None, marks=pytest.mark.slow), (1, 3)], ids=str)
 def test_passes_go_with_banded_products(counted):
     model = shape_of(fc1_band=6, fc2_band=9)
     tiles = {"fc1": {"forward": 20, "input": 16, "weight": 12}, "fc2": {"forward": 16, "input": 24, "weight": 20}}

@@ -122,6 +122,7 @@ def test_the_same_run_gives_identical_numbers_and_leaves_nothing_behind(experime
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_archived_source_runs_and_not_the_installed_one(experiment, reproduce, tmp_path):
     edit_source(experiment, tmp_path / "edited", "gpt2lab/train/loop.py", "steps done", "steps done as of old")
     Path("gpt2lab").mkdir()  # nor one that lies in the current directory

@@ -71,6 +71,7 @@ def experiment(archived, workplace) -> Path:
     return Path("experiments/00001-a-sweep")
 
 
+@pytest.mark.slow
 def test_one_run_of_a_sweep_gives_identical_numbers(experiment, command):
     out, _ = command("reproduce", "1/1", "--keep", "kept")
     first, *_, last = out.splitlines()

@@ -33,7 +33,7 @@ def test_ten_and_ten_steps_equal_twenty_with_wandb_on(workplace, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_state_and_the_rest_is_the_same_to_the_bit(workplace, monkeypatch, capsys, number, engine):
     overrides = [*QUIET, *engine, "train.max_steps=12", "train.eval_every=5", "schedule.warmup_steps=3"]
     straight = run(*overrides)

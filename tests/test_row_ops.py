@@ -24,7 +24,7 @@ PROOFS = [embedding, layer_norm, positions, cross_entropy, grad_norm, adamw]
 DEVICES = [
     ({"checked": True}, Precision.fp32),
     ({}, Precision.bf16),
-    ({"float64": True}, Precision.fp32),
+    pytest.param({"float64": True}, Precision.fp32, marks=pytest.mark.slow),
     pytest.param({}, Precision.fp32, marks=pytest.mark.slow),
     pytest.param({"checked": True}, Precision.bf16, marks=pytest.mark.slow),
     pytest.param({"reverse": True}, Precision.fp32, marks=pytest.mark.slow),

@@ -151,6 +151,7 @@ def test_a_job_does_not_run_on_code_that_changed_since_the_sweep_began(workplace
     )
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_is_another_sweep(workplace):
     Path("text.txt").write_text("one fine day in the middle of the night " * 200)
     grid = ["-m", *SHORT, "data=text", "data.path=text.txt", "seed=5,6"]
@@ -170,6 +171,7 @@ def test_a_grid_over_data_files_runs_each(workplace):
     assert [job.values for job in sweeps()[0].jobs] == [{"data.path": "a.txt"}, {"data.path": "b.txt"}]
 
 
+@pytest.mark.slow
 def test_starting_weights_are_known_by_their_content(workplace):
     assert main([*SHORT, "hydra.run.dir=w", "seed=1"]) == 0
     Path("copy.bin").write_bytes(Path("w/model.bin").read_bytes())
@@ -198,6 +200,7 @@ def test_a_forced_sweep_that_was_stopped_goes_on_where_it_stopped(workplace, mon
     assert words(sweep) == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_damaged_fails_its_job_and_can_be_retried(workplace, monkeypatch):
     grid = ["-m", *SHORT, "seed=5"]
     with monkeypatch.context() as patch:
