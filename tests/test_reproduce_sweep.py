@@ -82,6 +82,7 @@ def test_one_run_of_a_sweep_gives_identical_numbers(experiment, command):
     assert [row["train_loss"] for row in kept] != [row["train_loss"] for row in other]
 
 
+@pytest.mark.slow
 def test_a_changed_number_of_one_run_is_found(experiment, command):
     metrics = experiment / "runs/0-seed=1/metrics.csv"
     value = read_metrics(metrics)[2]["train_loss"]

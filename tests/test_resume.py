@@ -19,7 +19,7 @@ from gpt2lab.record.metrics import read_metrics
 from gpt2lab.run import main
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+@pytest.mark.parametrize("engine", [ENGINES[0], pytest.param(ENGINES[1], marks=pytest.mark.slow)], ids=" ".join)
 def test_ten_and_ten_steps_equal_twenty_with_wandb_on(workplace, engine):
     overrides = [*TINY, *engine, "schedule=constant", "train.eval_every=5", "sparsity=banded", "fc1_band=12"]
     straight = run(*overrides, "train.max_steps=20")

@@ -24,6 +24,7 @@ def test_the_same_sweep_again_runs_nothing(workplace):
     assert started(sweeps()[0]) == before[::-1]
 
 
+@pytest.mark.slow
 def test_a_changed_config_is_another_sweep(workplace):
     assert main(["-m", *SHORT, "seed=5,6"]) == 0
     assert main(["-m", *SHORT, "seed=5,6", "optim.beta2=0.9"]) == 0
