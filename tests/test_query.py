@@ -4,71 +4,27 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gpt2lab.archive import list_experiments, query
-from gpt2lab.archive.query import choose, describe, select
+from gpt2lab.archive import query
+from gpt2lab.archive.query import choose, select
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.rundir import RunDir
-from tests.run_records import grokking_rows, text_rows, write_record
-from tests.sweep_records import write_grokking_sweep
-
-RESULTS = [
-    {"name": "first", "val_loss": 1.8, "status": "finished", "delay": None, "density": {"fc1": 1.0}, "tags": ["a"]},
-    {"name": "second", "val_loss": 2.5, "status": "finished", "delay": 300, "density": {"fc1": 0.44}, "tags": []},
-    {"name": "third", "val_loss": None, "status": "failed", "delay": None, "density": {"fc1": 1.0}},
-    {
-        "name": "fourth",
-        "val_loss": 0.3,
-        "status": "finished",
-        "delay": 20,
-        "density": {"fc1": 1.0},
-        "data": "equations",
-    },
-]
-CONFIGS = [
-    {"seed": 1, "data": {"source": "pydocs"}, "train": {"batch_size": 16, "eval_train": True}},
-    {"seed": 2, "data": {"source": "pydocs"}, "train": {"batch_size": 32, "eval_train": False}},
-    {"seed": 1, "data": {"source": "text"}, "train": {"batch_size": 16, "eval_train": True}},
-    {"seed": 1, "data": {"source": "modular"}, "train": {"batch_size": "full", "eval_train": True}},
-]
+from tests.query_archives import listed, rows, write_run_and_sweep, write_runs
+from tests.run_records import grokking_rows, text_rows
 
 
 @pytest.fixture
 def archived_runs(tmp_path) -> Path:
-    root = tmp_path / "experiments"
-    for number, (summary, config) in enumerate(zip(RESULTS, CONFIGS, strict=True), 1):
-        path = root / f"{number:05d}-{summary['name']}"
-        path.mkdir(parents=True)
-        (path / "summary.json").write_text(json.dumps(summary))
-        (path / "config.yaml").write_text(yaml.safe_dump(config))
-        (path / "provenance.json").write_text("{}")
-        (path / "status.json").write_text("{}")
-    return root
+    return write_runs(tmp_path / "experiments")
 
 
 @pytest.fixture(scope="module")
 def run_and_sweep(tmp_path_factory) -> Path:
-    """An archive of one run and one sweep of 18 jobs: 2 diverged, 7 was interrupted, 17 never began."""
-    root = tmp_path_factory.mktemp("experiments")
-    run = write_record(root / "00001-alone", text_rows(steps=40, eval_every=20), config={"seed": 9})
-    (run / "summary.json").write_text(json.dumps({"name": "alone", "seed": 9, "val_loss": 1.5}))
-    sweep = write_grokking_sweep(root / "00004-grokking")
-    (sweep / "config.yaml").write_text("optim: {beta2: 0.98}\nsparsity: dense\n")
-    (sweep / "summary.json").write_text(json.dumps({"name": "grokking", "kind": "sweep", "arms": [{"n": 3}]}))
-    return root
-
-
-def listed(root: Path):
-    return list_experiments(root, parts=("summary",))
+    return write_run_and_sweep(tmp_path_factory.mktemp("experiments"))
 
 
 def chosen(root: Path, condition: str) -> list[int]:
-    return [experiment.number for experiment in choose(listed(root), where=condition)]
-
-
-def rows(root: Path, text: str) -> list[tuple]:
-    return select(listed(root), text).rows
+    return [experiment.number for experiment in choose(listed(root), where=condition)[0]]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +161,7 @@ def test_a_huge_result_is_refused(archived_runs, monkeypatch):
     ],
 )
 def test_a_list_is_sorted_with_what_is_not_measured_at_the_end(archived_runs, column, numbers):
-    assert [experiment.number for experiment in choose(listed(archived_runs), sort=column)] == numbers
+    assert [experiment.number for experiment in choose(listed(archived_runs), sort=column)[0]] == numbers
 
 
 @pytest.mark.parametrize("column", ["prime", "number DESC --", "1", ""])
@@ -235,7 +191,7 @@ def test_configs_are_read_only_where_a_query_asks_for_them(archived_runs, monkey
 
 
 def test_an_empty_archive_matches_nothing():
-    assert choose([], where="anything==1", sort="anything") == []
+    assert choose([], where="anything==1", sort="anything") == ([], ())
 
 
 def test_the_jobs_of_a_sweep_are_rows_with_their_own_values(run_and_sweep):
@@ -275,13 +231,6 @@ def test_a_sweep_as_an_experiment_has_what_its_runs_share(run_and_sweep):
 def test_a_star_shows_the_columns_of_the_configs_too(run_and_sweep):
     assert "sparsity" in select(listed(run_and_sweep), "SELECT * FROM experiments").columns
     assert "sparsity" in select(listed(run_and_sweep), "SELECT e.* FROM experiments AS e").columns
-
-
-def test_the_columns_are_listed_with_an_example(run_and_sweep):
-    described = {row[:2]: row[2:] for row in describe(listed(run_and_sweep)).rows}
-    assert described["experiments", "name"] == (2, "grokking")
-    assert described["runs", "optim.weight_decay"][0] == 18
-    assert described["metrics", "val_accuracy"][0] > 100
 
 
 def test_the_commands_filter_sort_and_print_json(archived_runs, command):

@@ -15,6 +15,7 @@ from gpt2lab.errors import ConfigError
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 10_000_000  # of a whole result
 MAX_QUERY_BYTES = 20_000
+MAX_COLUMNS = 2_000  # of a table, as SQLite is compiled
 MAX_VALUE_BYTES = 1 << 20
 TIME_LIMIT_S = 20.0
 _HEAP_BYTES = 1 << 30
@@ -53,8 +54,11 @@ def select(experiments: list[Listed], query: str) -> QueryResult:
     return _run(experiments, query, "sql")
 
 
-def choose(experiments: list[Listed], *, where: str | None = None, sort: str | None = None) -> list[Listed]:
-    """Return the experiments for which the SQL condition `where` is true, by the column `sort` (-COLUMN: descending).
+def choose(
+    experiments: list[Listed], *, where: str | None = None, sort: str | None = None
+) -> tuple[list[Listed], tuple[str, ...]]:
+    """Return the experiments for which the SQL condition `where` is true, by the column `sort` (-COLUMN: descending),
+    and the damage, as in QueryResult.
 
     Numbers come before text, and NULL last either way. Raises ConfigError as `select`.
     """
@@ -62,10 +66,12 @@ def choose(experiments: list[Listed], *, where: str | None = None, sort: str | N
     key = _quote("number" if sort is None else sort.removeprefix("-"))
     direction = "DESC" if sort and sort.startswith("-") else "ASC"
     order = f"{key} IS NULL, typeof({key}) = 'text', {key} {direction}, number"
-    query = f"SELECT rowid FROM experiments WHERE {condition} ORDER BY {order}"
+    query = f"SELECT _rowid_ FROM experiments WHERE {condition} ORDER BY {order}"
     label = " ".join(option for option, value in (("--where", where), ("--sort", sort)) if value is not None)
-    positions = _run(experiments, query, label).rows if experiments else []
-    return [experiments[position - 1] for (position,) in positions]
+    if not experiments:
+        return [], ()
+    result = _run(experiments, query, label)
+    return [experiments[position - 1] for (position,) in result.rows], result.damage
 
 
 def describe(experiments: list[Listed]) -> QueryResult:
@@ -86,21 +92,28 @@ def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
     """Return the result of a query; `label` begins its errors."""
     _check(query, label)
     names = _names(query)
-    if not re.search(r"[^(\s]\s*\*", query):  # `SELECT *` shows what is in the configs too; count(*) does not
-        with contextlib.suppress(_UnknownNameError):
-            return _execute(Tables(experiments, names), query, label)
-    return _execute(Tables(experiments, names, every_config=True), query, label)
+    # `SELECT *` shows what is in the configs too, count(*) does not; NATURAL joins by all columns.
+    if re.search(r"[^(\s]\s*\*", query) or "natural" in names:
+        return _execute(Tables(experiments, names, every_config=True), None, query, label)
+    with contextlib.suppress(_UnknownNameError):
+        return _execute(Tables(experiments, names), names, query, label)
+    return _execute(Tables(experiments, names, every_config=True), names, query, label)
 
 
 class _UnknownNameError(ConfigError):
     """A query that names a column or a table that there is not."""
 
 
-def _execute(tables: Tables, query: str, label: str) -> QueryResult:
+def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> QueryResult:
+    """Return the result over the columns that are `asked` for, by default all of them."""
     columns = tables.columns()
     try:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            for table, names in columns.items():
+            for table, every in columns.items():
+                names = [name for name in every if asked is None or name in asked or name in COLUMNS[table]]
+                if len(names) > MAX_COLUMNS:
+                    has = f"{table} has {len(names):,} columns, at most {MAX_COLUMNS:,} are read"
+                    raise ConfigError(f"{label}: {has}; name columns instead of *")
                 connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
                 insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
                 connection.executemany(insert, ([row.get(name) for name in names] for row in tables.rows[table]))
