@@ -275,6 +275,8 @@ def test_a_record_that_no_report_can_be_made_of_is_refused(refused, exported, na
 
 def test_metrics_and_source_are_read(refused):
     refused({"metrics.csv": b"step,tokens\n1,x\n"}, r"metrics\.csv, line 2: damaged, tokens is 'x'")
+    for name in ("run", "number", "job", "seed", "name", "status", "Optim.Beta1"):
+        refused({"metrics.csv": f"step,{name}\n0,1\n".encode()}, f"metrics.csv: {name.lower()} is the name of another")
     wide = ",".join(["step", *(f"column{n}" for n in range(3000))])
     refused({"metrics.csv": f"{wide}\n0{',1' * 3000}\n".encode()}, r"metrics\.csv: 3,\d+ names, at most 300")
     refused({"source.tar.gz": b"no gzip"}, r"source\.tar\.gz: damaged, it is not gzip")

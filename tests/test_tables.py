@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt2lab.archive import query
-from gpt2lab.archive.query import describe
+from gpt2lab.archive.query import describe, select
 from gpt2lab.errors import ConfigError
 from tests.query_archives import RESULTS, listed, rows, write_run_and_sweep, write_runs
 
@@ -51,6 +51,25 @@ def test_more_columns_than_sqlite_has_are_refused_only_where_all_are_asked_for(a
 
 def test_a_natural_join_is_by_all_columns_that_two_tables_share(run_and_sweep):
     assert rows(run_and_sweep, "SELECT count(*) FROM experiments NATURAL JOIN runs") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["run", "number", "job", "seed", "name", "status", "label", "SEED"])
+def test_a_metric_with_the_name_of_a_setting_leaves_the_identity_of_a_run_as_it_is(tmp_path, name):
+    root = write_run_and_sweep(tmp_path)
+    metrics = root / "00001-alone" / "metrics.csv"
+    metrics.write_text(f"step,{name}\n0,77\n")
+    result = select(listed(root), "SELECT run, number, job, label, status, seed, name FROM runs WHERE number = 1")
+    assert result.rows == [("1", 1, None, None, "finished", None, None)]  # config and metrics are left out, and named
+    assert result.damage == (f"{metrics}: {name.lower()} is the name of another column of the same run or experiment",)
+    assert rows(root, "SELECT count(*) FROM metrics WHERE number = 1") == [(0,)]
+
+
+def test_names_are_compared_without_case(run_and_sweep, tmp_path):
+    root = write_run_and_sweep(tmp_path)
+    metrics = root / "00001-alone" / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("val_loss", "Val_Loss", 1))
+    text = "SELECT run, step, VAL_LOSS FROM metrics WHERE number IN (1, 4) AND val_loss IS NOT NULL"
+    assert rows(root, text) == rows(run_and_sweep, text)
 
 
 def test_the_columns_are_listed_with_an_example(run_and_sweep):

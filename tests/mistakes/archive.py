@@ -133,6 +133,13 @@ QUERY = (
         "test_query.py::test_a_list_is_sorted_with_what_is_not_measured_at_the_end",
     ),
     mistake(
+        "a metric takes the place of a setting of its run",
+        "gpt2lab/archive/tables.py",
+        "flat(metrics, rows[0], {*reserved, *config})",
+        "flat(metrics, rows[0], ())",
+        "test_tables.py::test_a_metric_with_the_name_of_a_setting_leaves_the_identity_of_a_run_as_it_is",
+    ),
+    mistake(
         "a file has more names than a table has columns",
         "gpt2lab/archive/tables.py",
         "if len(columns) > MAX_NAMES:",
