@@ -104,6 +104,11 @@ def test_what_cannot_be_read_or_is_unknown_is_said_in_one_line(archived_runs, co
         "SELECT * FROM pragma_table_info('experiments')",
         "SELECT load_extension('made')",
         "SELECT name FROM sqlite_master",
+        *(f"SELECT count(*) FROM {name}" for name in ("sqlite_master", "main.SQLITE_SCHEMA", "sqlite_temp_master")),
+        "SELECT count(*) FROM pragma_table_info('experiments')",
+        "SELECT count(*) FROM PRAGMA_database_list",
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM sqlite_master)",
+        "SELECT count(*) FROM dbstat",
         "EXPLAIN SELECT 1",
         "BEGIN",
         "SELECT 1; DELETE FROM experiments",
@@ -127,13 +132,41 @@ def test_an_unknown_table_is_told_the_known_ones(archived_runs):
         rows(archived_runs, 'SELECT * FROM "jobs"')
 
 
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 5) SELECT count(*) FROM c", [(5,)]),
+        ("WITH a AS MATERIALIZED (SELECT number FROM experiments) SELECT count(*) FROM a", [(2,)]),
+        (
+            "WITH a AS (SELECT number, val_loss FROM experiments UNION SELECT number, val_loss FROM runs) "
+            "SELECT count(*) FROM a",
+            [(15,)],
+        ),
+        (
+            "WITH a AS (SELECT DISTINCT number n FROM runs) "
+            "SELECT e.number FROM experiments e WHERE EXISTS (SELECT 1 FROM a) AND number > 3",
+            [(4,)],
+        ),
+        ("SELECT count(*) FROM EXPERIMENTS", [(2,)]),
+    ],
+)
+def test_tables_that_a_query_makes_can_be_counted(run_and_sweep, text, result):
+    assert rows(run_and_sweep, text) == result
+
+
+def test_the_items_of_a_list_can_be_asked_for(archived_runs):
+    assert rows(archived_runs, "SELECT number, value FROM experiments, json_each(tags)") == [(1, "a")]
+    assert rows(archived_runs, "SELECT count(*) FROM experiments, json_tree(tags) WHERE number = 1") == [(2,)]
+
+
 ENDLESS = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT"
 
 
 def test_an_endless_query_is_stopped(archived_runs, monkeypatch):
     monkeypatch.setattr(query, "TIME_LIMIT_S", 0.02)
-    with pytest.raises(ConfigError, match=r"sql: stopped after 0\.02 s"):
-        rows(archived_runs, f"{ENDLESS} max(x) FROM t")
+    for value in ("max(x)", "count(*)"):
+        with pytest.raises(ConfigError, match=r"sql: stopped after 0\.02 s"):
+            rows(archived_runs, f"{ENDLESS} {value} FROM t")
 
 
 def test_a_huge_result_is_refused(archived_runs, monkeypatch):
