@@ -217,6 +217,7 @@ MERGES = "\n".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" if i else "a0: 
         ("a: 1" + ":1" * 100_000, "a number of 200001 digits"),
         ("a: " + "1" * 5000, "a number of 5000 digits"),
         ("a: " + "1" * 900, "a number of 900 digits"),
+        ("a: 9223372036854775808", "a number of 19 digits"),
         ("a: .nan", "a value that no record has"),
         ("a: 2020-01-01", "a value that no record has"),
         ("a: !!binary aGk=", "a value that no record has"),

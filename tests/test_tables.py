@@ -28,6 +28,7 @@ def run_and_sweep(tmp_path_factory) -> Path:
         ({"_rowid_": 1}, "'_rowid_' is no column name"),
         ({"a\0b": 1}, r"'a\x00b' is no column name"),
         ({"number": 9}, "number is the name of another column"),
+        ({"seed": 2**63}, "seed is a whole number beyond 64 bits"),
         ({"VAL_LOSS": 0.0}, "there are two val_loss, which differ in case only"),
         ({f"key{n}": n for n in range(3000)}, "names, at most 300 become columns"),
     ],
@@ -77,3 +78,10 @@ def test_the_columns_are_listed_with_an_example(run_and_sweep):
     assert described["experiments", "name"] == (2, "grokking")
     assert described["runs", "optim.weight_decay"][0] == 18
     assert described["metrics", "val_accuracy"][0] > 100
+    assert described["runs", "train.eval_train"][1] is not True and described["runs", "train.eval_train"][1] == 1
+
+
+def test_a_number_keeps_the_value_and_the_division_of_its_column(archived_runs):
+    assert rows(archived_runs, "SELECT seed / 2, density.fc1 / 2, typeof(density.fc1) FROM experiments LIMIT 1") == [
+        (0, 0.5, "real")
+    ]

@@ -87,7 +87,7 @@ def _check_values(path: Path, value: Any) -> None:
 
 def _bounded(digits: str) -> int:
     value = int(digits)
-    if abs(value) > _LARGEST:
+    if abs(value) >= _LARGEST:
         raise ValueError(f"a number of {len(digits)} digits")
     return value
 

@@ -4,7 +4,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,18 +115,29 @@ def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> 
                 if len(names) > MAX_COLUMNS:
                     has = f"{table} has {len(names):,} columns, at most {MAX_COLUMNS:,} are read"
                     raise ConfigError(f"{label}: {has}; name columns instead of *")
-                connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
-                insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
-                connection.executemany(insert, ([row.get(name) for name in names] for row in tables.rows[table]))
+                rows = [[row.get(name) for name in names] for row in tables.rows[table]]
+                kinds = map(_kind, zip(*rows, strict=True)) if rows else [""] * len(names)
+                declared = [f"{_quote(name)} {kind}" for name, kind in zip(names, kinds, strict=True)]
+                connection.execute(f"CREATE TABLE {table} ({', '.join(declared)})")
+                connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", rows)
             _restrict(connection)
             cursor = connection.execute(_translate(query, columns))
-            rows = list(_limited(cursor, label))
+            found = list(_limited(cursor, label))
             named = tuple(column[0] for column in cursor.description or ())
-            return QueryResult(columns=named, rows=rows, damage=tuple(tables.damage))
+            return QueryResult(columns=named, rows=found, damage=tuple(tables.damage))
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
         raise _describe(error, columns, label) from None
+
+
+def _kind(values: Iterable[Any]) -> str:
+    """Return the type of a column of numbers, with which SQLite compares text as a number too; "" for any other.
+
+    Not NUMERIC, which stores 1.0 as 1, and divides that as a whole number.
+    """
+    kinds = {type(value) for value in values if value is not None}
+    return "INTEGER" if kinds == {int} else "REAL" if kinds and kinds <= {int, float} else ""
 
 
 def _restrict(connection: sqlite3.Connection) -> None:

@@ -120,7 +120,7 @@ def flat(path: Path, content: dict[str, Any], reserved: Iterable[str]) -> dict[s
     """Return {dotted name in lower case: value}; a list of plain values is JSON text, and one of groups is left out.
 
     Raises ArchiveError for a name in `path` that is no column name, is in `reserved`, or differs from another in case
-    only, and for more than MAX_NAMES.
+    only, for more than MAX_NAMES, and for a number that SQLite cannot hold.
     """
     columns: dict[str, Any] = {}
     for name, value in flatten(content).items():
@@ -130,12 +130,16 @@ def flat(path: Path, content: dict[str, Any], reserved: Iterable[str]) -> dict[s
             value = json.dumps(value, ensure_ascii=False, default=str)
         elif isinstance(value, dict):
             continue
+        elif isinstance(value, bool):
+            value = int(value)
         elif not isinstance(value, int | float | None):
             value = str(value)
         if not _NAME.fullmatch(name):
             raise ArchiveError(
                 f"{path}: {name[:40]!r} is no column name; expected a letter, then letters, digits, _./-"
             )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ArchiveError(f"{path}: {name} is a whole number beyond 64 bits")
         if (column := name.lower()) in reserved:
             raise ArchiveError(f"{path}: {name} is the name of another column of the same run or experiment")
         if column in columns:

@@ -140,6 +140,13 @@ QUERY = (
         "test_query.py::test_a_list_is_sorted_with_what_is_not_measured_at_the_end",
     ),
     mistake(
+        "a column of floats divides as whole numbers",
+        "gpt2lab/archive/query.py",
+        'else "REAL" if kinds',
+        'else "NUMERIC" if kinds',
+        "test_tables.py::test_a_number_keeps_the_value_and_the_division_of_its_column",
+    ),
+    mistake(
         "a metric takes the place of a setting of its run",
         "gpt2lab/archive/tables.py",
         "flat(metrics, rows[0], {*reserved, *config})",
