@@ -63,6 +63,8 @@ def choose(
 
     Numbers come before text, and NULL last either way. Raises ConfigError as `select`.
     """
+    if where is not None:
+        _check_condition(where)
     condition = "TRUE" if where is None else f"(\n{where}\n)"  # a comment in it ends with its line
     key = _quote("number" if sort is None else sort.removeprefix("-"))
     direction = "DESC" if sort and sort.startswith("-") else "ASC"
@@ -193,6 +195,19 @@ def _names(query: str) -> set[str]:
     return {".".join(parts[start:]).casefold() for parts in chains for start in range(len(parts))}
 
 
+def _check_condition(where: str) -> None:
+    """Raise ConfigError for a condition that is empty, or leaves the parentheses that are put around it."""
+    if all(kind == "space" for kind, _ in _tokens(where)):
+        raise ConfigError("--where: empty condition")
+    depth = 0
+    for kind, text in _tokens(where):
+        depth += {"(": 1, ")": -1}.get(text, 0) if kind == "sign" else 0
+        if depth < 0:
+            raise ConfigError("--where: a parenthesis is closed that was not opened")
+    if depth:
+        raise ConfigError("--where: a parenthesis is opened and not closed")
+
+
 def _check(query: str, label: str) -> None:
     """Raise ConfigError for what SQLite would carry out and nobody means, and for what does more than read."""
     if len(query.encode(errors="replace")) > MAX_QUERY_BYTES:
@@ -203,6 +218,8 @@ def _check(query: str, label: str) -> None:
         raise ConfigError(f"{label}: expected a query that reads, SELECT ... or WITH ... SELECT ...; {got}")
     if any(kind == "sign" and text in ("'", '"', "`", "[") for kind, text in tokens):
         raise ConfigError(f"{label}: a quote is opened and not closed")
+    if marks := [text for kind, text in tokens if kind == "sign" and text in "?:@$"]:
+        raise ConfigError(f"{label}: {marks[0]} marks a parameter, and a query has none; write the value itself")
     for (_, first), (kind, second), (_, third) in zip(tokens, tokens[1:], [*tokens[2:], ("", "")], strict=False):
         if first in _COMPARED and second == "null":
             raise ConfigError(f"{label}: {first} NULL is true of nothing; write IS NULL or IS NOT NULL")
