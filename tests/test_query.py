@@ -272,6 +272,14 @@ def test_a_sweep_as_an_experiment_has_what_its_runs_share(run_and_sweep):
     assert chosen(run_and_sweep, "seed = 9") == [1]
 
 
+@pytest.mark.parametrize("columns", ["optim.beta2", "*, optim.beta2", "e.kind, optim.beta2"])
+def test_a_name_that_two_tables_have_is_ambiguous_without_an_alias(run_and_sweep, columns):
+    joined = "FROM experiments e JOIN runs r USING (number) WHERE number = 4 AND r.job = 0"
+    with pytest.raises(ConfigError, match=r"sql: ambiguous column name: optim\.beta2"):
+        rows(run_and_sweep, f"SELECT {columns} {joined}")
+    assert rows(run_and_sweep, f"SELECT e.optim.beta2, r.optim.beta2 {joined}") == [(0.98, 0.98)]
+
+
 def test_a_star_shows_the_columns_of_the_configs_too(run_and_sweep):
     assert "sparsity" in select(listed(run_and_sweep), "SELECT * FROM experiments").columns
     assert "sparsity" in select(listed(run_and_sweep), "SELECT e.* FROM experiments AS e").columns

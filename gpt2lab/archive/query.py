@@ -98,8 +98,9 @@ def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
     # `SELECT *` shows what is in the configs too, count(*) does not; NATURAL joins by all columns.
     if re.search(r"[^(\s]\s*\*", query) or "natural" in names:
         return _execute(Tables(experiments, names, every_config=True), None, query, label)
-    with contextlib.suppress(_UnknownNameError):
-        return _execute(Tables(experiments, names), names, query, label)
+    if "experiments" not in names or not names & RUN_TABLES:  # else a name of both configs would be that of the runs
+        with contextlib.suppress(_UnknownNameError):
+            return _execute(Tables(experiments, names), names, query, label)
     return _execute(Tables(experiments, names, every_config=True), names, query, label)
 
 

@@ -140,6 +140,13 @@ QUERY = (
         "test_query.py::test_a_list_is_sorted_with_what_is_not_measured_at_the_end",
     ),
     mistake(
+        "a name of two tables is that of the one whose configs are read",
+        "gpt2lab/archive/query.py",
+        'if "experiments" not in names or not names & RUN_TABLES:',
+        "if names:",
+        "test_query.py::test_a_name_that_two_tables_have_is_ambiguous_without_an_alias",
+    ),
+    mistake(
         "a column of floats divides as whole numbers",
         "gpt2lab/archive/query.py",
         'else "REAL" if kinds',
