@@ -74,7 +74,7 @@ def test_names_are_compared_without_case(run_and_sweep, tmp_path):
 
 
 def test_the_columns_are_listed_with_an_example(run_and_sweep):
-    described = {row[:2]: row[2:] for row in describe(listed(run_and_sweep)).rows}
+    described = {row[:2]: row[2:4] for row in describe(listed(run_and_sweep)).rows}
     assert described["experiments", "name"] == (2, "grokking")
     assert described["runs", "optim.weight_decay"][0] == 18
     assert described["metrics", "val_accuracy"][0] > 100

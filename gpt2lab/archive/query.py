@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2lab.archive.experiments import Listed
+from gpt2lab.archive.summary_keys import SUMMARY_KEYS
 from gpt2lab.archive.tables import COLUMNS, RUN_TABLES, Tables
 from gpt2lab.errors import ConfigError
+from gpt2lab.record.columns import COLUMNS as METRICS
 
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 10_000_000  # of a whole result
@@ -35,6 +37,22 @@ _ORDERED = {"<", "<=", ">", ">="}
 _COMPARED = {"=", "==", "!=", "<>", *_ORDERED}
 _ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _JSON_TABLES = ("json_each", "json_tree")
+
+
+_OF_METRICS = {entry.name: (entry.unit or None, entry.description) for entry in METRICS}
+_IDENTITY = {
+    "number": (None, "number of the experiment"),
+    "slug": (None, "its name as in the name of its folder"),
+    "run": (None, "4, or 4/12 for job 12 of a sweep"),
+    "job": (None, "number of the job; NULL for a single run"),
+    "label": (None, "what sets a job of a sweep apart"),
+    "status": (None, "how the run ended"),
+}
+_MEANINGS = {
+    "experiments": _IDENTITY | {key.name: (key.unit or None, key.meaning) for key in SUMMARY_KEYS},
+    "runs": _IDENTITY | _OF_METRICS,
+    "metrics": _IDENTITY | _OF_METRICS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +96,10 @@ def choose(
 
 
 def describe(experiments: list[Listed]) -> QueryResult:
-    """Return a row per column of each table: how many values it has and the last of them."""
+    """Return a row per column of each table: how many values it has, the last of them, its unit and its meaning.
+
+    Keys of configs have a meaning in the schema only, in README.md.
+    """
     tables = Tables(experiments, names=RUN_TABLES, every_config=True)
     rows = []
     for table, columns in tables.columns().items():
@@ -87,8 +108,11 @@ def describe(experiments: list[Listed]) -> QueryResult:
             for column, value in row.items():
                 if value is not None:
                     values[column].append(value)
-        rows += [(table, name, len(found), found[-1] if found else None) for name, found in values.items()]
-    return QueryResult(columns=("table", "column", "values", "example"), rows=rows, damage=tuple(tables.damage))
+        known = _MEANINGS[table]
+        for name, found in values.items():
+            rows.append((table, name, len(found), found[-1] if found else None, *known.get(name, (None, None))))
+    titles = ("table", "column", "values", "example", "unit", "meaning")
+    return QueryResult(columns=titles, rows=rows, damage=tuple(tables.damage))
 
 
 def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
