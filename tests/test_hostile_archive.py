@@ -217,6 +217,7 @@ MERGES = "\n".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" if i else "a0: 
         ("a: 1" + ":1" * 100_000, "a number of 200001 digits"),
         ("a: " + "1" * 5000, "a number of 5000 digits"),
         ("a: " + "1" * 900, "a number of 900 digits"),
+        ("a: 9223372036854775808", "a number of 19 digits"),
         ("a: .nan", "a value that no record has"),
         ("a: 2020-01-01", "a value that no record has"),
         ("a: !!binary aGk=", "a value that no record has"),
@@ -227,6 +228,8 @@ MERGES = "\n".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" if i else "a0: 
         (b"a: \xff", "(can't decode byte|invalid)"),
         ("a: \x1b[31m", "(special|control) characters are not allowed"),
         ("a: 'open", "(end of stream|unexpected end)"),
+        ("'a`b': 1", "config.yaml: 'a`b' is no column name"),
+        ("\n".join(f"key{n}: 1" for n in range(3000)), "config.yaml: 3,000 names, at most 300"),
         ("[]", "expected a mapping, got list"),
         ("", "expected a mapping, got NoneType"),
     ],
@@ -251,6 +254,9 @@ def test_an_override_that_is_an_option_is_refused(refused, override):
         (b'{"version": 9}', "version '9', and this gpt2lab reads version 1"),
         (b"{", "not JSON"),
         (b"[]", "expected a JSON object"),
+        (b'{"_rowid_": 1}', "'_rowid_' is no column name"),
+        (b'{"a": {"b\\u0000": 1}}', r"summary.json: 'a\.b\\x00' is no column name"),
+        (json.dumps({f"key{n}": n for n in range(3000)}).encode(), "summary.json: 3,000 names, at most 300"),
     ],
 )
 def test_a_summary_that_is_none_is_refused(refused, content, message):
@@ -270,6 +276,10 @@ def test_a_record_that_no_report_can_be_made_of_is_refused(refused, exported, na
 
 def test_metrics_and_source_are_read(refused):
     refused({"metrics.csv": b"step,tokens\n1,x\n"}, r"metrics\.csv, line 2: damaged, tokens is 'x'")
+    for name in ("run", "number", "job", "seed", "name", "status", "Optim.Beta1"):
+        refused({"metrics.csv": f"step,{name}\n0,1\n".encode()}, f"metrics.csv: {name.lower()} is the name of another")
+    wide = ",".join(["step", *(f"column{n}" for n in range(3000))])
+    refused({"metrics.csv": f"{wide}\n0{',1' * 3000}\n".encode()}, r"metrics\.csv: 3,\d+ names, at most 300")
     refused({"source.tar.gz": b"no gzip"}, r"source\.tar\.gz: damaged, it is not gzip")
     refused({"more.yaml": b"a: 1"}, "no experiment has a file of this name")
 

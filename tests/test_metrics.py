@@ -244,6 +244,7 @@ def test_a_run_may_have_columns_of_its_own(tmp_path):
     ("header", "says"),
     [
         ("step,val_loss,lr,val_loss", "line 1: 2 columns are named val_loss"),
+        ("step,val_loss,VAL_LOSS", "line 1: val_loss and VAL_LOSS differ in case only"),
         ("step,val_loss,", "line 1: '' is no column name"),
         ("step,val\x1b[31mloss", r"line 1: 'val\\x1b\[31mloss' is no column name"),
         ("step,9lives", "line 1: '9lives' is no column name"),

@@ -4,71 +4,27 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gpt2lab.archive import list_experiments, query
-from gpt2lab.archive.query import choose, describe, select
+from gpt2lab.archive import query
+from gpt2lab.archive.query import choose, select
 from gpt2lab.errors import ConfigError
 from gpt2lab.record.rundir import RunDir
-from tests.run_records import grokking_rows, text_rows, write_record
-from tests.sweep_records import write_grokking_sweep
-
-RESULTS = [
-    {"name": "first", "val_loss": 1.8, "status": "finished", "delay": None, "density": {"fc1": 1.0}, "tags": ["a"]},
-    {"name": "second", "val_loss": 2.5, "status": "finished", "delay": 300, "density": {"fc1": 0.44}, "tags": []},
-    {"name": "third", "val_loss": None, "status": "failed", "delay": None, "density": {"fc1": 1.0}},
-    {
-        "name": "fourth",
-        "val_loss": 0.3,
-        "status": "finished",
-        "delay": 20,
-        "density": {"fc1": 1.0},
-        "data": "equations",
-    },
-]
-CONFIGS = [
-    {"seed": 1, "data": {"source": "pydocs"}, "train": {"batch_size": 16, "eval_train": True}},
-    {"seed": 2, "data": {"source": "pydocs"}, "train": {"batch_size": 32, "eval_train": False}},
-    {"seed": 1, "data": {"source": "text"}, "train": {"batch_size": 16, "eval_train": True}},
-    {"seed": 1, "data": {"source": "modular"}, "train": {"batch_size": "full", "eval_train": True}},
-]
+from tests.query_archives import listed, rows, write_run_and_sweep, write_runs
+from tests.run_records import grokking_rows, text_rows
 
 
 @pytest.fixture
 def archived_runs(tmp_path) -> Path:
-    root = tmp_path / "experiments"
-    for number, (summary, config) in enumerate(zip(RESULTS, CONFIGS, strict=True), 1):
-        path = root / f"{number:05d}-{summary['name']}"
-        path.mkdir(parents=True)
-        (path / "summary.json").write_text(json.dumps(summary))
-        (path / "config.yaml").write_text(yaml.safe_dump(config))
-        (path / "provenance.json").write_text("{}")
-        (path / "status.json").write_text("{}")
-    return root
+    return write_runs(tmp_path / "experiments")
 
 
 @pytest.fixture(scope="module")
 def run_and_sweep(tmp_path_factory) -> Path:
-    """An archive of one run and one sweep of 18 jobs: 2 diverged, 7 was interrupted, 17 never began."""
-    root = tmp_path_factory.mktemp("experiments")
-    run = write_record(root / "00001-alone", text_rows(steps=40, eval_every=20), config={"seed": 9})
-    (run / "summary.json").write_text(json.dumps({"name": "alone", "seed": 9, "val_loss": 1.5}))
-    sweep = write_grokking_sweep(root / "00004-grokking")
-    (sweep / "config.yaml").write_text("optim: {beta2: 0.98}\nsparsity: dense\n")
-    (sweep / "summary.json").write_text(json.dumps({"name": "grokking", "kind": "sweep", "arms": [{"n": 3}]}))
-    return root
-
-
-def listed(root: Path):
-    return list_experiments(root, parts=("summary",))
+    return write_run_and_sweep(tmp_path_factory.mktemp("experiments"))
 
 
 def chosen(root: Path, condition: str) -> list[int]:
-    return [experiment.number for experiment in choose(listed(root), where=condition)]
-
-
-def rows(root: Path, text: str) -> list[tuple]:
-    return select(listed(root), text).rows
+    return [experiment.number for experiment in choose(listed(root), where=condition)[0]]
 
 
 @pytest.mark.parametrize(
@@ -88,11 +44,17 @@ def rows(root: Path, text: str) -> list[tuple]:
         ("val_loss IS NULL", [3]),
         ("delay is not null", [2, 4]),
         ("train.eval_train==false", [2]),
-        ("seed=='1'", []),
+        ("seed=='1'", [1, 3, 4]),
+        ("val_loss < '1'", [4]),
+        ("density.fc1 > '0.5'", [1, 3, 4]),
+        ("seed / 2 = 1 and delay / 8 = 37", [2]),
+        ("train.batch_size > '0'", [4]),
+        ("train.batch_size > 20", [2, 4]),
         ("train.batch_size=='full'", [4]),
         ("train.batch_size<20", [1, 3]),
         ("val_loss<1e-9", []),
-        ("seed in (2, 3) -- all others", [2]),
+        ("seed in (2, 3) -- all others :)", [2]),
+        ("slug <> ':(?@$' and (seed = 2)", [2]),
         ("name LIKE 'f%' and tags LIKE '%\"a\"%'", [1]),
         ("val_loss = (SELECT min(val_loss) FROM experiments)", [4]),
     ],
@@ -116,7 +78,12 @@ def test_a_condition_chooses_by_results_and_config(archived_runs, condition, num
         ('data.source=="pydocs"', r"text is written in single quotes: 'pydocs'"),
         ("val_loss==null", "== NULL is true of nothing; write IS NULL"),
         ("1 < val_loss < 2", "write two comparisons"),
-        ("", "syntax error"),
+        ("", "empty condition"),
+        (" \n", "empty condition"),
+        ("-- all", "empty condition"),
+        ("1) or (1", "a parenthesis is closed that was not opened"),
+        ("(seed = 1", "a parenthesis is opened and not closed"),
+        ("seed = ?", r"\? marks a parameter, and a query has none; write the value itself"),
         ("name==first light", "syntax error"),
         ("seed = 1; SELECT 1", "syntax error"),
         ("seed = 'x", "a quote is opened and not closed"),
@@ -148,6 +115,11 @@ def test_what_cannot_be_read_or_is_unknown_is_said_in_one_line(archived_runs, co
         "SELECT * FROM pragma_table_info('experiments')",
         "SELECT load_extension('made')",
         "SELECT name FROM sqlite_master",
+        *(f"SELECT count(*) FROM {name}" for name in ("sqlite_master", "main.SQLITE_SCHEMA", "sqlite_temp_master")),
+        "SELECT count(*) FROM pragma_table_info('experiments')",
+        "SELECT count(*) FROM PRAGMA_database_list",
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM sqlite_master)",
+        "SELECT count(*) FROM dbstat",
         "EXPLAIN SELECT 1",
         "BEGIN",
         "SELECT 1; DELETE FROM experiments",
@@ -171,13 +143,41 @@ def test_an_unknown_table_is_told_the_known_ones(archived_runs):
         rows(archived_runs, 'SELECT * FROM "jobs"')
 
 
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 5) SELECT count(*) FROM c", [(5,)]),
+        ("WITH a AS MATERIALIZED (SELECT number FROM experiments) SELECT count(*) FROM a", [(2,)]),
+        (
+            "WITH a AS (SELECT number, val_loss FROM experiments UNION SELECT number, val_loss FROM runs) "
+            "SELECT count(*) FROM a",
+            [(15,)],
+        ),
+        (
+            "WITH a AS (SELECT DISTINCT number n FROM runs) "
+            "SELECT e.number FROM experiments e WHERE EXISTS (SELECT 1 FROM a) AND number > 3",
+            [(4,)],
+        ),
+        ("SELECT count(*) FROM EXPERIMENTS", [(2,)]),
+    ],
+)
+def test_tables_that_a_query_makes_can_be_counted(run_and_sweep, text, result):
+    assert rows(run_and_sweep, text) == result
+
+
+def test_the_items_of_a_list_can_be_asked_for(archived_runs):
+    assert rows(archived_runs, "SELECT number, value FROM experiments, json_each(tags)") == [(1, "a")]
+    assert rows(archived_runs, "SELECT count(*) FROM experiments, json_tree(tags) WHERE number = 1") == [(2,)]
+
+
 ENDLESS = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT"
 
 
 def test_an_endless_query_is_stopped(archived_runs, monkeypatch):
     monkeypatch.setattr(query, "TIME_LIMIT_S", 0.02)
-    with pytest.raises(ConfigError, match=r"sql: stopped after 0\.02 s"):
-        rows(archived_runs, f"{ENDLESS} max(x) FROM t")
+    for value in ("max(x)", "count(*)"):
+        with pytest.raises(ConfigError, match=r"sql: stopped after 0\.02 s"):
+            rows(archived_runs, f"{ENDLESS} {value} FROM t")
 
 
 def test_a_huge_result_is_refused(archived_runs, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_huge_result_is_refused(archived_runs, monkeypatch):
     ],
 )
 def test_a_list_is_sorted_with_what_is_not_measured_at_the_end(archived_runs, column, numbers):
-    assert [experiment.number for experiment in choose(listed(archived_runs), sort=column)] == numbers
+    assert [experiment.number for experiment in choose(listed(archived_runs), sort=column)[0]] == numbers
 
 
 @pytest.mark.parametrize("column", ["prime", "number DESC --", "1", ""])
@@ -235,7 +235,7 @@ def test_configs_are_read_only_where_a_query_asks_for_them(archived_runs, monkey
 
 
 def test_an_empty_archive_matches_nothing():
-    assert choose([], where="anything==1", sort="anything") == []
+    assert choose([], where="anything==1", sort="anything") == ([], ())
 
 
 def test_the_jobs_of_a_sweep_are_rows_with_their_own_values(run_and_sweep):
@@ -272,16 +272,17 @@ def test_a_sweep_as_an_experiment_has_what_its_runs_share(run_and_sweep):
     assert chosen(run_and_sweep, "seed = 9") == [1]
 
 
+@pytest.mark.parametrize("columns", ["optim.beta2", "*, optim.beta2", "e.kind, optim.beta2"])
+def test_a_name_that_two_tables_have_is_ambiguous_without_an_alias(run_and_sweep, columns):
+    joined = "FROM experiments e JOIN runs r USING (number) WHERE number = 4 AND r.job = 0"
+    with pytest.raises(ConfigError, match=r"sql: ambiguous column name: optim\.beta2"):
+        rows(run_and_sweep, f"SELECT {columns} {joined}")
+    assert rows(run_and_sweep, f"SELECT e.optim.beta2, r.optim.beta2 {joined}") == [(0.98, 0.98)]
+
+
 def test_a_star_shows_the_columns_of_the_configs_too(run_and_sweep):
     assert "sparsity" in select(listed(run_and_sweep), "SELECT * FROM experiments").columns
     assert "sparsity" in select(listed(run_and_sweep), "SELECT e.* FROM experiments AS e").columns
-
-
-def test_the_columns_are_listed_with_an_example(run_and_sweep):
-    described = {row[:2]: row[2:] for row in describe(listed(run_and_sweep)).rows}
-    assert described["experiments", "name"] == (2, "grokking")
-    assert described["runs", "optim.weight_decay"][0] == 18
-    assert described["metrics", "val_accuracy"][0] > 100
 
 
 def test_the_commands_filter_sort_and_print_json(archived_runs, command):
@@ -310,6 +311,7 @@ def test_sql_prints_a_table(archived_runs, command):
     [
         (["SELECT nme FROM experiments"], "did you mean name"),
         (["DELETE FROM experiments"], "got 'DELETE'"),
+        *(([f"SELECT {mark}"], f"{mark[0]} marks a parameter") for mark in ("?", "?1", ":a", "@a", "$a")),
         (["SELECT 1, 1", "--json"], "several columns are named '1'"),
         (["SELECT 1", "--tables"], "expected one of"),
         ([], "expected one of"),

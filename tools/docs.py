@@ -1,4 +1,5 @@
-"""Write the tables of README.md that come from conf/, the schema, the metrics, the commands and the measurements.
+"""Write the tables of README.md that come from conf/, the schema, the metrics, the summary, the commands and the
+measurements.
 
 python tools/docs.py           rewrite what stands between the markers
 python tools/docs.py --check   change nothing; exit with 1 when README.md differs
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where this file is r
 
 from bench_rows import measured_rows
 
+from gpt2lab.archive.summary_keys import SUMMARY_KEYS
 from gpt2lab.cli.main import group as command_group
 from gpt2lab.compose import compose, known_keys
 from gpt2lab.record import columns
@@ -121,6 +123,10 @@ def metrics_table() -> str:
     return table(("column", "unit", "meaning"), ((f"`{c.name}`", c.unit, c.description) for c in columns.COLUMNS))
 
 
+def summary_table() -> str:
+    return table(("column", "unit", "meaning"), ((f"`{key.name}`", key.unit, key.meaning) for key in SUMMARY_KEYS))
+
+
 def commands_table() -> str:
     top = click.Context(command_group, info_name="gpt2lab")
     return table(("command", "what it does"), command_rows(command_group, top))
@@ -146,6 +152,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "options": options_table,
     "keys": keys_table,
     "metrics": metrics_table,
+    "summary": summary_table,
     "commands": commands_table,
     "speed": speed_table,
 }
@@ -169,7 +176,7 @@ def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         README.write_text(generated, encoding="utf-8")
     elif generated != text:
-        sources = "conf/, the schema, the metrics, the commands or tools/benchmarks/"
+        sources = "conf/, the schema, the metrics, the summary, the commands or tools/benchmarks/"
         print(f"README.md differs from {sources}: run python tools/docs.py")
         return 1
     return 0

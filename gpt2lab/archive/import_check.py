@@ -10,9 +10,9 @@ import yaml
 
 from gpt2lab.archive.experiments import read_summary
 from gpt2lab.archive.manifest import MANIFEST, is_weights
+from gpt2lab.archive.tables import COLUMNS, flat, read_config, read_run
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_json
-from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import Loader, RunDir
 from gpt2lab.record.sweep import PLAN, RUNS, is_sweep, read_sweep
 from gpt2lab.record.unpack import read_source
@@ -65,10 +65,10 @@ def check_record(directory: Path, names: Iterable[str]) -> None:
         elif path.suffix == ".yaml":
             _check_yaml(path)
         elif path.name == "metrics.csv":
-            read_metrics(path)
+            read_run(path.parent)
         elif path.name == "source.tar.gz":
             read_source(path)
-    read_summary(directory)
+    flat(directory / "summary.json", read_summary(directory), COLUMNS["experiments"])
     if is_sweep(directory):
         check_plan(directory / PLAN)
     else:
@@ -87,7 +87,7 @@ def _check_values(path: Path, value: Any) -> None:
 
 def _bounded(digits: str) -> int:
     value = int(digits)
-    if abs(value) > _LARGEST:
+    if abs(value) >= _LARGEST:
         raise ValueError(f"a number of {len(digits)} digits")
     return value
 
@@ -108,6 +108,7 @@ def _check_yaml(path: Path) -> None:
     record = RunDir(path.parent)
     if path == record.config:
         _check_values(path, record.read_config())
+        read_config(path.parent)
         if b"${" in path.read_bytes():
             raise ArchiveError(f"{path}: holds ${{...}}; the config of an archived run holds resolved values only")
     elif path == record.overrides:

@@ -4,17 +4,20 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from gpt2lab.archive.experiments import Listed
+from gpt2lab.archive.summary_keys import SUMMARY_KEYS
 from gpt2lab.archive.tables import COLUMNS, RUN_TABLES, Tables
 from gpt2lab.errors import ConfigError
+from gpt2lab.record.columns import COLUMNS as METRICS
 
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 10_000_000  # of a whole result
 MAX_QUERY_BYTES = 20_000
+MAX_COLUMNS = 2_000  # of a table, as SQLite is compiled
 MAX_VALUE_BYTES = 1 << 20
 TIME_LIMIT_S = 20.0
 _HEAP_BYTES = 1 << 30
@@ -32,7 +35,24 @@ _TOKEN = re.compile(
 )
 _ORDERED = {"<", "<=", ">", ">="}
 _COMPARED = {"=", "==", "!=", "<>", *_ORDERED}
-_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_JSON_TABLES = ("json_each", "json_tree")
+
+
+_OF_METRICS = {entry.name: (entry.unit or None, entry.description) for entry in METRICS}
+_IDENTITY = {
+    "number": (None, "number of the experiment"),
+    "slug": (None, "its name as in the name of its folder"),
+    "run": (None, "4, or 4/12 for job 12 of a sweep"),
+    "job": (None, "number of the job; NULL for a single run"),
+    "label": (None, "what sets a job of a sweep apart"),
+    "status": (None, "how the run ended"),
+}
+_MEANINGS = {
+    "experiments": _IDENTITY | {key.name: (key.unit or None, key.meaning) for key in SUMMARY_KEYS},
+    "runs": _IDENTITY | _OF_METRICS,
+    "metrics": _IDENTITY | _OF_METRICS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +73,33 @@ def select(experiments: list[Listed], query: str) -> QueryResult:
     return _run(experiments, query, "sql")
 
 
-def choose(experiments: list[Listed], *, where: str | None = None, sort: str | None = None) -> list[Listed]:
-    """Return the experiments for which the SQL condition `where` is true, by the column `sort` (-COLUMN: descending).
+def choose(
+    experiments: list[Listed], *, where: str | None = None, sort: str | None = None
+) -> tuple[list[Listed], tuple[str, ...]]:
+    """Return the experiments for which the SQL condition `where` is true, by the column `sort` (-COLUMN: descending),
+    and the damage, as in QueryResult.
 
     Numbers come before text, and NULL last either way. Raises ConfigError as `select`.
     """
+    if where is not None:
+        _check_condition(where)
     condition = "TRUE" if where is None else f"(\n{where}\n)"  # a comment in it ends with its line
     key = _quote("number" if sort is None else sort.removeprefix("-"))
     direction = "DESC" if sort and sort.startswith("-") else "ASC"
     order = f"{key} IS NULL, typeof({key}) = 'text', {key} {direction}, number"
-    query = f"SELECT rowid FROM experiments WHERE {condition} ORDER BY {order}"
+    query = f"SELECT _rowid_ FROM experiments WHERE {condition} ORDER BY {order}"
     label = " ".join(option for option, value in (("--where", where), ("--sort", sort)) if value is not None)
-    positions = _run(experiments, query, label).rows if experiments else []
-    return [experiments[position - 1] for (position,) in positions]
+    if not experiments:
+        return [], ()
+    result = _run(experiments, query, label)
+    return [experiments[position - 1] for (position,) in result.rows], result.damage
 
 
 def describe(experiments: list[Listed]) -> QueryResult:
-    """Return a row per column of each table: how many values it has and the last of them."""
+    """Return a row per column of each table: how many values it has, the last of them, its unit and its meaning.
+
+    Keys of configs have a meaning in the schema only, in README.md.
+    """
     tables = Tables(experiments, names=RUN_TABLES, every_config=True)
     rows = []
     for table, columns in tables.columns().items():
@@ -78,54 +108,81 @@ def describe(experiments: list[Listed]) -> QueryResult:
             for column, value in row.items():
                 if value is not None:
                     values[column].append(value)
-        rows += [(table, name, len(found), found[-1] if found else None) for name, found in values.items()]
-    return QueryResult(columns=("table", "column", "values", "example"), rows=rows, damage=tuple(tables.damage))
+        known = _MEANINGS[table]
+        for name, found in values.items():
+            rows.append((table, name, len(found), found[-1] if found else None, *known.get(name, (None, None))))
+    titles = ("table", "column", "values", "example", "unit", "meaning")
+    return QueryResult(columns=titles, rows=rows, damage=tuple(tables.damage))
 
 
 def _run(experiments: list[Listed], query: str, label: str) -> QueryResult:
     """Return the result of a query; `label` begins its errors."""
     _check(query, label)
     names = _names(query)
-    if not re.search(r"[^(\s]\s*\*", query):  # `SELECT *` shows what is in the configs too; count(*) does not
+    # `SELECT *` shows what is in the configs too, count(*) does not; NATURAL joins by all columns.
+    if re.search(r"[^(\s]\s*\*", query) or "natural" in names:
+        return _execute(Tables(experiments, names, every_config=True), None, query, label)
+    if "experiments" not in names or not names & RUN_TABLES:  # else a name of both configs would be that of the runs
         with contextlib.suppress(_UnknownNameError):
-            return _execute(Tables(experiments, names), query, label)
-    return _execute(Tables(experiments, names, every_config=True), query, label)
+            return _execute(Tables(experiments, names), names, query, label)
+    return _execute(Tables(experiments, names, every_config=True), names, query, label)
 
 
 class _UnknownNameError(ConfigError):
     """A query that names a column or a table that there is not."""
 
 
-def _execute(tables: Tables, query: str, label: str) -> QueryResult:
+def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> QueryResult:
+    """Return the result over the columns that are `asked` for, by default all of them."""
     columns = tables.columns()
     try:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            for table, names in columns.items():
-                connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quote, names))})")
-                insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})"
-                connection.executemany(insert, ([row.get(name) for name in names] for row in tables.rows[table]))
+            for table, every in columns.items():
+                names = [name for name in every if asked is None or name in asked or name in COLUMNS[table]]
+                if len(names) > MAX_COLUMNS:
+                    has = f"{table} has {len(names):,} columns, at most {MAX_COLUMNS:,} are read"
+                    raise ConfigError(f"{label}: {has}; name columns instead of *")
+                rows = [[row.get(name) for name in names] for row in tables.rows[table]]
+                kinds = map(_kind, zip(*rows, strict=True)) if rows else [""] * len(names)
+                declared = [f"{_quote(name)} {kind}" for name, kind in zip(names, kinds, strict=True)]
+                connection.execute(f"CREATE TABLE {table} ({', '.join(declared)})")
+                connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", rows)
             _restrict(connection)
             cursor = connection.execute(_translate(query, columns))
-            rows = list(_limited(cursor, label))
+            found = list(_limited(cursor, label))
             named = tuple(column[0] for column in cursor.description or ())
-            return QueryResult(columns=named, rows=rows, damage=tuple(tables.damage))
+            return QueryResult(columns=named, rows=found, damage=tuple(tables.damage))
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
         raise _describe(error, columns, label) from None
 
 
+def _kind(values: Iterable[Any]) -> str:
+    """Return the type of a column of numbers, with which SQLite compares text as a number too; "" for any other.
+
+    Not NUMERIC, which stores 1.0 as 1, and divides that as a whole number.
+    """
+    kinds = {type(value) for value in values if value is not None}
+    return "INTEGER" if kinds == {int} else "REAL" if kinds and kinds <= {int, float} else ""
+
+
 def _restrict(connection: sqlite3.Connection) -> None:
     """Leave the connection nothing but reading, for a limited time, and within limited memory."""
+    for function in _JSON_TABLES:  # SQLite makes a table of each at its first use, which is not authorized later
+        connection.execute(f"SELECT 1 FROM {function}('[]')")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2 * MAX_QUERY_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 100)
 
-    def authorize(action: int, table: str | None, *_: str | None) -> int:
-        allowed = action in _ACTIONS and (action != sqlite3.SQLITE_READ or table in COLUMNS)
-        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+    def authorize(action: int, table: str | None, column: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_READ:
+            # A table none of whose columns is read, as for count(*), may be one that a WITH names.
+            counted = column == "" and not str(table).lower().startswith(("sqlite_", "pragma_"))
+            return sqlite3.SQLITE_OK if counted or table in (*COLUMNS, *_JSON_TABLES) else sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK if action in _ACTIONS else sqlite3.SQLITE_DENY
 
     end = time.monotonic() + TIME_LIMIT_S
     connection.set_authorizer(authorize)
@@ -163,6 +220,19 @@ def _names(query: str) -> set[str]:
     return {".".join(parts[start:]).casefold() for parts in chains for start in range(len(parts))}
 
 
+def _check_condition(where: str) -> None:
+    """Raise ConfigError for a condition that is empty, or leaves the parentheses that are put around it."""
+    if all(kind == "space" for kind, _ in _tokens(where)):
+        raise ConfigError("--where: empty condition")
+    depth = 0
+    for kind, text in _tokens(where):
+        depth += {"(": 1, ")": -1}.get(text, 0) if kind == "sign" else 0
+        if depth < 0:
+            raise ConfigError("--where: a parenthesis is closed that was not opened")
+    if depth:
+        raise ConfigError("--where: a parenthesis is opened and not closed")
+
+
 def _check(query: str, label: str) -> None:
     """Raise ConfigError for what SQLite would carry out and nobody means, and for what does more than read."""
     if len(query.encode(errors="replace")) > MAX_QUERY_BYTES:
@@ -173,6 +243,8 @@ def _check(query: str, label: str) -> None:
         raise ConfigError(f"{label}: expected a query that reads, SELECT ... or WITH ... SELECT ...; {got}")
     if any(kind == "sign" and text in ("'", '"', "`", "[") for kind, text in tokens):
         raise ConfigError(f"{label}: a quote is opened and not closed")
+    if marks := [text for kind, text in tokens if kind == "sign" and text in "?:@$"]:
+        raise ConfigError(f"{label}: {marks[0]} marks a parameter, and a query has none; write the value itself")
     for (_, first), (kind, second), (_, third) in zip(tokens, tokens[1:], [*tokens[2:], ("", "")], strict=False):
         if first in _COMPARED and second == "null":
             raise ConfigError(f"{label}: {first} NULL is true of nothing; write IS NULL or IS NOT NULL")
@@ -206,7 +278,7 @@ def _describe(error: Exception, columns: dict[str, tuple[str, ...]], label: str)
     said = str(error)
     if unknown := re.match(r"no such (column|table): (.*)", said, re.DOTALL):
         return _UnknownNameError(f"{label}: {_unknown(unknown[1], unknown[2], columns)}")
-    if "not authorized" in said or "prohibited" in said:
+    if any(word in said for word in ("not authorized", "prohibited", "vtable")):
         return ConfigError(f"{label}: only reading is allowed, of the tables {', '.join(columns)} ({said})")
     if isinstance(error, MemoryError):
         said = f"it needs more than {_HEAP_BYTES >> 20} MiB of memory"

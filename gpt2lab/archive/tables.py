@@ -1,10 +1,13 @@
 """The tables that a query reads: `experiments`, `runs` and `metrics`, as rows of plain values.
 
-Columns are named as in the files, groups included: val_loss and density.fc1 of summary.json, optim.weight_decay of
-config.yaml.
+Columns are named as in the files, groups included and in lower case: val_loss and density.fc1 of summary.json,
+optim.weight_decay of config.yaml.
 """
 
+import contextlib
 import json
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "metrics": ("run", "number", "job", "step"),
 }
 RUN_TABLES = {"runs", "metrics"}
+MAX_NAMES = 300  # of columns that one file gives
+# None begins with the underscore of SQLite's _rowid_.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./ -]{0,99}")
 
 
 @dataclass(slots=True)
@@ -43,68 +49,102 @@ class Tables:
                 self._read_runs(experiment)
 
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Return {table: columns}; of names that differ in case only, the first."""
-        found = {}
-        for table, rows in self.rows.items():
-            names = dict.fromkeys([*COLUMNS[table], *(name for row in rows for name in row)])
-            found[table] = tuple({name.casefold(): name for name in reversed(names)}.values())[::-1]
-        return found
+        """Return {table: columns}."""
+        return {
+            table: tuple(dict.fromkeys([*COLUMNS[table], *(name for row in rows for name in row)]))
+            for table, rows in self.rows.items()
+        }
 
     def _read_experiments(self) -> None:
-        rows = [{"number": each.number, "slug": each.slug, **_flat(each.summary)} for each in self.experiments]
-        asked = {name for row in rows for name in row if name.casefold() in self.names}
+        rows: list[dict[str, Any]] = [{"number": each.number, "slug": each.slug} for each in self.experiments]
+        for experiment, row in zip(self.experiments, rows, strict=True):
+            with self._noting_damage():
+                row |= flat(experiment.path / "summary.json", experiment.summary, row)
+        asked = {name for row in rows for name in row if name in self.names}
         for experiment, row in zip(self.experiments, rows, strict=True):
             missing = asked - row.keys()
             if missing or self.every_config:
-                config = _flat(self._read_config(experiment.path))
-                row.update({k: v for k, v in config.items() if k not in row and (self.every_config or k in missing)})
+                with self._noting_damage():
+                    config = read_config(experiment.path)
+                    row |= {k: v for k, v in config.items() if k not in row and (self.every_config or k in missing)}
         self.rows["experiments"] = rows
 
-    def _read_config(self, path: Path) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
         try:
-            return RunDir(path).read_config()
+            yield
         except ArchiveError as error:
             self.damage.append(str(error))
-            return {}
 
     def _read_runs(self, experiment: Experiment) -> None:
-        try:
+        with self._noting_damage():
             jobs = read_sweep(experiment.path).jobs if is_sweep(experiment.path) else ()
-        except ArchiveError as error:
-            self.damage.append(str(error))
-            return
-        if not jobs:
-            self._read_run(experiment.path, {"run": str(experiment.number), "number": experiment.number, "job": None})
-        for job in jobs:
-            names = {"run": f"{experiment.number}/{job.number}", "number": experiment.number, "job": job.number}
-            self._read_run(experiment.path / job.folder, names, label=job.label)
+            if not jobs:
+                names = {"run": str(experiment.number), "number": experiment.number, "job": None}
+                self._read_run(experiment.path, names)
+            for job in jobs:
+                names = {"run": f"{experiment.number}/{job.number}", "number": experiment.number, "job": job.number}
+                self._read_run(experiment.path / job.folder, names, label=job.label)
 
     def _read_run(self, path: Path, names: dict[str, Any], label: str | None = None) -> None:
         row = {**names, "label": label}
         self.rows["runs"].append(row)
-        try:
+        with self._noting_damage():
             row["status"] = read_state(path).word
-            if row["status"] == "not started":
-                return
-            config, measured = RunDir(path).read_config(), read_metrics(path / "metrics.csv")
-        except ArchiveError as error:
-            self.damage.append(str(error))
-            return
-        row |= {name: value for name, value in _flat(config).items() if name not in row}
-        for values in measured:
-            row |= {name: value for name, value in values.items() if value is not None or name not in row}
-        if "metrics" in self.names:
-            self.rows["metrics"] += [{**names, **values} for values in measured]
+            if row["status"] != "not started":
+                config, measured = read_run(path)
+                row |= config
+                for values in measured:
+                    row |= {name: value for name, value in values.items() if value is not None or name not in row}
+                if "metrics" in self.names:
+                    self.rows["metrics"] += [{**names, **values} for values in measured]
 
 
-def _flat(content: dict[str, Any]) -> dict[str, Any]:
-    """Return {dotted name: value}; a list of plain values is JSON text, and one of groups is left out."""
-    flat = {name: value for name, value in flatten(content).items() if not isinstance(value, dict)}
-    for name, value in list(flat.items()):
-        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-            del flat[name]
-        elif isinstance(value, list):
-            flat[name] = json.dumps(value, ensure_ascii=False, default=str)
+def read_config(path: Path, reserved: Iterable[str] = COLUMNS["experiments"]) -> dict[str, Any]:
+    """Return the columns that config.yaml in `path` gives. Raises ArchiveError as `flat`, and for a damaged one."""
+    record = RunDir(path)
+    return flat(record.config, record.read_config(), reserved)
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the columns of config.yaml of a run, and the rows of its metrics.csv. Raises ArchiveError as `flat`."""
+    reserved = {*COLUMNS["runs"], "label"}
+    config, metrics = read_config(path, reserved), path / "metrics.csv"
+    rows = [{name.lower(): value for name, value in row.items()} for row in read_metrics(metrics)]
+    if rows:
+        flat(metrics, rows[0], {*reserved, *config})
+    return config, rows
+
+
+def flat(path: Path, content: dict[str, Any], reserved: Iterable[str]) -> dict[str, Any]:
+    """Return {dotted name in lower case: value}; a list of plain values is JSON text, and one of groups is left out.
+
+    Raises ArchiveError for a name in `path` that is no column name, is in `reserved`, or differs from another in case
+    only, for more than MAX_NAMES, and for a number that SQLite cannot hold.
+    """
+    columns: dict[str, Any] = {}
+    for name, value in flatten(content).items():
+        if isinstance(value, list):
+            if any(isinstance(item, dict | list) for item in value):
+                continue
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        elif isinstance(value, dict):
+            continue
+        elif isinstance(value, bool):
+            value = int(value)
         elif not isinstance(value, int | float | None):
-            flat[name] = str(value)
-    return flat
+            value = str(value)
+        if not _NAME.fullmatch(name):
+            raise ArchiveError(
+                f"{path}: {name[:40]!r} is no column name; expected a letter, then letters, digits, _./-"
+            )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ArchiveError(f"{path}: {name} is a whole number beyond 64 bits")
+        if (column := name.lower()) in reserved:
+            raise ArchiveError(f"{path}: {name} is the name of another column of the same run or experiment")
+        if column in columns:
+            raise ArchiveError(f"{path}: there are two {column}, which differ in case only; expected one of each name")
+        columns[column] = value
+    if len(columns) > MAX_NAMES:
+        raise ArchiveError(f"{path}: {len(columns):,} names, at most {MAX_NAMES} become columns")
+    return columns

@@ -92,7 +92,9 @@ def list_command(where: str | None, sort: str | None, as_json: bool, root: Path)
     """
     everything = experiments = list_experiments(root, parts=("summary",))
     if where is not None or sort is not None:
-        experiments = choose(everything, where=where, sort=sort)
+        experiments, damage = choose(everything, where=where, sort=sort)
+        for line in dict.fromkeys(damage):
+            click.echo(f"left out: {printable(line)}", err=True)
     if as_json:
         for experiment in experiments:
             click.echo(json.dumps({"number": experiment.number, "path": str(experiment.path), **experiment.summary}))

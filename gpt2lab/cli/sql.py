@@ -15,7 +15,7 @@ from gpt2lab.errors import ConfigError
 
 @group.command()
 @click.argument("query", required=False)
-@click.option("--tables", is_flag=True, help="List tables and columns: how many values each has, and an example.")
+@click.option("--tables", is_flag=True, help="List tables and columns: number of values, example, unit, meaning.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
 @root_option
 def sql(query: str | None, tables: bool, as_json: bool, root: Path) -> None:

@@ -88,15 +88,18 @@ def _whole_lines(content: bytes) -> bytes:
 
 
 def _header(path: Path, whole: bytes) -> list[str]:
-    """Return the names in the first line. Raises ArchiveError for what is no name, or is there twice."""
+    """Return the names in the first line. Raises ArchiveError for what is no name, or is there twice in any case."""
     names = whole.partition(b"\n")[0].decode("ascii", "replace").split(",")
     if names[0] != "step":
         raise ArchiveError(f"{path}, line 1: expected the column names, beginning with step; got {names[:3]}")
+    first: dict[str, str] = {}
     for name, count in Counter(names).items():
         if not _NAME.fullmatch(name):
             raise ArchiveError(f"{path}, line 1: {name[:40]!r} is no column name; expected letters, digits and _./-")
         if count > 1:
             raise ArchiveError(f"{path}, line 1: {count} columns are named {name}; expected one of each name")
+        if (other := first.setdefault(name.lower(), name)) != name:
+            raise ArchiveError(f"{path}, line 1: {other} and {name} differ in case only; expected one of each name")
     return names
 
 

@@ -107,8 +107,15 @@ QUERY = (
     mistake(
         "a query may do anything",
         "gpt2lab/archive/query.py",
-        "return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY",
+        "return sqlite3.SQLITE_OK if action in _ACTIONS else sqlite3.SQLITE_DENY",
         "return sqlite3.SQLITE_OK",
+        "test_query.py::test_a_query_that_does_more_than_read_is_refused",
+    ),
+    mistake(
+        "a query counts the tables of SQLite",
+        "gpt2lab/archive/query.py",
+        'startswith(("sqlite_", "pragma_"))',
+        'startswith("pragma_")',
         "test_query.py::test_a_query_that_does_more_than_read_is_refused",
     ),
     mistake(
@@ -131,6 +138,34 @@ QUERY = (
         "{key} IS NULL, typeof",
         "{key} IS NOT NULL, typeof",
         "test_query.py::test_a_list_is_sorted_with_what_is_not_measured_at_the_end",
+    ),
+    mistake(
+        "a name of two tables is that of the one whose configs are read",
+        "gpt2lab/archive/query.py",
+        'if "experiments" not in names or not names & RUN_TABLES:',
+        "if names:",
+        "test_query.py::test_a_name_that_two_tables_have_is_ambiguous_without_an_alias",
+    ),
+    mistake(
+        "a column of floats divides as whole numbers",
+        "gpt2lab/archive/query.py",
+        'else "REAL" if kinds',
+        'else "NUMERIC" if kinds',
+        "test_tables.py::test_a_number_keeps_the_value_and_the_division_of_its_column",
+    ),
+    mistake(
+        "a metric takes the place of a setting of its run",
+        "gpt2lab/archive/tables.py",
+        "flat(metrics, rows[0], {*reserved, *config})",
+        "flat(metrics, rows[0], ())",
+        "test_tables.py::test_a_metric_with_the_name_of_a_setting_leaves_the_identity_of_a_run_as_it_is",
+    ),
+    mistake(
+        "a file has more names than a table has columns",
+        "gpt2lab/archive/tables.py",
+        "if len(columns) > MAX_NAMES:",
+        "if len(columns) > 100 * MAX_NAMES:",
+        "test_hostile_archive.py::test_a_summary_that_is_none_is_refused",
     ),
 )
 
