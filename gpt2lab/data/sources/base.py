@@ -25,6 +25,7 @@ class Source:
     is_synthetic: bool = False  # computed from the configuration; reading it needs no file and no network
     row_len: int | None = None  # T when the tokens are rows of T; None for a stream
     answer_span: tuple[int, int] | None = None  # first and last target position of the answer, inclusive
+    answer_choices: int | None = None  # tokens that an answer can be, at each of its positions
     best_loss: np.ndarray | None = None  # (T,) lowest expected loss per target position, nats; None = unknown
     prompt: str = "\n"  # what samples begin with unless sample.prompt says otherwise
     splits: dict[str, Split] = field(default_factory=dict)  # train, val, and test where there is one

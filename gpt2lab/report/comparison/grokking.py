@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from gpt2lab.record.values import is_number
 from gpt2lab.report.analysis import ACCURACY_REACHED, DELAY_FACTOR, reached
 from gpt2lab.report.comparison.statistics import Censored, censored_median
 from gpt2lab.report.inputs import Curve, Inputs
@@ -138,11 +139,12 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
         ("best reachable loss", inputs.fact("provenance.model.best_val_loss")),
         ("random guess over the vocabulary", inputs.fact("provenance.model.random_guess_loss")),
     ]
-    prime = inputs.fact("config.data.prime")
+    choices = inputs.fact("provenance.data.answer_choices")
+    if choices is None and inputs.fact("provenance.data.name") == "modular":
+        choices = inputs.fact("config.data.prime")  # older records do not state the choices
     # Where more than the answer counts, a guess among the answers is no bound of the loss.
-    modular = inputs.fact("provenance.data.name") == "modular" and not counts_every_position(inputs)
-    if modular and isinstance(prime, int) and not isinstance(prime, bool) and prime > 1:
-        found.append((f"ln {prime}, a uniform guess among the answers", math.log(prime)))
+    if not counts_every_position(inputs) and is_number(choices) and choices > 1:
+        found.append((f"ln {choices}, a uniform guess among the answers", math.log(choices)))
     told = [(name, float(loss)) for name, loss in found if isinstance(loss, int | float) and math.isfinite(loss)]
     return tuple(sorted(told, key=lambda bound: bound[1]))
 
