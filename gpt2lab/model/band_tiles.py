@@ -38,9 +38,9 @@ class ProductCost:
 
 
 # PyTorch. cpu: fitted in fp32 on two cores of an AMD EPYC with AVX-512, to 11 cases of C = 128 and 384 whose record was
-# not kept; only their ratios matter. Held against all tiles in the 31 cases of `python tools/bench.py costs`, C from
-# 128 to 1,024, what they choose takes 1.03 times as long as the best at most and 1.01 on average; of SETUP_CALLS 0, 2,
-# 4 and MARGIN 0.8 to 1 no pair does clearly better, nor does a fit to these cases. cuda: not measured but derived from
+# not kept; only their ratios matter. In the 31 cases of `python tools/bench.py costs`, C from 128 to 1,024, the tile
+# chosen by these costs takes at most 1.03 times as long as the fastest tile, 1.01 on average; of SETUP_CALLS 0, 2, 4
+# and MARGIN 0.8 to 1 no pair does clearly better, nor does a fit to these cases. cuda: not measured but derived from
 # an H200 (790 TFLOP/s in bf16, 4.3 TB/s, values of two bytes) and 5 us for a call from Python; in fp32 products take
 # longer, so tiles may pay where these costs say dense. Other devices (mps) were never tried: their products are dense.
 TORCH_COSTS = {
