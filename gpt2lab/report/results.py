@@ -53,7 +53,7 @@ def measure_table(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
         return [numbers.MISSING if entry is None else show(entry) for entry in found]
 
     final = {split: summary[losses[split]] for split in splits}
-    rows = [(f"Loss before training ({_NATS})", [numbers.loss(inputs.curve(losses[each]).at(0)) for each in splits])]
+    rows = [(f"Loss before training ({_NATS})", [numbers.loss(inputs.curve(losses[split]).at(0)) for split in splits])]
     if summary["loss_step"]:
         every = counts_every_position(inputs)
         rows += [

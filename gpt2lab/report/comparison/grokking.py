@@ -154,10 +154,10 @@ def grokking(cells: Sequence[Sequence[tuple[Inputs, str]]]) -> Grokking | None:
 
     A bound is named where all runs have the same.
     """
-    inputs = [each for cell in cells for each, _ in cell]
-    if not any(has_answers(each) for each in inputs):
+    inputs = [run for cell in cells for run, _ in cell]
+    if not any(has_answers(run) for run in inputs):
         return None
-    bounds = [known_bounds(each) for each in inputs]
+    bounds = [known_bounds(run) for run in inputs]
     return Grokking(
         bounds=tuple(bound for bound in bounds[0] if all(bound in others for others in bounds)),
         cells=tuple(grokking_cell([read_grokking(*run) for run in cell]) for cell in cells),
