@@ -26,7 +26,7 @@ class ConfigError(Gpt2labError):
 
 
 class EngineError(Gpt2labError):
-    """The chosen engine, device or precision is not to be had on this machine."""
+    """The chosen engine, device or precision is not available on this machine."""
 
     exit_code = 2
 

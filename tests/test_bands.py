@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2lab.model.bands import apply_bands, band_mask, banded_tensors, density, is_dense, kept_weights
+from gpt2lab.model.bands import (
+    apply_bands,
+    band_mask,
+    band_widths,
+    banded_tensors,
+    density,
+    is_dense,
+    kept_weights,
+)
 from gpt2lab.model.flops import count_active_parameters, dense_flop_per_token
 from gpt2lab.model.init import init_params
 from gpt2lab.model.params import GPTConfig
@@ -31,6 +39,7 @@ def test_an_inner_channel_keeps_257_units_of_a_band_of_256():
 def test_a_band_as_wide_as_everything_counts_as_dense():
     assert density(128, 1024) == 1.0
     assert banded_tensors(shape(fc1_band=1024, fc2_band=1024)) == {}
+    assert band_widths(shape(fc1_band=1024, fc2_band=7)) == {"fcprojw": 7}
 
 
 def test_density_is_the_exact_count():

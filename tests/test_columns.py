@@ -3,11 +3,14 @@
 import csv
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_records import write_text_run
 from tiny_runs import QUIET, run
 
+from gpt2lab.archive.index import write_index
 from gpt2lab.engine import Evaluation
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record import columns
@@ -86,6 +89,19 @@ def test_a_new_metric_is_in_the_table_of_the_readme_and_may_decide_a_sweep(
     assert "val_error" in result_names()
     assert main(["-m", *QUIET, "seed=1,2", "sweep.metric=val_errors"]) == 2
     assert "val_accuracy, test_loss, test_accuracy, elapsed_s, peak_mem_mib, val_error" in capsys.readouterr().err
+
+
+def test_labels_and_formats_of_the_page_and_the_index_are_those_of_the_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, dict] = {"val_loss": {"label": "Held-out loss"}, "val_accuracy": {"format": "decimal"}}
+    changed = tuple(replace(entry, **changes.get(entry.name, {})) for entry in COLUMNS)
+    monkeypatch.setattr(columns, "COLUMNS", changed)
+    write_report(write_text_run(tmp_path / "00001-run"), "run")
+    assert "| Held-out loss, step 1,000 (nats/token) |" in (tmp_path / "00001-run/README.md").read_text()
+    summary = json.loads((tmp_path / "00001-run/summary.json").read_text())
+    row = write_index(tmp_path).read_text().splitlines()[-1]
+    assert f" | {summary['val_loss']:.3f} | {summary['val_accuracy']:.2f} | " in row
 
 
 def test_every_split_has_its_own_loss_and_accuracy() -> None:

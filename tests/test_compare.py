@@ -131,6 +131,7 @@ def test_p_values_are_corrected_for_how_many_arms_are_compared(archive):
         ({"config": {"train": {"eval_batches": 5}}}, "not the same evaluation (eval_batches"),
         ({"config": {"model": {"n_layer": 2}}, "provenance": {"model": {"n_layer": 2}}}, "not the same model (n_layer"),
         ({"provenance": OTHER_CODE}, "not the same code (code_hash: c0dec0de against 51515151)"),
+        ({"status": {"resumes": [OTHER_CODE]}}, "not the same code (code_hash: c0dec0de against "),
         ({"provenance": {"engine": {"precision": "bf16"}}}, "not the same engine (precision: fp32 against bf16)"),
     ],
 )

@@ -160,6 +160,12 @@ def test_the_known_bounds_are_those_of_the_record_lowest_first(tmp_path: Path) -
     )
 
 
+def test_any_source_that_states_its_answer_choices_gets_their_bound(tmp_path: Path) -> None:
+    data = EQUATIONS["data"] | {"name": "new", "answer_choices": 5}
+    inputs = read_inputs(write_record(tmp_path / "run", grokking_rows(), provenance=EQUATIONS | {"data": data}))
+    assert ("ln 5, a uniform guess among the answers", math.log(5)) in known_bounds(inputs)
+
+
 def test_a_bound_that_differs_between_runs_is_not_named(tmp_path: Path) -> None:
     one, other = (
         read_inputs(

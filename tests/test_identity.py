@@ -10,7 +10,7 @@ from test_architecture import ARROWS
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record import identity
-from gpt2lab.record.identity import RUN_PARTS, code_hash, recorded_code_hash, report_hash
+from gpt2lab.record.identity import RUN_PARTS, code_hash, first_code_hash, recorded_code_hash, report_hash
 from gpt2lab.record.source_archive import write_source_archive
 from gpt2lab.record.unpack import unpack_source
 
@@ -120,30 +120,42 @@ def test_a_folder_without_the_package_is_refused(tmp_path):
 
 def test_an_older_run_is_of_the_code_in_its_archived_source(checkout, tmp_path):
     source_hash = write_source_archive(tmp_path / "source.tar.gz", checkout)
-    assert recorded_code_hash(tmp_path, {"source_hash": source_hash}) == code_hash(checkout)
-    assert recorded_code_hash(tmp_path, {"source_hash": source_hash, "code_hash": "c0de"}) == "c0de"
+    assert first_code_hash(tmp_path, {"source_hash": source_hash}) == code_hash(checkout)
+    assert first_code_hash(tmp_path, {"source_hash": source_hash, "code_hash": "c0de"}) == "c0de"
 
 
 def test_an_archive_is_read_once(checkout, tmp_path):
     source_hash = write_source_archive(tmp_path / "source.tar.gz", checkout)
-    found = recorded_code_hash(tmp_path, {"source_hash": source_hash})
+    found = first_code_hash(tmp_path, {"source_hash": source_hash})
     (tmp_path / "source.tar.gz").unlink()
-    assert recorded_code_hash(tmp_path, {"source_hash": source_hash}) == found
+    assert first_code_hash(tmp_path, {"source_hash": source_hash}) == found
 
 
 def test_a_source_that_is_gone_is_the_same_code_only_as_itself(tmp_path):
-    assert recorded_code_hash(tmp_path, {"source_hash": "50" * 32}) == "50" * 32
-    assert recorded_code_hash(tmp_path, {}) is None
-    assert recorded_code_hash(tmp_path, {"code_hash": [], "source_hash": {}}) is None
+    assert first_code_hash(tmp_path, {"source_hash": "50" * 32}) == "50" * 32
+    assert first_code_hash(tmp_path, {}) is None
+    assert first_code_hash(tmp_path, {"code_hash": [], "source_hash": {}}) is None
 
 
 def test_an_archive_that_is_damaged_or_of_other_source_is_refused(checkout, tmp_path):
     write_source_archive(tmp_path / "source.tar.gz", checkout)
     with pytest.raises(ArchiveError, match="it is not the source that ran"):
-        recorded_code_hash(tmp_path, {"source_hash": "50" * 32})
+        first_code_hash(tmp_path, {"source_hash": "50" * 32})
     (tmp_path / "source.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ArchiveError, match=r"source\.tar\.gz: damaged"):
-        recorded_code_hash(tmp_path, {"source_hash": "50" * 32})
+        first_code_hash(tmp_path, {"source_hash": "50" * 32})
+
+
+def test_a_run_that_was_resumed_with_other_code_is_of_no_single_code(tmp_path):
+    def identity(*resumes: str | None) -> str | None:
+        entries = [{"step": 10} | ({"code_hash": code} if code else {}) for code in resumes]
+        return recorded_code_hash(tmp_path, {"code_hash": "a"}, {"state": "finished", "resumes": entries})
+
+    for status in ({}, {"resumes": 3}, {"resumes": [None, {"code_hash": {}}]}):
+        assert recorded_code_hash(tmp_path, {"code_hash": "a"}, status) == "a"
+    assert identity(None) == identity("a") == identity("a", None, "a") == "a"  # older entries name no code
+    assert identity("b") == identity("a", "b", "b")
+    assert len({identity("a"), identity("b"), identity("c"), identity("b", "a"), identity("b", "c"), "b", "c"}) == 7
 
 
 @pytest.mark.parametrize("number", [1, 4, 7])
@@ -151,7 +163,8 @@ def test_the_code_of_a_committed_experiment_is_known(number, tmp_path):
     [experiment] = (PROJECT / "experiments").glob(f"{number:05d}-*")
     unpack_source(experiment / "source.tar.gz", tmp_path)
     runs = [experiment, *experiment.glob("runs/*")]
-    found = {recorded_code_hash(run, json.loads((run / "provenance.json").read_text())) for run in runs}
+    records = [[json.loads((run / f"{name}.json").read_text()) for name in ("provenance", "status")] for run in runs]
+    found = {recorded_code_hash(run, *record) for run, record in zip(runs, records, strict=True)}
     assert found == {code_hash(tmp_path)}
     shutil.rmtree(tmp_path / "gpt2lab/report")
     (tmp_path / "README.md").write_text("another page")

@@ -190,6 +190,8 @@ def test_a_continuation_says_what_is_not_as_it_was(workplace, capsys):
     assert "threads is" in shown
     assert "the code has changed" in shown
     assert len(status(path)["resumes"][0]["changed"]) == 2
+    assert main([f"resume={path}", "train.max_steps=6"]) == 0
+    assert "the code has changed" not in capsys.readouterr().out  # since the last time
 
 
 def test_a_run_that_went_on_after_it_was_archived_is_archived_again(workplace, capsys):

@@ -43,6 +43,21 @@ def text_of(split):
     return b"".join(np.asarray(shard).astype(np.uint8).tobytes() for shard in split.shards)
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"answer_span": (1, 2)}, r"data source new: an answer_span needs rows: state row_len"),
+        ({"answer_span": (2, 3), "row_len": 4}, r"answer_span=\(2, 3\), expected targets between 0 and 2"),
+        ({"answer_span": (-1, 1), "row_len": 4}, r"answer_span=\(-1, 1\), expected"),
+        ({"answer_span": (2, 1), "row_len": 4}, r"answer_span=\(2, 1\), expected"),
+        ({"best_loss": np.zeros(3), "row_len": 4}, r"best_loss has shape \(3,\), expected \(4,\)"),
+    ],
+)
+def test_a_new_source_whose_facts_contradict_each_other_is_told_so_at_once(facts, words):
+    with pytest.raises(AssertionError, match=words):
+        replace(describe_source(config("pydocs")), name="new", **facts)
+
+
 def test_every_source_has_a_yaml():
     assert set(SOURCES) == {file.stem for file in (PROJECT / "conf" / "data").glob("*.yaml")}
 

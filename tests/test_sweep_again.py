@@ -140,6 +140,17 @@ def test_a_sweep_goes_on_after_an_edit_of_the_readme_and_mixes_no_other_code(che
     assert "job 0 (seed=5) runs again: the code has changed since" in capsys.readouterr().out
 
 
+def test_a_job_that_was_resumed_by_hand_with_other_code_runs_again(checkout, capsys):
+    grid = ["-m", *SHORT, "seed=5,6", "hydra.sweep.dir=s"]
+    assert main(grid) == 0
+    (checkout / "gpt2lab/train/loop.py").write_text("other steps")
+    assert main(['resume="s/runs/0-seed=5"']) == 0
+    (checkout / "gpt2lab/train/loop.py").write_text("gpt2lab/train/loop.py")
+    assert main(grid) == 0
+    assert [job.folder for job in read_sweep(Path("s")).jobs] == ["runs/0-seed=5+2", "runs/1-seed=6"]
+    assert "job 0 (seed=5) runs again: the code has changed since" in capsys.readouterr().out
+
+
 def test_a_job_does_not_run_on_code_that_changed_since_the_sweep_began(workplace, monkeypatch):
     hashes = iter(["1" * 64, "2" * 64])
     monkeypatch.setattr("gpt2lab.sweep.run.code_hash", lambda root: "1" * 64)

@@ -65,6 +65,7 @@ def test_the_answer_of_an_equation_is_target_4():
     _, targets = batches.batch(0)
     first, last = made.answer_span
     assert first == last and np.array_equal(targets[:, first], rows_of(made)[:, 5])
+    assert made.answer_choices == 11
 
 
 @pytest.mark.parametrize("operation", list(Operation))
@@ -137,7 +138,7 @@ def test_the_answer_span_of_eight_bits_begins_at_target_9(task, span):
     targets = np.roll(rows_of(made), -1, axis=1)
     first, last = made.answer_span
     assert (first, last) == span
-    assert np.isin(targets[:, first : last + 1], [0, 1]).all()
+    assert np.isin(targets[:, first : last + 1], range(made.answer_choices)).all() and made.answer_choices == 2
     assert (targets[:, first - 1] > 3).all() and (targets[:, last + 1] == 3).all()
 
 

@@ -59,6 +59,12 @@ def forge(directory: Path, name: str, content: str) -> None:
     edit_manifest(directory, lambda manifest: manifest["files"].update({name: entry}))
 
 
+def edit_summary(directory: Path, change) -> None:
+    summary = json.loads((directory / "summary.json").read_text())
+    change(summary)
+    forge(directory, "summary.json", json.dumps(summary))
+
+
 def test_an_experiment_as_it_was_archived_is_sound(archived_run):
     before = {path: path.stat().st_mtime_ns for path in archived_run.rglob("*")}
     verdict = check(archived_run, weights=True)
@@ -133,8 +139,7 @@ def test_the_bad_row_of_a_damaged_metrics_file_is_named(archived_run):
 
 
 def test_a_number_that_is_changed_together_with_its_hash_no_longer_gives_the_report(archived_run):
-    summary = json.loads((archived_run / "summary.json").read_text())
-    forge(archived_run, "summary.json", json.dumps(summary | {"val_loss": 0.1}))
+    edit_summary(archived_run, lambda summary: summary.update(val_loss=0.1))
     forge(archived_run, "figures/loss.svg", "<svg/>")
     forge(archived_run, "figures/better.svg", "<svg/>")
     expected = [("stale", "figures/better.svg"), ("stale", "figures/loss.svg"), ("stale", "summary.json")]
@@ -144,9 +149,9 @@ def test_a_number_that_is_changed_together_with_its_hash_no_longer_gives_the_rep
 
 def written_by(directory: Path, **changes: str) -> None:
     """Make the report one of other report code or libraries, with another page and another figure."""
-    summary = json.loads((directory / "summary.json").read_text())
-    summary["written_by"] = summary["written_by"] | changes if changes else None
-    forge(directory, "summary.json", json.dumps(summary))
+    edit_summary(
+        directory, lambda summary: summary.update(written_by=summary["written_by"] | changes if changes else None)
+    )
     forge(directory, "README.md", "in other words")
     forge(directory, "figures/loss.svg", "<svg/>")
 
@@ -182,30 +187,50 @@ def test_other_code_that_writes_the_same_report_is_not_mentioned(archived_run):
     ("change", "why"),
     [
         ({"val_loss": 0.1}, "val_loss is 0.1, the record gives 1.8"),
-        ({"val_loss": None}, "val_loss is no number, the record gives 1.8"),
+        ({"val_loss": None}, "val_loss is missing, the record gives 1.8"),
+        ({"val_loss": "low"}, 'val_loss is "low", the record gives 1.8'),
         ({"test_loss": 0.1}, "test_loss is 0.1, the record gives none"),
         ({"steps": 2000, "tokens": 9}, "steps is 2000, the record gives 1000, and 1 more"),
         ({"density": {"fc1": 0.25, "fc2": 1.0}}, "density.fc1 is 0.25, the record gives 1.0"),
         ({"tags": ["more"]}, "tags has 1 entries, the record gives 0"),
+        ({"engine": "cuda"}, 'engine is "cuda", the record gives "torch"'),
+        ({"status": "failed"}, 'status is "failed", the record gives "finished"'),
+        ({"data": None, "hardware": "a card"}, 'data is missing, the record gives "pydocs", and 1 more'),
+        ({"findings": []}, "findings has 0 entries, the record gives "),
     ],
 )
-def test_a_number_follows_from_the_record_whatever_wrote_the_report(archived_run, change, why):
+def test_a_value_follows_from_the_record_whatever_wrote_the_report(archived_run, change, why):
     written_by(archived_run)
-    summary = json.loads((archived_run / "summary.json").read_text())
-    forge(archived_run, "summary.json", json.dumps(summary | change))
+    edit_summary(archived_run, lambda summary: summary.update(change))
     verdict = check(archived_run)
     assert [(fault.kind, fault.file) for fault in verdict.faults] == [("stale", "summary.json")]
     assert verdict.faults[0].why.startswith(why)
     assert verdict.report_by == "another version of the report code"
 
 
-def test_what_a_summary_of_other_code_has_more_or_less_is_no_fault(archived_run):
+@pytest.mark.parametrize("key", ["val_loss", "bits_per_byte", "findings", "density", "engine"])
+def test_a_key_that_is_gone_is_a_fault_whatever_wrote_the_report(archived_run, key):
     written_by(archived_run)
-    summary = json.loads((archived_run / "summary.json").read_text())
-    del summary["bits_per_byte"], summary["findings"]
-    summary["val_loss"] *= 1 + 1e-12  # another processor
-    forge(archived_run, "summary.json", json.dumps(summary | {"beauty": 3}))
+    edit_summary(archived_run, lambda summary: summary.pop(key))
+    (fault,) = check(archived_run).faults
+    assert fault.why.startswith(f"{key} is missing, the record gives ")
+
+
+def test_what_a_summary_of_other_code_may_have_more_less_or_in_other_words_is_no_fault(archived_run):
+    written_by(archived_run)
+    edit_summary(archived_run, lambda summary: [summary.pop(key) for key in ("flop_per_token_dense", "test_loss")])
+    edit_summary(archived_run, lambda summary: summary.update(beauty=3, val_loss=summary["val_loss"] * (1 + 1e-12)))
+    edit_summary(archived_run, lambda summary: summary["findings"][0].update(text="In other words."))
     assert faults(archived_run) == []
+
+
+@pytest.mark.parametrize("part", ["arms", "findings"])
+def test_a_forged_verdict_on_an_arm_or_in_a_finding_is_found(tmp_path, part):
+    [sweep] = (Path(__file__).parent.parent / "experiments").glob("00007-*")
+    copy = Path(shutil.copytree(sweep, tmp_path / sweep.name))
+    edit_summary(copy, lambda summary: summary[part][0].update(verdict="better"))
+    (fault,) = check(copy).faults
+    assert fault.why.startswith(f'{part}.0.verdict is "better", the record gives "')
 
 
 def test_a_changed_or_missing_file_is_a_fault_whatever_wrote_the_report(archived_run):
@@ -278,8 +303,7 @@ def test_a_damaged_entry_is_found(archived_run, entry, fault):
 
 
 def test_another_version_of_the_manifest_or_the_summary_is_refused_with_its_number(archived_run):
-    summary = json.loads((archived_run / "summary.json").read_text())
-    forge(archived_run, "summary.json", json.dumps(summary | {"version": 7}))
+    edit_summary(archived_run, lambda summary: summary.update(version=7))
     with pytest.raises(ArchiveError, match=r"summary\.json: version '7', and this gpt2lab reads version 1"):
         read_summary(archived_run)
     (fault,) = check(archived_run).faults

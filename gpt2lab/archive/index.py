@@ -7,6 +7,7 @@ from gpt2lab.archive.experiments import Listed, list_experiments
 from gpt2lab.archive.store import lock
 from gpt2lab.archive.sweeps import status_words
 from gpt2lab.errors import ArchiveError
+from gpt2lab.record.columns import column
 from gpt2lab.record.disk import disk_errors, write_atomic
 from gpt2lab.record.markdown import escape, one_line
 from gpt2lab.record.values import is_number
@@ -69,8 +70,7 @@ def _row(experiment: Listed) -> tuple[str, ...]:
         _text(summary.get("data")),
         _count(summary.get("n_params_active") or summary.get("n_params")),
         _count(summary.get("tokens")),
-        _number(summary.get("val_loss"), "{:.3f}"),
-        _number(summary.get("val_accuracy"), "{:.1%}"),
+        *(_number(summary.get(name), name) for name in ("val_loss", "val_accuracy")),
         _text(str(summary.get("date") or "")[:10]),
         _text(summary.get("hypothesis")),
     )
@@ -83,8 +83,8 @@ def _text(value: object) -> str:
     return escape(line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT].rstrip() + "…")
 
 
-def _number(value: object, pattern: str) -> str:
-    return pattern.format(value) if is_number(value) else ""
+def _number(value: object, metric: str) -> str:
+    return column(metric).text(value, brief=True) if is_number(value) else ""
 
 
 def _count(value: object) -> str:

@@ -1,10 +1,11 @@
 """Whether a report follows from its record: it is written once more, into a temporary folder, and compared.
 
 summary.json names the code and the libraries that wrote the report. The same ones write the same bytes. Others may
-write another page and other figures, but no other number in summary.json: a key keeps its meaning, and what is computed
-in another way gets another key.
+write another page, other figures and other sentences, but no other number or name in summary.json: a key keeps its
+meaning, and what is computed in another way gets another key.
 """
 
+import json
 import math
 import shutil
 import tempfile
@@ -21,7 +22,10 @@ from gpt2lab.record.values import is_number
 
 # Libraries and processors may differ in the last digits of a mean or a logarithm, and in what is left of 0.
 _REL_TOLERANCE, _ABS_TOLERANCE = 1e-9, 1e-12
-_NO_NUMBERS = ("findings", WRITTEN_BY)  # keys of summary.json
+_MAX_LENGTH = 80  # of a value in words
+_NOT_COMPARED = {"text", "rule", WRITTEN_BY}  # keys of summary.json: sentences, and what wrote them
+# Keys that came with later report code, so that older summaries lack them.
+_ADDED_LATER = {"flop_per_token_dense", "flop_per_token_computed"}
 _SUMMARY, _PAGE = "summary.json", "README.md"
 
 
@@ -48,17 +52,17 @@ def check_report(
             return [(_PAGE, "refused", f"no report can be made of this record ({kind}{why})")], None
         differing = {file: (kind, why) for file, kind, why in _differing_files(directory, copy, manifest)}
     writer = _other_writer(archived.get(WRITTEN_BY), today.get(WRITTEN_BY))
-    numbers = list(_differing_numbers(archived, today))
-    if numbers:
-        more = f", and {len(numbers) - 1} more" if len(numbers) > 1 else ""
-        differing[_SUMMARY] = ("stale", f"{numbers[0]}{more}")
+    values = list(_differing_values(archived, today))
+    if values:
+        more = f", and {len(values) - 1} more" if len(values) > 1 else ""
+        differing[_SUMMARY] = ("stale", f"{values[0]}{more}")
     elif writer is not None and archived | {WRITTEN_BY: None} == today | {WRITTEN_BY: None}:
         differing.pop(_SUMMARY, None)
     faults = [
         (file, kind, why)
         for file, (kind, why) in sorted(differing.items())
         if file not in skipped
-        and (writer is None or (file == _SUMMARY and numbers) or (file == _PAGE and kind == "missing"))
+        and (writer is None or (file == _SUMMARY and values) or (file == _PAGE and kind == "missing"))
     ]
     return faults, writer if differing.keys() - skipped - {file for file, *_ in faults} else None
 
@@ -96,24 +100,26 @@ def _other_writer(archived: Any, today: Any) -> str | None:
     return f"another version of {', '.join(libraries) or 'a library'}"
 
 
-def _differing_numbers(archived: Any, today: Any, name: str = "") -> Iterator[str]:
-    """Yield, in words, each number of the archived summary that differs from the record's; null means no number.
+def _differing_values(archived: Any, today: Any, name: str = "") -> Iterator[str]:
+    """Yield, in words, each value of the archived summary that differs from the record's; a missing key is null.
 
-    Keys that only one of the two has are passed over: other versions of a report have other keys.
+    Keys that today's summary does not have are not compared: other versions of the report code may write them.
     """
     if isinstance(archived, dict) and isinstance(today, dict):
         for key in today:
-            if key in archived and key not in _NO_NUMBERS:
-                yield from _differing_numbers(archived[key], today[key], f"{name}.{key}" if name else key)
+            if key not in _NOT_COMPARED and (key in archived or key not in _ADDED_LATER):
+                yield from _differing_values(archived.get(key), today[key], f"{name}.{key}" if name else key)
     elif isinstance(archived, list) and isinstance(today, list):
         if len(archived) != len(today):
             yield f"{name} has {len(archived)} entries, the record gives {len(today)}"
         for index, pair in enumerate(zip(archived, today, strict=False)):
-            yield from _differing_numbers(*pair, f"{name}.{index}")
+            yield from _differing_values(*pair, f"{name}.{index}")
     elif is_number(archived) and is_number(today):
         if not math.isclose(archived, today, rel_tol=_REL_TOLERANCE, abs_tol=_ABS_TOLERANCE):
             yield f"{name} is {archived}, the record gives {today}"
-    elif is_number(today):
-        yield f"{name} is no number, the record gives {today}"
-    elif is_number(archived) and today is None:
-        yield f"{name} is {archived}, the record gives none"
+    elif archived != today:
+        yield f"{name} is {_words(archived, 'missing')}, the record gives {_words(today, 'none')}"
+
+
+def _words(value: Any, absent: str) -> str:
+    return absent if value is None else json.dumps(value)[:_MAX_LENGTH]

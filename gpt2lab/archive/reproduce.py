@@ -17,7 +17,7 @@ from gpt2lab.archive.agreement import Agreement, compare_rows
 from gpt2lab.archive.manifest import read_manifest
 from gpt2lab.errors import ArchiveError, ConfigError, Gpt2labError
 from gpt2lab.record.disk import disk_errors, file_sha256
-from gpt2lab.record.identity import code_hash, recorded_code_hash
+from gpt2lab.record.identity import code_hash, first_code_hash
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
 from gpt2lab.record.source_archive import SOURCE_ARCHIVE, source_of
@@ -119,7 +119,7 @@ def reproduce(plan: ReproductionPlan, *, keep: Path | None = None) -> Reproducti
         found = unpack_source(archived_source, source)
         if not (source / "gpt2lab" / "run.py").is_file():
             raise ArchiveError(f"{archived_source}: holds no gpt2lab/run.py, so there is nothing to run")
-        archived, recorded = code_hash(source), recorded_code_hash(plan.experiment, record.read_provenance())
+        archived, recorded = code_hash(source), first_code_hash(plan.experiment, record.read_provenance())
         if archived != recorded:
             raise ArchiveError(
                 f"{archived_source}: its code hash is {archived[:12]}, but provenance.json says "

@@ -161,7 +161,8 @@ def _check_code(sweep: Sweep) -> None:
         run = RunDir(sweep.run_dir(job))
         if not run.provenance.is_file():
             continue
-        found = recorded_code_hash(run.path, run.read_provenance())
+        status = run.read_status() if run.status.is_file() else {}
+        found = recorded_code_hash(run.path, run.read_provenance(), status)
         if first is None:
             first = (job, found)
         elif found != first[1]:

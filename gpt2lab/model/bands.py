@@ -42,14 +42,16 @@ def is_dense(n_embd: int, band: int) -> bool:
     return kept_weights(n_embd, band) == 4 * n_embd * n_embd
 
 
+def band_widths(config: GPTConfig) -> dict[str, int]:
+    """Return {tensor name: full width in hidden units} for the matrices whose band removes weights."""
+    widths = {"fcw": config.fc1_band, "fcprojw": config.fc2_band}
+    return {name: band for name, band in widths.items() if not is_dense(config.n_embd, band)}
+
+
 def banded_tensors(config: GPTConfig) -> dict[str, np.ndarray]:
     """Return {tensor name: bool mask without the L axis} for the matrices whose band removes weights."""
-    masks = {}
-    if not is_dense(config.n_embd, config.fc1_band):
-        masks["fcw"] = band_mask(config.n_embd, config.fc1_band)
-    if not is_dense(config.n_embd, config.fc2_band):
-        masks["fcprojw"] = np.ascontiguousarray(band_mask(config.n_embd, config.fc2_band).T)
-    return masks
+    masks = {name: band_mask(config.n_embd, band) for name, band in band_widths(config).items()}
+    return {name: np.ascontiguousarray(mask.T) if name == "fcprojw" else mask for name, mask in masks.items()}
 
 
 def apply_bands(params: Params, config: GPTConfig) -> Params:

@@ -19,6 +19,7 @@ _TEXT: dict[Format, str] = {
     "decimal": "{:.2f}",
     "scientific": "{:.2e}",
 }
+_BRIEF = _TEXT | {"loss": "{:.3f}"}  # where many runs stand below each other
 _LIMITS: dict[Format, tuple[float, float]] = {"loss": (0.0, math.inf), "share": (0.0, 1.0)}
 
 
@@ -39,9 +40,9 @@ class Column:
     split: str = ""  # the one that an evaluation is over, of SPLITS; "": measured in training
     measure: str = ""  # the property of an engine's Evaluation that it is
 
-    def text(self, value: float) -> str:
-        """Return a value as a terminal shows it."""
-        return _TEXT[self.format].format(value)
+    def text(self, value: float, *, brief: bool = False) -> str:
+        """Return a value as a terminal shows it, or briefer, as the index of the archive does."""
+        return (_BRIEF if brief else _TEXT)[self.format].format(value)
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -5,6 +5,7 @@ run is carried out. README, reports, commands, tests and tools are no such files
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gpt2lab.errors import ArchiveError
 from gpt2lab.record.disk import read_bytes
 from gpt2lab.record.source_archive import source_files, source_of
 from gpt2lab.record.unpack import read_source
+from gpt2lab.record.values import look_up
 
 # Parts of gpt2lab, each a package or one module. The errors set the exit code that a run records of its end.
 RUN_PARTS = {"schema", "model", "data", "engine", "train", "compose", "sweep", "record", "run", "errors"}
@@ -36,8 +38,29 @@ def report_hash(source_root: Path) -> str:
     return _hash((name, read_bytes(path)) for name, path in source_files(source_root) if _part(name) in REPORT_PARTS)
 
 
-def recorded_code_hash(run_dir: Path, provenance: dict[str, Any]) -> str | None:
-    """Return the code hash of a run: as `provenance` has it, or of an older run that of the source archived with it.
+def recorded_code_hash(run_dir: Path, provenance: dict[str, Any], status: dict[str, Any]) -> str | None:
+    """Return the code hash of a run, from what its provenance.json and status.json hold: the identity of its code.
+
+    A run that was resumed with other code gets a hash of the list of its codes, which is the hash of no single one.
+    Returns None and raises as `first_code_hash` does.
+    """
+    codes = recorded_code_hashes(run_dir, provenance, status)
+    return codes[0] if len(codes) == 1 else hashlib.sha256("\n".join(map(str, codes)).encode()).hexdigest()
+
+
+def recorded_code_hashes(run_dir: Path, provenance: dict[str, Any], status: dict[str, Any]) -> list[str | None]:
+    """Return the hash of each code that a run was trained with, in order; resumed with the same code, it has one.
+
+    Older entries of `resumes` do not record their code. They are left out.
+    """
+    resumes = status.get("resumes")
+    found = [look_up(entry, "code_hash") for entry in resumes] if isinstance(resumes, list) else []
+    later = [code for code in found if isinstance(code, str)]
+    return [code for code, _ in itertools.groupby([first_code_hash(run_dir, provenance), *later])]
+
+
+def first_code_hash(run_dir: Path, provenance: dict[str, Any]) -> str | None:
+    """Return the hash of the code that a run began with, of an older run that of the source archived with it.
 
     Where that source is gone, the source hash stands for it: no other code has it. None where nothing is recorded.
     Raises ArchiveError for an archive that is damaged, or not the source that ran.

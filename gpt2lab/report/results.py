@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from gpt2lab.record import columns
-from gpt2lab.record.columns import SPLITS, Column, evaluated
+from gpt2lab.record.columns import SPLITS, Column, column, evaluated
 from gpt2lab.report import numbers
 from gpt2lab.report.inputs import Inputs
 from gpt2lab.report.markdown import Markdown, table
 from gpt2lab.report.summary import bits_per_byte, counts_every_position, perplexity
 
 MAX_CHECKPOINTS = 12  # rows of the table of evaluations
+_NATS = "nats/token"  # the unit of a loss, short enough for the head of a narrow column
 SPLIT_NAMES = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -20,14 +21,15 @@ def headline(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
     answers = not counts_every_position(inputs) or bool(inputs.fact("provenance.data.row_len"))
     at = f"step {summary['loss_step']:,}" if summary["loss_step"] is not None else ""
     stored, active = summary["n_params"], summary["n_params_active"]
+    loss, accuracy, speed = (column(name) for name in ("val_loss", "val_accuracy", "tokens_per_s"))
     cells = [
-        (f"Validation loss, {at} (nats/token)", summary["val_loss"], numbers.loss),
-        ("Validation accuracy", summary["val_accuracy"] if answers else None, numbers.share),
+        (f"{loss.label}, {at} ({_NATS})", summary[loss.name], numbers.formatter(loss.name)),
+        (accuracy.label, summary[accuracy.name] if answers else None, numbers.formatter(accuracy.name)),
         ("Perplexity", None if answers else summary["perplexity"], numbers.rounded),
         ("Bits per byte", summary["bits_per_byte"], numbers.loss),
         ("Gap to training (nats)", summary["gap"], numbers.loss),
         ("Parameters in use", active if active is not None else stored, numbers.count),
-        ("Tokens/s", summary["tokens_per_s"], numbers.rounded),
+        (speed.unit.capitalize(), summary[speed.name], numbers.rounded),
     ]
     told = [(name, show(value)) for name, value, show in cells if value is not None]
     return table([name for name, _ in told], [[value for _, value in told]], 0) if told else None
@@ -51,12 +53,12 @@ def measure_table(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
         return [numbers.MISSING if entry is None else show(entry) for entry in found]
 
     final = {split: summary[losses[split]] for split in splits}
-    rows = [("Loss before training (nats/token)", [numbers.loss(inputs.curve(losses[each]).at(0)) for each in splits])]
+    rows = [(f"Loss before training ({_NATS})", [numbers.loss(inputs.curve(losses[split]).at(0)) for split in splits])]
     if summary["loss_step"]:
         every = counts_every_position(inputs)
         rows += [
-            ("Last loss (nats/token)", of_each("loss", last)),
-            ("Best loss (nats/token)", of_each("loss", best)),
+            (f"Last loss ({_NATS})", of_each("loss", last)),
+            (f"Best loss ({_NATS})", of_each("loss", best)),
             ("Perplexity", [numbers.rounded(perplexity(loss) if every else None) for loss in final.values()]),
             ("Bits per byte", [numbers.loss(bits_per_byte(inputs, *split_loss)) for split_loss in final.items()]),
         ]
@@ -68,15 +70,16 @@ def measure_table(inputs: Inputs, summary: dict[str, Any]) -> Markdown | None:
 
 
 def speed_line(summary: dict[str, Any]) -> str | None:
+    speed, step, memory = (column(name) for name in ("tokens_per_s", "step_ms", "peak_mem_mib"))
     parts = []
-    if summary["tokens_per_s"] is not None:
-        parts.append(f"median throughput {numbers.rounded(summary['tokens_per_s'])} tokens/s")
-    if summary["step_ms"] is not None:
-        parts.append(f"{numbers.rounded(summary['step_ms'])} ms per update")
+    if summary[speed.name] is not None:
+        parts.append(f"median {speed.label.lower()} {numbers.rounded(summary[speed.name])} {speed.unit}")
+    if summary[step.name] is not None:
+        parts.append(f"{numbers.rounded(summary[step.name])} {step.unit} per update")
     if parts:
         parts[-1] += " (the first tenth of the rows left out)"
-    if summary["peak_mem_mib"] is not None:
-        parts.append(f"peak memory {numbers.count(summary['peak_mem_mib'])} MiB")
+    if summary[memory.name] is not None:
+        parts.append(f"{memory.label.lower()} {numbers.count(summary[memory.name])} {memory.unit}")
     return f"Speed: {', '.join(parts)}." if parts else None
 
 

@@ -171,7 +171,7 @@ def _why_again(run_dir: Path, state: JobState, code_hash: str, mode: SweepMode) 
     if mode is SweepMode.force:
         return "sweep.mode=force"
     run = RunDir(run_dir)
-    if run.provenance.is_file() and recorded_code_hash(run_dir, run.read_provenance()) != code_hash:
+    if run.provenance.is_file() and code_hash != recorded_code_hash(run_dir, run.read_provenance(), run.read_status()):
         return "the code has changed since"
     if state.word == "finished":
         return None

@@ -38,6 +38,7 @@ def data_facts(parts: Parts) -> dict[str, Any]:
         "tokenizer": source.tokenizer.name,
         "row_len": source.row_len,
         "answer_span": source.answer_span,
+        "answer_choices": source.answer_choices,
         "best_loss": None if source.best_loss is None else [float(x) for x in source.best_loss],
         "splits": {name: {"tokens": s.n_tokens, "bytes": s.n_bytes} for name, s in source.splits.items()},
         "unigram_entropy": unigram_entropy(source.splits["val"], parts.spec.model.vocab_size),

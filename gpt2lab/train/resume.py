@@ -5,7 +5,7 @@ from typing import Any
 from gpt2lab.errors import ArchiveError, ConfigError, DataError
 from gpt2lab.model.bands import banded_tensors
 from gpt2lab.record.checkpoint import Checkpoint
-from gpt2lab.record.identity import recorded_code_hash
+from gpt2lab.record.identity import recorded_code_hashes
 from gpt2lab.record.metrics import drop_rows_after
 from gpt2lab.record.provenance import collect
 from gpt2lab.record.rundir import RunDir, now_utc
@@ -96,8 +96,9 @@ def resume_record(
         for key in keys:
             if before[section].get(key) != now[section].get(key):
                 changed.append(f"{key} is {now[section].get(key)}, was {before[section].get(key)}")
-    if recorded_code_hash(run.path, before) != now["code_hash"]:
-        changed.append("the code has changed")
+    status = run.read_status()
+    if recorded_code_hashes(run.path, before, status)[-1] != now["code_hash"]:
+        changed.append("the code has changed since it last ran")
     entry = {
         "step": parts.engine.step,
         "at": now_utc(),
@@ -106,7 +107,7 @@ def resume_record(
         "code_hash": now["code_hash"],
         "changed": changed,
     }
-    run.write_status("running", resumes=[*run.read_status().get("resumes", []), entry])
+    run.write_status("running", resumes=[*status.get("resumes", []), entry])
     run.write_config(plain(parts.config))
     run.write_overrides(overrides)
-    return [f"since this run began, {difference}" for difference in changed]
+    return [f"resumed with a difference: {difference}" for difference in changed]

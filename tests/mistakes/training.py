@@ -199,6 +199,13 @@ IDENTITY = (
         "test_identity.py::test_one_byte_of_anything_else_is_the_same_code",
     ),
     mistake(
+        "a run that was resumed with other code is of its first code",
+        "gpt2lab/record/identity.py",
+        "[first_code_hash(run_dir, provenance), *later]",
+        "[first_code_hash(run_dir, provenance)]",
+        "test_identity.py::test_a_run_that_was_resumed_with_other_code_is_of_no_single_code",
+    ),
+    mistake(
         "the source archived with an older run is not compared with its hash",
         "gpt2lab/record/identity.py",
         "if found != source_hash:",

@@ -25,11 +25,26 @@ class Source:
     is_synthetic: bool = False  # computed from the configuration; reading it needs no file and no network
     row_len: int | None = None  # T when the tokens are rows of T; None for a stream
     answer_span: tuple[int, int] | None = None  # first and last target position of the answer, inclusive
+    answer_choices: int | None = None  # tokens that an answer can be, at each of its positions
     best_loss: np.ndarray | None = None  # (T,) lowest expected loss per target position, nats; None = unknown
     prompt: str = "\n"  # what samples begin with unless sample.prompt says otherwise
     splits: dict[str, Split] = field(default_factory=dict)  # train, val, and test where there is one
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file or corpus, by name
     detail: dict[str, object] = field(default_factory=dict)  # what a report should say, plain values
+
+    def __post_init__(self) -> None:
+        if self.answer_span is not None:
+            assert self.row_len is not None, f"data source {self.name}: an answer_span needs rows: state row_len"
+            first, last = self.answer_span
+            assert 0 <= first <= last < self.row_len - 1, (
+                f"data source {self.name}: answer_span={self.answer_span}, expected targets between 0 and "
+                f"{self.row_len - 2} (target t is token t + 1 of its row of {self.row_len})"
+            )
+        if self.row_len is not None and self.best_loss is not None:
+            assert self.best_loss.shape == (self.row_len,), (
+                f"data source {self.name}: best_loss has shape {self.best_loss.shape}, expected ({self.row_len},), "
+                "one entry per target"
+            )
 
 
 Read = Callable[[Source, DataConfig, Progress | None], Source]

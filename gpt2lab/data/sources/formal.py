@@ -39,7 +39,7 @@ def _describe(config: DataConfig, vocab_size: int | None) -> Source:
     best_loss = np.zeros(_ROW_LEN)
     best_loss[:n] = math.log(2)
     tokenizer = SymbolTokenizer("bits", ("0", "1", "BOS", "EOS", *(task.name for task in FormalTask)))
-    return describe_rows("formal", tokenizer, best_loss, (n + 1, n + answer_bits))
+    return describe_rows("formal", tokenizer, best_loss, (n + 1, n + answer_bits), answer_choices=2)
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:

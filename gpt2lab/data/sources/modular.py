@@ -43,7 +43,8 @@ def _describe(config: DataConfig, vocab_size: int | None) -> Source:
     best_loss[0] = math.log(p)
     best_loss[2] = math.log(p - _first_b(config))
     symbols = (*(str(number) for number in range(p)), "BOS", "EOS", "=", *(_OPERATIONS[op][0] for op in Operation))
-    return describe_rows("modular", SymbolTokenizer("equations", symbols), best_loss, (_ANSWER, _ANSWER))
+    tokenizer = SymbolTokenizer("equations", symbols)
+    return describe_rows("modular", tokenizer, best_loss, (_ANSWER, _ANSWER), answer_choices=p)
 
 
 def _read(source: Source, config: DataConfig, report_progress: Progress | None) -> Source:

@@ -18,7 +18,9 @@ from gpt2lab.schema import DataConfig
 SPLIT_KEYS = frozenset({"train_fraction", "split_seed"})  # keys of DataConfig that `with_rows` uses
 
 
-def describe_rows(name: str, tokenizer: SymbolTokenizer, best_loss: np.ndarray, answer_span: tuple[int, int]) -> Source:
+def describe_rows(
+    name: str, tokenizer: SymbolTokenizer, best_loss: np.ndarray, answer_span: tuple[int, int], *, answer_choices: int
+) -> Source:
     """Return the description of rows that begin with BOS; `best_loss` is (T,), in nats."""
     return Source(
         name=name,
@@ -28,6 +30,7 @@ def describe_rows(name: str, tokenizer: SymbolTokenizer, best_loss: np.ndarray, 
         is_synthetic=True,
         row_len=len(best_loss),
         answer_span=answer_span,
+        answer_choices=answer_choices,
         best_loss=best_loss,
         prompt="BOS",
     )

@@ -2,8 +2,8 @@
 
 A causal model computes at a position what depends on the tokens up to there and on nothing else. So positions after
 the last counted one need not be computed; in the last layer only keys and values are needed away from the counted
-positions; and rows that begin alike have the same activations for as long as they do. Loss and gradients stay the
-same but for rounding. Shapes: B sequences, T positions.
+positions; and rows that begin alike have the same activations for as long as they do. Loss and gradients agree with
+those of the whole computation up to floating-point rounding. Shapes: B sequences, T positions.
 """
 
 from dataclasses import dataclass
@@ -70,17 +70,17 @@ class PassPlanner:
 
     def _plan(self, inputs: np.ndarray, targets: np.ndarray) -> Pass:
         counted = self._counted
-        wanted = targets if counted is None else np.ascontiguousarray(targets[:, counted])
+        counted_targets = targets if counted is None else np.ascontiguousarray(targets[:, counted])
         trims_last = self._skip_uncounted and counted is not None
         if trims_last:
             assert counted is not None
             inputs = np.ascontiguousarray(inputs[:, : counted[-1] + 1])
         B, T = inputs.shape
         if self._share_prefixes and T <= LONGEST_SHARED:
-            tree = build_tree(inputs, wanted, counted, trims_last=trims_last)
+            tree = build_tree(inputs, counted_targets, counted, trims_last=trims_last)
             if tree.n_nodes * (1 + EXTRA_PER_POSITION * T) <= B * T:
                 return tree
-        return RowPass(tokens=inputs, targets=wanted, counted=counted, trims_last=trims_last)
+        return RowPass(tokens=inputs, targets=counted_targets, counted=counted, trims_last=trims_last)
 
 
 def planner_of(spec: EngineSpec, device: str) -> PassPlanner:

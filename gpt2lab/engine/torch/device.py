@@ -12,17 +12,17 @@ from gpt2lab.errors import EngineError
 from gpt2lab.schema import DeviceChoice, Precision
 
 
-def choose_device(wanted: DeviceChoice) -> torch.device:
-    """Return the device: the wanted one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
-    found = [device for device in (DeviceChoice.cuda, DeviceChoice.mps, DeviceChoice.cpu) if is_available(device)]
-    if wanted is DeviceChoice.auto:
-        return torch.device(found[0].name)
-    if wanted not in found:
-        names = ", ".join(device.name for device in found)
+def choose_device(requested: DeviceChoice) -> torch.device:
+    """Return the device: the requested one, or for auto the first of CUDA, MPS and CPU. Raises EngineError."""
+    available = [device for device in (DeviceChoice.cuda, DeviceChoice.mps, DeviceChoice.cpu) if is_available(device)]
+    if requested is DeviceChoice.auto:
+        return torch.device(available[0].name)
+    if requested not in available:
+        names = ", ".join(device.name for device in available)
         raise EngineError(
-            f"engine.device={wanted.name}: PyTorch {torch.__version__} finds no such device; found {names}"
+            f"engine.device={requested.name}: PyTorch {torch.__version__} finds no such device; found {names}"
         )
-    return torch.device(wanted.name)
+    return torch.device(requested.name)
 
 
 @contextmanager

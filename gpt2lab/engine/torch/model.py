@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gpt2lab.engine.torch.banded import BandedLinear, clear_outside_band
 from gpt2lab.engine.torch.embedding import TiedEmbedding
 from gpt2lab.engine.torch.passes import DeviceRows, Tree
-from gpt2lab.model.bands import is_dense
+from gpt2lab.model.bands import band_widths
 from gpt2lab.model.params import TENSORS, GPTConfig, Params, check_params
 
 # Where each of the 16 tensors lives in the module tree; {i} is the layer.
@@ -190,9 +190,9 @@ class GPT(nn.Module):
 
     def clear_gradients_outside_bands(self) -> None:
         """Set the gradients of weights outside a band to zero; products of tiles make none."""
-        bands = {"fcw": self.config.fc1_band, "fcprojw": self.config.fc2_band}
+        bands = band_widths(self.config)
         for name, key, _, tensor in self.named_tensors():
-            if name in bands and not is_dense(self.config.n_embd, bands[name]) and not self._banded(key):
+            if name in bands and not self._banded(key):
                 assert tensor.grad is not None
                 clear_outside_band(tensor.grad, bands[name], widens=name == "fcw")
 

@@ -137,7 +137,7 @@ def read_run(directory: Path, name: str | None = None) -> Run:
         flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     except (TypeError, ValueError, RecursionError):
         raise ArchiveError(f"{directory / 'config.yaml'}: damaged, it holds values that no config has") from None
-    code = recorded_code_hash(directory, inputs.provenance)
+    code = recorded_code_hash(directory, inputs.provenance, inputs.status)
     return Run(name=name or run_name(directory), inputs=inputs, seed=seed, config=flat, key=key, code_hash=code)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from gpt2lab.record.values import is_number
 from gpt2lab.report.analysis import ACCURACY_REACHED, DELAY_FACTOR, reached
 from gpt2lab.report.comparison.statistics import Censored, censored_median
 from gpt2lab.report.inputs import Curve, Inputs
@@ -138,11 +139,12 @@ def known_bounds(inputs: Inputs) -> tuple[tuple[str, float], ...]:
         ("best reachable loss", inputs.fact("provenance.model.best_val_loss")),
         ("random guess over the vocabulary", inputs.fact("provenance.model.random_guess_loss")),
     ]
-    prime = inputs.fact("config.data.prime")
+    choices = inputs.fact("provenance.data.answer_choices")
+    if choices is None and inputs.fact("provenance.data.name") == "modular":
+        choices = inputs.fact("config.data.prime")  # older records do not state the choices
     # Where more than the answer counts, a guess among the answers is no bound of the loss.
-    modular = inputs.fact("provenance.data.name") == "modular" and not counts_every_position(inputs)
-    if modular and isinstance(prime, int) and not isinstance(prime, bool) and prime > 1:
-        found.append((f"ln {prime}, a uniform guess among the answers", math.log(prime)))
+    if not counts_every_position(inputs) and is_number(choices) and choices > 1:
+        found.append((f"ln {choices}, a uniform guess among the answers", math.log(choices)))
     told = [(name, float(loss)) for name, loss in found if isinstance(loss, int | float) and math.isfinite(loss)]
     return tuple(sorted(told, key=lambda bound: bound[1]))
 
@@ -152,10 +154,10 @@ def grokking(cells: Sequence[Sequence[tuple[Inputs, str]]]) -> Grokking | None:
 
     A bound is named where all runs have the same.
     """
-    inputs = [each for cell in cells for each, _ in cell]
-    if not any(has_answers(each) for each in inputs):
+    inputs = [run for cell in cells for run, _ in cell]
+    if not any(has_answers(run) for run in inputs):
         return None
-    bounds = [known_bounds(each) for each in inputs]
+    bounds = [known_bounds(run) for run in inputs]
     return Grokking(
         bounds=tuple(bound for bound in bounds[0] if all(bound in others for others in bounds)),
         cells=tuple(grokking_cell([read_grokking(*run) for run in cell]) for cell in cells),

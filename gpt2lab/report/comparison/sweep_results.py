@@ -129,20 +129,20 @@ def freeze_noise(directory: Path, archive: Iterable[tuple[Path, dict[str, Any]]]
 
 def _baseline(sweep: Sweep, cells: Sequence[Cell], chosen: Mapping[str, Any]) -> int:
     """Return the first cell that has all the values of `chosen`, where a value given as text may be a number's."""
-    wanted = {key: value for key, value in chosen.items() if key != SEED}
+    requested = {key: value for key, value in chosen.items() if key != SEED}
     for index, cell in enumerate(cells):
-        if all(key in cell.values and _equal(cell.values[key], value) for key, value in wanted.items()):
+        if all(key in cell.values and _equal(cell.values[key], value) for key, value in requested.items()):
             return index
-    asked = ", ".join(f"{show(key)}={show(value)}" for key, value in wanted.items())
+    asked = ", ".join(f"{show(key)}={show(value)}" for key, value in requested.items())
     labels = "; ".join(describe(cell.values) for cell in cells[:4]) + ("; …" if len(cells) > 4 else "")
     raise ArchiveError(f"{sweep.path}: no cell of this sweep is the baseline {asked}; there are {labels}")
 
 
-def _equal(value: Any, wanted: Any) -> bool:
-    if show(value) == show(wanted):
+def _equal(value: Any, requested: Any) -> bool:
+    if show(value) == show(requested):
         return True
     try:
-        return not isinstance(value, bool) and float(value) == float(wanted)  # 0.30 is 0.3, 1e-3 is 0.001
+        return not isinstance(value, bool) and float(value) == float(requested)  # 0.30 is 0.3, 1e-3 is 0.001
     except (TypeError, ValueError):
         return False
 

@@ -88,13 +88,13 @@ def label_steps(first: Axes, log: bool, ticks: int = 6) -> None:
 
 def spans_decades(series: Iterable[Series]) -> bool:
     """Whether the steps after step 0 span enough decades for a log axis."""
-    steps = np.unique([step for each in series for curve in each.curves for step in curve.since(1).steps])
+    steps = np.unique([step for arm in series for curve in arm.curves for step in curve.since(1).steps])
     return len(steps) >= LOG_STEPS_FROM and bool(np.log10(steps[-1] / steps[0]) >= DECADES)
 
 
 def seeds_words(series: Iterable[Series]) -> str:
     """Say in words what the lines and the shaded ranges are."""
-    counts = sorted({len(each.curves) for each in series})
+    counts = sorted({len(arm.curves) for arm in series})
     if not counts or counts[-1] == 1:
         return "One seed per line: no range over seeds."
     n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
@@ -118,7 +118,7 @@ def draw_curves(
     fitted to what lies beyond the share `fit` of the steps. `show` writes the values of the alt text. None where no
     series has two steps.
     """
-    shown = [each for each in series if len(drawn_range(each.curves)) > 1]
+    shown = [arm for arm in series if len(drawn_range(arm.curves)) > 1]
     if not shown:
         return None
     together, others = len(shown) <= MOST_TOGETHER, len(shown) - 1
@@ -142,12 +142,12 @@ def draw_metric(series: Sequence[Series], folder: Path, metric: str, references:
 
 def _alt(series: Sequence[Series], what: str, show: Callable[[float], str]) -> str:
     ends = []
-    for each in series[: MOST_PANELS + 1]:
-        found = drawn_range(each.curves)
+    for arm in series[: MOST_PANELS + 1]:
+        found = drawn_range(arm.curves)
         spread = ""
-        if len(each.curves) > 1:
+        if len(arm.curves) > 1:
             spread = f" (seeds {show(float(found.low[-1]))} to {show(float(found.high[-1]))})"
-        ends.append(f"{each.label} {show(float(found.mean[-1]))}{spread} at step {int(found.steps[-1]):,}")
+        ends.append(f"{arm.label} {show(float(found.mean[-1]))}{spread} at step {int(found.steps[-1]):,}")
     return f"{what} over steps. Where the lines end: {'; '.join(ends)}."
 
 
@@ -157,8 +157,8 @@ def _lines(path: Path, what: str, series: Sequence[Series], height: float, colum
     height += 0.22 * math.ceil(len(series) / 2)
     with drawing(path, f"{what} over steps", height, ncols=columns, squeeze=False) as [panels]:
         for axes in panels:
-            for number, each in enumerate(series):
-                draw_series(axes, each, **line_style(number))
+            for number, arm in enumerate(series):
+                draw_series(axes, arm, **line_style(number))
             step_axis(axes, log=False, ticks=4 if columns > 1 else 6)
         handles, labels = panels[0].get_legend_handles_labels()
         look = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5, "handlelength": 3}
@@ -181,10 +181,10 @@ def _draw_panels(
     path: Path, what: str, series: Sequence[Series], label: str, references: References, fit: float
 ) -> None:
     baseline, others = series[0], series[1 : MOST_PANELS + 1]
-    with step_panels(path, what, [each.label for each in others], PANEL_COLUMNS, 0.5, 1.75) as panels:
-        for axes, each in zip(panels, others, strict=True):
+    with step_panels(path, what, [arm.label for arm in others], PANEL_COLUMNS, 0.5, 1.75) as panels:
+        for axes, arm in zip(panels, others, strict=True):
             draw_series(axes, baseline, **line_style(0))
-            draw_series(axes, each, **(line_style(1) | {"linestyle": "-"}))
+            draw_series(axes, arm, **(line_style(1) | {"linestyle": "-"}))
         _fit(panels[0], series, from_step=_last_step(series) * fit)
         panels[0].figure.supylabel(label, fontsize=10)
         label_steps(panels[0], log=False, ticks=4)
@@ -194,12 +194,12 @@ def _draw_panels(
 
 
 def _last_step(series: Sequence[Series]) -> int:
-    return max(int(curve.steps[-1]) for each in series for curve in each.curves)
+    return max(int(curve.steps[-1]) for arm in series for curve in arm.curves)
 
 
 def _fit(axes: Axes, series: Sequence[Series], from_step: float) -> None:
     """Fit the value axis to what lies at `from_step` or later."""
-    values = np.concatenate([curve.since(math.ceil(from_step)).values for each in series for curve in each.curves])
+    values = np.concatenate([curve.since(math.ceil(from_step)).values for arm in series for curve in arm.curves])
     low, high = float(values.min()), float(values.max())
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
@@ -214,7 +214,7 @@ def _draw_references(axes: Axes, references: References) -> None:
 
 def draw_gap(series: Sequence[Series], folder: Path) -> Picture | None:
     """Write gap.svg: validation loss minus training loss, measured the same way, over steps."""
-    shown = [each for each in series if len(drawn_range(each.curves)) > 1]
+    shown = [arm for arm in series if len(drawn_range(arm.curves)) > 1]
     what = "Validation minus training loss"
     if not shown or len(shown) > MOST_TOGETHER:
         return draw_curves(shown, folder, file="gap.svg", what=what, unit="nats", fit=0)

@@ -104,7 +104,7 @@ def _short(name: str) -> str:
 
 
 def _spans_losses(series: Sequence[Series], log: bool) -> bool:
-    values = [value for each in series for curve in each.curves for value in curve.since(int(log)).values]
+    values = [value for arm in series for curve in arm.curves for value in curve.since(int(log)).values]
     return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_LOSS_RATIO
 
 
@@ -115,6 +115,6 @@ def _alt(arms: Sequence[SplitSeries], what: str, accuracy: bool) -> str:
         found = {
             name: drawn_range(series.curves) for name, series in (("training", arm.train), ("validation", arm.val))
         }
-        told = [f"{name} {show(float(each.mean[-1]))}" for name, each in found.items() if len(each)]
+        told = [f"{name} {show(float(curves.mean[-1]))}" for name, curves in found.items() if len(curves)]
         ends.append(f"{arm.label}: {', '.join(told)} at step {int(found['validation'].steps[-1]):,}")
     return f"{what} over steps, means over seeds where the lines end. {'; '.join(ends)}."

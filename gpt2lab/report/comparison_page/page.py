@@ -84,10 +84,10 @@ def _comparability(results: SweepResults) -> list[str]:
 
 def _shared_inputs(sweep: Sweep, inputs: Sequence[Inputs]) -> Inputs:
     """Return the record that all `inputs` share, as if it were that of one run without rows."""
-    provenance = common([each.provenance for each in inputs])
+    provenance = common([run.provenance for run in inputs])
     moments = [_moment(inputs, key) for key in ("started", "ended")]
     return Inputs(
-        config=common([each.config for each in inputs]),
+        config=common([run.config for run in inputs]),
         overrides=list(sweep.overrides),
         provenance=provenance | {"run_id": sweep.sweep_id, "command": list(sweep.command)},
         status={"started": min(moments[0], default=None), "ended": max(moments[1], default=None)},
@@ -98,7 +98,7 @@ def _shared_inputs(sweep: Sweep, inputs: Sequence[Inputs]) -> Inputs:
 
 
 def _moment(inputs: Sequence[Inputs], key: str) -> list[str]:
-    return [str(each.status[key]) for each in inputs if each.status.get(key)]
+    return [str(run.status[key]) for run in inputs if run.status.get(key)]
 
 
 def _summarise(results: SweepResults, title: str, hypothesis: str | None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _summarise(results: SweepResults, title: str, hypothesis: str | None) -> dic
     A run counts here as soon as it has a record, whether it finished or not.
     """
     inputs = [member.run.inputs for member in results.members if member.run is not None]
-    runs = [summarise_inputs(each, title) for each in inputs]
+    runs = [summarise_inputs(run, title) for run in inputs]
     own = {
         "name": title,
         "kind": "sweep",

@@ -85,7 +85,7 @@ def best_arm(results: SweepResults) -> Finding | None:
     if len(rows) < 2:
         return None
     higher = bool(column(results.metric).higher_is_better)
-    best, other = sorted(rows, key=lambda each: each[1].estimate.mean, reverse=higher)[:2]
+    best, other = sorted(rows, key=lambda arm: arm[1].estimate.mean, reverse=higher)[:2]
     extreme = "Highest" if higher else "Lowest"
     name = column(results.metric).label.lower()
     if not _ordered(best[1].estimate, other[1].estimate, numbers.formatter(results.metric)):
@@ -93,8 +93,7 @@ def best_arm(results: SweepResults) -> Finding | None:
     judged = best[1].judgement
     said = f"Against the baseline it is {judged.verdict}" if judged else "That is the baseline"
     first, second = (
-        f"{mean_std_of(results.metric, each.estimate)} over {plural(each.estimate.n, 'seed')}"
-        for _, each in (best, other)
+        f"{mean_std_of(results.metric, row.estimate)} over {plural(row.estimate.n, 'seed')}" for _, row in (best, other)
     )
     text = f"{first}, before {other[0]} with {second}. {said}; the order among the other arms is not tested."
     return Finding("best", f"{extreme} mean {name}: {best[0]}", text)
@@ -172,9 +171,9 @@ def cost(results: SweepResults) -> Finding | None:
     if costs.target is None:
         return None
     heading = f"Training time to loss {numbers.loss(costs.target)}"
-    labelled = [(c.label, each) for c, each in zip(results.cells, costs.cells, strict=True) if each is not None]
+    labelled = [(c.label, cost) for c, cost in zip(results.cells, costs.cells, strict=True) if cost is not None]
     timed = sorted(
-        ((label, each.seconds) for label, each in labelled if each.seconds is not None), key=lambda arm: arm[1].mean
+        ((label, cost.seconds) for label, cost in labelled if cost.seconds is not None), key=lambda arm: arm[1].mean
     )
     if len(timed) < 2:
         return Finding("cost", f"{heading}: not compared", sentence(costs.untimed)) if costs.untimed else None
@@ -182,7 +181,7 @@ def cost(results: SweepResults) -> Finding | None:
     text = f"{listed(told, MOST_ARMS)}; means over {_seeds([seconds for _, seconds in timed])}, not tested."
     if costs.untimed:
         text += f" The others are {costs.untimed}."
-    slower = [f"{label} {signed_percent(each.overhead)}" for label, each in labelled if each.overhead is not None]
+    slower = [f"{label} {signed_percent(cost.overhead)}" for label, cost in labelled if cost.overhead is not None]
     if slower:
         text += f" Time per token against the baseline: {listed(slower, MOST_ARMS)}."
     first, second = timed[:2]
@@ -196,7 +195,7 @@ def _ordered(one: Estimate, other: Estimate, show: Callable[[float], str]) -> bo
 
 
 def _seeds(estimates: Sequence[Estimate]) -> str:
-    fewest, most = min(each.n for each in estimates), max(each.n for each in estimates)
+    fewest, most = min(estimate.n for estimate in estimates), max(estimate.n for estimate in estimates)
     return plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
@@ -215,7 +214,7 @@ def generalisation(results: SweepResults) -> Finding | None:
     never = [label for label, cell in labelled if cell.settled and not cell.success]
     text = f"Phases: {listed(phases)}."
     if medians:
-        first, last = min(medians, key=lambda each: each[0]), max(medians, key=lambda each: each[0])
+        first, last = min(medians, key=lambda median: median[0]), max(medians, key=lambda median: median[0])
         text += f" The median step to validation accuracy {ACCURACY_REACHED:g} is "
         if len(labelled) == 1:
             text += f"{numbers.count(first[0])}."

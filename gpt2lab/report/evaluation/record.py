@@ -119,7 +119,7 @@ def _chain_findings(
 
 
 def _forgetting(j: int, task: str, names: list[str], measure: str, chain: Chain, matrix: np.ndarray) -> dict[str, str]:
-    """Return what became of task j: its value right after its phase, at the end, and the best one on the way."""
+    """Return the status of task j: its value right after its phase, at the end, and the best one on the way."""
     show, unit = numbers.measure_formatter(measure), _UNIT[measure]
     earlier = matrix[:-1, j]
     best = int(earlier.argmin() if measure == "loss" else earlier.argmax())

@@ -30,7 +30,7 @@ def _bullets(items: Iterable[Any]) -> Markdown:
 
 
 def _findings(findings: Iterable[Mapping[str, str]]) -> Markdown:
-    return _bullets(Markdown(f"**{escape(each['verdict'])}.** {escape(each['text'])}") for each in findings)
+    return _bullets(Markdown(f"**{escape(finding['verdict'])}.** {escape(finding['text'])}") for finding in findings)
 
 
 def _figures(pictures: Iterable[Picture]) -> list[Markdown]:
@@ -39,5 +39,5 @@ def _figures(pictures: Iterable[Picture]) -> list[Markdown]:
 
 def _part(value: Any, heading: str = "") -> Markdown:
     """Return a paragraph, or several, below the line before and `heading`; nothing where none has text."""
-    paragraphs = [escape(each) for each in (value if isinstance(value, list) else [value]) if each]
-    return Markdown("".join(f"\n\n{each}" for each in (heading, *paragraphs) if each and paragraphs))
+    paragraphs = [escape(text) for text in (value if isinstance(value, list) else [value]) if text]
+    return Markdown("".join(f"\n\n{part}" for part in (heading, *paragraphs) if part and paragraphs))

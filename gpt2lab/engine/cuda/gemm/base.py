@@ -157,11 +157,11 @@ def check_dtypes(numerics: Numerics, out: Array, a: Array, b: Array) -> None:
 def check_epilogue(epilogue: Epilogue, out: Array, *, accumulate: bool) -> None:
     """Raise TypeError unless the epilogue has the arrays of its kind, in the shape and dtype that fit out."""
     kind = epilogue.kind
-    wanted = {
+    expected_shapes = {
         "bias": kind is not EpilogueKind.dgelu and out.shape[1:],
         "aux": kind is not EpilogueKind.bias and out.shape,
     }
-    for name, shape in wanted.items():
+    for name, shape in expected_shapes.items():
         array = getattr(epilogue, name)
         found = array is not None and array.shape
         if found != shape or (array is not None and array.dtype != out.dtype):

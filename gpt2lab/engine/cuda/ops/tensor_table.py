@@ -8,12 +8,13 @@ import numpy as np
 from gpt2lab.engine.cuda.device.sources import constant
 from gpt2lab.engine.cuda.numerics import Numerics
 from gpt2lab.errors import EngineError
-from gpt2lab.model.bands import is_dense
+from gpt2lab.model.bands import band_widths
 from gpt2lab.model.params import TENSORS, GPTConfig, tensor_shapes
 from gpt2lab.schema import Decay
 
 TABLE_COLUMNS = constant("tensors.cuh", "TABLE_COLUMNS")
-_NO_BAND, _FC1_BAND, _FC2_BAND = (constant("band.cuh", name) for name in ("NO_BAND", "FC1_BAND", "FC2_BAND"))
+_NO_BAND = constant("band.cuh", "NO_BAND")
+_BAND_KINDS = {"fcw": constant("band.cuh", "FC1_BAND"), "fcprojw": constant("band.cuh", "FC2_BAND")}
 _MAX_SIZE = 2**30  # of one tensor: its entries and one stride more are counted in 32 bits
 
 
@@ -24,16 +25,15 @@ def tensor_table(config: GPTConfig, decay: Decay) -> np.ndarray:
     for a tensor of more than 2^30 parameters.
     """
     shapes = tensor_shapes(config)
-    bands = {"fcw": (_FC1_BAND, config.fc1_band), "fcprojw": (_FC2_BAND, config.fc2_band)}
+    bands = band_widths(config)
     sizes = [math.prod(shape) for shape in shapes.values()]
     begins = itertools.accumulate(sizes, initial=0)
     table = []
     for spec, begin, size in zip(TENSORS, begins, sizes, strict=False):
         if size > _MAX_SIZE:
             raise EngineError(f"model: {spec.name} has {size} parameters; engine=cuda takes up to {_MAX_SIZE} a tensor")
-        kind, band = bands.get(spec.name, (_NO_BAND, 0))
-        if is_dense(config.n_embd, band):
-            kind, band = _NO_BAND, 0
+        band = bands.get(spec.name, 0)
+        kind = _BAND_KINDS[spec.name] if band else _NO_BAND
         rows, columns = shapes[spec.name][-2:] if len(shapes[spec.name]) > 1 else (1, *shapes[spec.name])
         table.append([begin, size, spec.decays or decay is Decay.all, kind, band // 2, rows, columns])
     return np.array(table, dtype=np.int64)
