@@ -5,20 +5,3 @@ from gpt2lab.data.download import Progress, data_dir
 from gpt2lab.data.ids import unigram_entropy
 from gpt2lab.data.sources import SOURCES, Source, SourceKind, check_source, describe_source, read_source
 from gpt2lab.data.tokenizers import Tokenizer, tokenizer_of_size
-
-__all__ = [
-    "SOURCES",
-    "Batches",
-    "Progress",
-    "Source",
-    "SourceKind",
-    "Split",
-    "Tokenizer",
-    "check_source",
-    "data_dir",
-    "describe_source",
-    "eval_batches",
-    "read_source",
-    "tokenizer_of_size",
-    "unigram_entropy",
-]

@@ -4,23 +4,3 @@ from gpt2lab.engine.base import DeviceStatus, Engine, EngineSpec, Evaluation, St
 from gpt2lab.engine.create import check_spec, create_engine, find_devices, plan_engine
 from gpt2lab.engine.plan import EnginePlan, MemoryPlan, TokenBatch, Work, bytes_in_words
 from gpt2lab.engine.weights import is_published, read_weights, read_weights_shape
-
-__all__ = [
-    "DeviceStatus",
-    "Engine",
-    "EnginePlan",
-    "EngineSpec",
-    "Evaluation",
-    "MemoryPlan",
-    "StepResult",
-    "TokenBatch",
-    "Work",
-    "bytes_in_words",
-    "check_spec",
-    "create_engine",
-    "find_devices",
-    "is_published",
-    "plan_engine",
-    "read_weights",
-    "read_weights_shape",
-]

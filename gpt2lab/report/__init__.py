@@ -6,8 +6,6 @@ from typing import Any
 
 from gpt2lab.report.summary import summarise
 
-__all__ = ["freeze_noise", "summarise", "write_report"]
-
 
 def freeze_noise(directory: Path, archive: Iterable[tuple[Path, dict[str, Any]]]) -> None:
     """Write what an archive adds to the noise floor of the sweep in `directory`, (directory, provenance) of each."""

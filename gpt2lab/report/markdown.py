@@ -6,8 +6,6 @@ from typing import Any
 
 from gpt2lab.record.markdown import Markdown, escape, one_line, visible
 
-__all__ = ["Markdown", "TableColumn", "code", "columns_table", "escape", "facts_table", "fence", "one_line", "table"]
-
 _BACKTICKS = re.compile(r"`+")
 
 TableColumn = tuple[str, Sequence[Any]]  # its head, and a cell for each row

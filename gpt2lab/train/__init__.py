@@ -2,5 +2,3 @@
 
 from gpt2lab.train.check import RunChecks
 from gpt2lab.train.session import execute
-
-__all__ = ["RunChecks", "execute"]

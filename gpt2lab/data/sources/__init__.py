@@ -2,5 +2,3 @@
 
 from gpt2lab.data.sources.base import Source, SourceKind
 from gpt2lab.data.sources.registry import SOURCES, check_source, describe_source, read_source
-
-__all__ = ["SOURCES", "Source", "SourceKind", "check_source", "describe_source", "read_source"]

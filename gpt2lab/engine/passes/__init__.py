@@ -3,16 +3,3 @@
 from gpt2lab.engine.passes.planner import LONGEST_SHARED, NEVER_SHARED_ON, Pass, PassPlanner, RowPass, planner_of
 from gpt2lab.engine.passes.prefix_tree import PrefixTree, build_tree
 from gpt2lab.engine.passes.work import count_passes, count_work
-
-__all__ = [
-    "LONGEST_SHARED",
-    "NEVER_SHARED_ON",
-    "Pass",
-    "PassPlanner",
-    "PrefixTree",
-    "RowPass",
-    "build_tree",
-    "count_passes",
-    "count_work",
-    "planner_of",
-]

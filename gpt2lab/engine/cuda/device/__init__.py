@@ -2,5 +2,3 @@
 
 from gpt2lab.engine.cuda.device.base import Array, Device, LaunchSize, Module
 from gpt2lab.engine.cuda.device.create import open_device
-
-__all__ = ["Array", "Device", "LaunchSize", "Module", "open_device"]

@@ -2,5 +2,3 @@
 
 from gpt2lab.engine.cuda.gemm.base import Epilogue, EpilogueKind, Gemm, Products
 from gpt2lab.engine.cuda.gemm.create import create_gemm
-
-__all__ = ["Epilogue", "EpilogueKind", "Gemm", "Products", "create_gemm"]
