@@ -170,6 +170,11 @@ def test_the_items_of_a_list_can_be_asked_for(archived_runs):
     assert rows(archived_runs, "SELECT count(*) FROM experiments, json_tree(tags) WHERE number = 1") == [(2,)]
 
 
+def test_a_column_of_another_table_is_told_apart_from_one_that_there_is_not(archived_runs):
+    with pytest.raises(ConfigError, match="no column 'delay' in the table of this query; it is one of experiments"):
+        rows(archived_runs, "SELECT delay FROM runs")
+
+
 ENDLESS = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT"
 
 

@@ -293,6 +293,8 @@ def _unknown(kind: str, name: str, columns: dict[str, tuple[str, ...]]) -> str:
     """Say that there is no such column or table, with those like it."""
     import difflib  # only an error needs it
 
+    if owners := [table for table, names in columns.items() if kind == "column" and name in names]:
+        return f"there is no column {name!r} in the table of this query; it is one of {' and '.join(owners)}"
     every = list(columns) if kind == "table" else list(dict.fromkeys(n for names in columns.values() for n in names))
     last = name.rpartition(".")[2]
     near = [known for known in every if last in (known, known.rpartition(".")[2]) or known.startswith(f"{name}.")][:5]
