@@ -66,7 +66,8 @@ def run_grid(grid: Grid) -> int:
 
 def archive(directory: Path, config: RunConfig, *, name: str, console: Console) -> None:
     """Archive a run or a sweep, whose jobs all had their turn, and say where; the same result only once."""
-    from gpt2lab.report import freeze_noise, write_report
+    from gpt2lab.report import write_report
+    from gpt2lab.report.comparison.sweep_results import freeze_noise
 
     if config.archive.mode is ArchiveMode.off:
         return

@@ -40,6 +40,7 @@ _JSON_TABLES = ("json_each", "json_tree")
 
 
 _OF_METRICS = {entry.name: (entry.unit or None, entry.description) for entry in METRICS}
+_OF_SUMMARY = {key.name: (key.unit or None, key.meaning) for key in SUMMARY_KEYS}
 _IDENTITY = {
     "number": (None, "number of the experiment"),
     "slug": (None, "its name as in the name of its folder"),
@@ -47,11 +48,6 @@ _IDENTITY = {
     "job": (None, "number of the job; NULL for a single run"),
     "label": (None, "what sets a job of a sweep apart"),
     "status": (None, "how the run ended"),
-}
-_MEANINGS = {
-    "experiments": _IDENTITY | {key.name: (key.unit or None, key.meaning) for key in SUMMARY_KEYS},
-    "runs": _IDENTITY | _OF_METRICS,
-    "metrics": _IDENTITY | _OF_METRICS,
 }
 
 
@@ -103,14 +99,11 @@ def describe(experiments: list[Listed]) -> QueryResult:
     tables = Tables(experiments, names=RUN_TABLES, every_config=True)
     rows = []
     for table, columns in tables.columns().items():
-        values: dict[str, list[Any]] = {column: [] for column in columns}
-        for row in tables.rows[table]:
-            for column, value in row.items():
-                if value is not None:
-                    values[column].append(value)
-        known = _MEANINGS[table]
-        for name, found in values.items():
-            rows.append((table, name, len(found), found[-1] if found else None, *known.get(name, (None, None))))
+        meanings = _IDENTITY | (_OF_SUMMARY if table == "experiments" else _OF_METRICS)
+        for name in columns:
+            values = [row[name] for row in tables.rows[table] if row.get(name) is not None]
+            example = values[-1] if values else None
+            rows.append((table, name, len(values), example, *meanings.get(name, (None, None))))
     titles = ("table", "column", "values", "example", "unit", "meaning")
     return QueryResult(columns=titles, rows=rows, damage=tuple(tables.damage))
 

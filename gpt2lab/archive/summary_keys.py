@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass
 
-from gpt2lab.record.columns import COLUMNS
+from gpt2lab.record.columns import COLUMNS, Column
 from gpt2lab.record.sweep import WORDS
 
 _LOSS = "nats per counted token"
@@ -19,14 +19,10 @@ class SummaryKey:
     meaning: str
 
 
-def _best_keys() -> list[SummaryKey]:
-    best = []
-    for entry in COLUMNS:
-        if entry.split:
-            word = "highest" if entry.higher_is_better else "lowest"
-            best.append(SummaryKey(f"best_{entry.name}", entry.unit, f"{word} {entry.name}"))
-            best.append(SummaryKey(f"best_{entry.name}_step", "updates", f"step of the {word} {entry.name}"))
-    return best
+def _best(entry: Column) -> list[SummaryKey]:
+    best, name = "highest" if entry.higher_is_better else "lowest", f"best_{entry.name}"
+    step = SummaryKey(f"{name}_step", "updates", f"step of the {best} {entry.name}")
+    return [SummaryKey(name, entry.unit, f"{best} {entry.name}"), step]
 
 
 SUMMARY_KEYS: tuple[SummaryKey, ...] = (
@@ -46,7 +42,7 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("max_steps", "updates", "steps planned"),
     SummaryKey("tokens", "tokens", "training tokens consumed; of a sweep by all jobs"),
     *(SummaryKey(entry.name, entry.unit, entry.description) for entry in COLUMNS if entry.format in ("loss", "share")),
-    *_best_keys(),
+    *(key for entry in COLUMNS if entry.split for key in _best(entry)),
     SummaryKey("loss_step", "updates", "step of the last val_loss that is finite"),
     SummaryKey("perplexity", "", "exp(val_loss)"),
     SummaryKey("bits_per_byte", "bits per byte", "val_loss per byte of the validation split"),

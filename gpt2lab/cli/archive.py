@@ -34,7 +34,8 @@ def snapshot(directory: Path | None, name: str | None, hypothesis: str | None, f
     DIRECTORY is the directory of a run or a sweep, or a folder of them; without it, the one that ended last. A sweep
     is one experiment, with its runs inside.
     """
-    from gpt2lab.report import freeze_noise, write_report  # matplotlib takes longer than a list does
+    from gpt2lab.report import write_report
+    from gpt2lab.report.comparison.sweep_results import freeze_noise  # matplotlib takes longer than a list does
 
     if directory is None:
         directory = latest_result(Path("runs"))
