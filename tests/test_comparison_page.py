@@ -148,6 +148,7 @@ def test_unfinished_jobs_are_counted_and_named_with_their_reason(grokking: Path)
     assert "- weight_decay=0 train_fraction=0.3: no run with seed 3" in page
 
 
+@pytest.mark.slow
 def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:
     page = report(grokking)
     results = section(page, "Results")
@@ -187,6 +188,7 @@ def test_writing_twice_gives_the_same_bytes_and_old_figures_go(grokking: Path) -
     assert {path: path.read_bytes() for path in grokking.rglob("*") if path.is_file()} == first
 
 
+@pytest.mark.slow
 def test_the_summary_has_the_keys_of_a_run_where_all_runs_agree(banded: Path, grokking: Path) -> None:
     report(banded), report(grokking)
     found = summary(banded)

@@ -118,7 +118,8 @@ def test_every_precision_agrees_with_the_reference(counted, precision):
         assert check.passed, check
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
 def test_every_access_of_a_banded_update_and_evaluation_is_in_bounds_and_of_what_was_written(precision):
     spec = spec_for(MODEL, (1, 4), replace(CUDA_ON_HOST, precision=precision), micro_batch_size=2)
     device = HostDevice(checked=True)

@@ -238,6 +238,7 @@ def test_a_part_of_the_check_does_not_replace_the_record_of_the_whole(gpu_check,
     assert part == f"{whole}-cases-skip-torch-124m-16x1024-51m"
 
 
+@pytest.mark.slow
 def test_an_error_while_measuring_is_kept_and_the_steps_are_still_timed(gpu_check, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise EngineError("cuBLASLt has no algorithm")

@@ -43,7 +43,7 @@ def test_a_run_leaves_its_whole_record(workplace, capsys):
     assert str(path) in shown
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=" ".join)
+@pytest.mark.parametrize("engine", [ENGINES[0], pytest.param(ENGINES[1], marks=pytest.mark.slow)], ids=" ".join)
 def test_losses_fall_and_rows_repeat_bit_by_bit(workplace, engine):
     overrides = [
         *QUIET,

@@ -41,6 +41,7 @@ def test_a_larger_grid_in_the_same_directory_runs_what_is_new(workplace, capsys)
     assert "s/runs/0-seed=5 is not a job of this grid: kept, but not counted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failed_job_does_not_stop_the_others_and_is_tried_again_when_asked(workplace, capsys):
     grid = ["-m", *SHORT, "optim.learning_rate=1e-3,1e12", "optim.grad_clip=0", "schedule=constant", "seed=5,6"]
     assert main(grid) == 4
@@ -57,6 +58,7 @@ def test_a_failed_job_does_not_stop_the_others_and_is_tried_again_when_asked(wor
     assert sweep.jobs[2].folder.endswith("+2")
 
 
+@pytest.mark.slow
 def test_force_runs_everything_anew_and_keeps_what_was(workplace):
     assert main(["-m", *SHORT, "seed=5,6"]) == 0
     assert main(["-m", *SHORT, "seed=5,6", "sweep.mode=force"]) == 0

@@ -24,7 +24,7 @@ def failed(checks) -> list[str]:
 FEW = [case for case in proof.CASES if case.HS in (8, 64)] + [COUNTED]
 BOTH = (Precision.fp32, Precision.bf16)
 MODES = [
-    ({"checked": True}, Precision.fp32, FEW),
+    pytest.param({"checked": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
     ({}, Precision.bf16, FEW),
     ({"float64": True}, Precision.fp32, FEW),
     *(pytest.param({"checked": True}, precision, proof.CASES, marks=pytest.mark.slow) for precision in BOTH),
