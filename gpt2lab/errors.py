@@ -4,6 +4,7 @@ A user's error is one line that says which key or file, what was found, what was
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -67,8 +68,9 @@ def describe_error(error: Exception) -> tuple[str, int]:
     error = no_memory(error) if isinstance(error, MemoryError) else error
     if isinstance(error, Gpt2labError):
         return " ".join(str(error).split()), error.exit_code
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {(error.strerror or str(error)).lower()}", ArchiveError.exit_code
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        where = "output" if error.filename is None else error.filename
+        return f"{where}: {(error.strerror or str(error)).lower()}", ArchiveError.exit_code
     attached = f"what the same command prints with {TRACEBACK_VARIABLE}=1"
     if isinstance(error, InternalError) and error.traceback_file is not None:
         beside = [error.traceback_file.with_name(name) for name in ("config.yaml", "provenance.json")]
@@ -81,7 +83,11 @@ def describe_error(error: Exception) -> tuple[str, int]:
 def error_line(codes: list[int], *, show: Callable[[str], str] = str) -> Iterator[None]:
     """Turn an error into one line on stderr, as `show` writes it, and its exit code; a closed pipe has no line."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # as with >&-
+                sys.stdout.flush()  # here, where a closed pipe is silent
     except (Exception, SystemExit) as error:
         if is_closed_pipe(error):
             codes.append(discard_output())

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +87,10 @@ def test_a_sweep_whose_output_nobody_reads_stops_and_is_not_archived(workplace, 
     [first, second] = read_sweep(Path("sweep")).jobs
     begun = ["interrupted"] if place == "advance" else ["not started"]
     assert [read_state(Path("sweep", job.folder)).word for job in (first, second)] == [*begun, "not started"]
+
+
+@pytest.mark.parametrize(("target", "code", "line"), [(">&-", 0, ""), ("> /dev/full", 5, "gpt2lab: output: no space")])
+def test_output_that_cannot_be_written_is_no_fault_of_ours(tmp_path, target, code, line):
+    command = f'"{sys.executable}" -c "from gpt2lab.cli import main; main()" list --root "{tmp_path}" {target}'
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.startswith(line), result.stderr.count("\n")) == (code, True, len(line) > 0)

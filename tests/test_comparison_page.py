@@ -148,7 +148,6 @@ def test_unfinished_jobs_are_counted_and_named_with_their_reason(grokking: Path)
     assert "- weight_decay=0 train_fraction=0.3: no run with seed 3" in page
 
 
-@pytest.mark.slow
 def test_grokking_has_its_table_bounds_and_both_splits(grokking: Path) -> None:
     page = report(grokking)
     results = section(page, "Results")

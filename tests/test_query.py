@@ -1,6 +1,9 @@
 """SQL over the archive: `gpt2lab sql` and `gpt2lab list --where --sort`. It reads, and nothing else."""
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -331,3 +334,16 @@ def test_sql_names_what_it_could_not_read_and_goes_on(archived_runs, command):
     (archived_runs / "00001-first" / "summary.json").write_text("{")
     out, error = command("sql", "SELECT count(name) FROM experiments", "--root", str(archived_runs))
     assert out.splitlines()[1].strip() == "3" and error.startswith("left out: ") and "summary.json" in error
+
+
+def test_ctrl_c_ends_a_query_and_is_not_its_time_limit(run_and_sweep):
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        select(listed(run_and_sweep), endless)
+
+
+def test_a_value_that_no_summary_has_is_null(run_and_sweep):
+    assert rows(run_and_sweep, 'SELECT count(*), count("jobs.not started") FROM experiments')[0][1] == 0
+    assert chosen(run_and_sweep, "jobs.killed > 0") == []

@@ -42,6 +42,7 @@ from gpt2lab.schema import (
         (lambda: TrainConfig(time_limit=0), r"train\.time_limit=0"),
         (lambda: TrainConfig(log_every=0), r"train\.log_every=0"),
         (lambda: RunConfig(seed=-1), r"seed=-1"),
+        (lambda: RunConfig(seed=2**63), r"seed=9223372036854775808"),
         (lambda: RunConfig(fc2_band=-2, sparsity=SparsityName.banded), r"fc2_band=-2"),
         (lambda: RunConfig(train=TrainConfig(seq_len=300)), r"train\.seq_len=300 is above model\.max_seq_len=256"),
         (lambda: RunConfig(task_position=256), r"go from 0 to 255"),

@@ -46,7 +46,7 @@ def test_names_in_one_summary_spoil_no_query_over_the_others(archived_runs, comm
 def test_more_columns_than_sqlite_has_are_refused_only_where_all_are_asked_for(archived_runs, monkeypatch):
     monkeypatch.setattr(query, "MAX_COLUMNS", 10)
     assert rows(archived_runs, "SELECT name FROM experiments WHERE seed = 2") == [("second",)]
-    with pytest.raises(ConfigError, match=r"experiments has 1\d columns, at most 10 are read; name columns instead"):
+    with pytest.raises(ConfigError, match=r"experiments has \d\d columns, at most 10 are read; name columns instead"):
         rows(archived_runs, "SELECT * FROM experiments")
 
 

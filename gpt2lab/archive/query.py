@@ -127,7 +127,7 @@ class _UnknownNameError(ConfigError):
 
 def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> QueryResult:
     """Return the result over the columns that are `asked` for, by default all of them."""
-    columns = tables.columns()
+    columns, end = tables.columns(), 0.0
     try:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             for table, every in columns.items():
@@ -140,7 +140,7 @@ def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> 
                 declared = [f"{_quote(name)} {kind}" for name, kind in zip(names, kinds, strict=True)]
                 connection.execute(f"CREATE TABLE {table} ({', '.join(declared)})")
                 connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", rows)
-            _restrict(connection)
+            end = _restrict(connection)
             cursor = connection.execute(_translate(query, columns))
             found = list(_limited(cursor, label))
             named = tuple(column[0] for column in cursor.description or ())
@@ -148,6 +148,8 @@ def _execute(tables: Tables, asked: set[str] | None, query: str, label: str) -> 
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
+        if str(error) == "interrupted" and time.monotonic() < end:
+            raise KeyboardInterrupt from None  # sqlite3 lets no exception out of its progress handler
         raise _describe(error, columns, label) from None
 
 
@@ -160,8 +162,8 @@ def _kind(values: Iterable[Any]) -> str:
     return "INTEGER" if kinds == {int} else "REAL" if kinds and kinds <= {int, float} else ""
 
 
-def _restrict(connection: sqlite3.Connection) -> None:
-    """Leave the connection nothing but reading, for a limited time, and within limited memory."""
+def _restrict(connection: sqlite3.Connection) -> float:
+    """Leave the connection nothing but reading, until the moment returned (monotonic), and within limited memory."""
     for function in _JSON_TABLES:  # SQLite makes a table of each at its first use, which is not authorized later
         connection.execute(f"SELECT 1 FROM {function}('[]')")
     connection.execute("PRAGMA temp_store = MEMORY")
@@ -180,6 +182,7 @@ def _restrict(connection: sqlite3.Connection) -> None:
     end = time.monotonic() + TIME_LIMIT_S
     connection.set_authorizer(authorize)
     connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS_PER_LOOK)
+    return end
 
 
 def _limited(cursor: sqlite3.Cursor, label: str) -> Iterator[tuple[Any, ...]]:

@@ -58,7 +58,7 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("n_params_active", "", "parameters without band zeros and padded vocabulary rows"),
     SummaryKey("flop_per_token_dense", "FLOP per token", "training FLOP with nothing left out (6N + 12LCT)"),
     SummaryKey("flop_per_token_computed", "FLOP per token", "training FLOP that the first update computes"),
-    SummaryKey("density", "", "NULL, where the runs of a sweep differ in density"),
+    SummaryKey("density", "", "always NULL; each matrix has its own"),
     SummaryKey("density.fc1", "", "share of the FC1 weights inside the band"),
     SummaryKey("density.fc2", "", "share of the FC2 weights inside the band"),
     SummaryKey("fc1_band", "hidden units", "full width of the FC1 band; 0: dense"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2lab.archive.experiments import Experiment, Listed
+from gpt2lab.archive.summary_keys import SUMMARY_KEYS
 from gpt2lab.errors import ArchiveError
 from gpt2lab.record.metrics import read_metrics
 from gpt2lab.record.rundir import RunDir
@@ -25,6 +26,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "runs": ("run", "number", "job", "label", "status"),
     "metrics": ("run", "number", "job", "step"),
 }
+SUMMARY_NAMES = tuple(key.name for key in SUMMARY_KEYS)
 RUN_TABLES = {"runs", "metrics"}
 MAX_NAMES = 300  # of columns that one file gives
 # None begins with the underscore of SQLite's _rowid_.
@@ -49,9 +51,10 @@ class Tables:
                 self._read_runs(experiment)
 
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Return {table: columns}."""
+        """Return {table: columns}; those of summaries also where no experiment has a value."""
+        documented = {"experiments": SUMMARY_NAMES, "runs": (), "metrics": ()}
         return {
-            table: tuple(dict.fromkeys([*COLUMNS[table], *(name for row in rows for name in row)]))
+            table: tuple(dict.fromkeys([*COLUMNS[table], *documented[table], *(name for row in rows for name in row)]))
             for table, rows in self.rows.items()
         }
 
@@ -60,7 +63,7 @@ class Tables:
         for experiment, row in zip(self.experiments, rows, strict=True):
             with self._noting_damage():
                 row |= flat(experiment.path / "summary.json", experiment.summary, row)
-        asked = {name for row in rows for name in row if name in self.names}
+        asked = self.names & {*SUMMARY_NAMES, *(name for row in rows for name in row)}
         for experiment, row in zip(self.experiments, rows, strict=True):
             missing = asked - row.keys()
             if missing or self.every_config:

@@ -42,10 +42,7 @@ def main() -> None:
     """Entry point of the console script. An error is one line and its exit code, a closed pipe its exit code alone."""
     codes: list[int] = []
     with error_line(codes, show=printable):
-        try:
-            codes.append(_invoke())
-        finally:
-            sys.stdout.flush()  # here, where a closed pipe is silent
+        codes.append(_invoke())
     if codes[-1]:
         sys.exit(codes[-1])
 

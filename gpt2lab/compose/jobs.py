@@ -26,12 +26,9 @@ def main(task: Task, sweep: Callable[[Grid], int], arguments: Sequence[str] | No
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     codes: list[int] = []
     with error_line(codes):
-        try:
-            arguments = with_resumed(arguments)
-            grid = None if any(map(_INFORMATION.fullmatch, arguments)) else expand(arguments)
-            codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
-        finally:
-            sys.stdout.flush()  # here, where a closed pipe is silent
+        arguments = with_resumed(arguments)
+        grid = None if any(map(_INFORMATION.fullmatch, arguments)) else expand(arguments)
+        codes.append(_run_one(task, arguments) if grid is None else sweep(grid))
     return codes[-1]
 
 

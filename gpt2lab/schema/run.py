@@ -35,8 +35,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
             raise ConfigError("name= is empty: give the run a name, or leave it out")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: expected 0 or above")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed}: expected 0 or above, and less than 2**63")
         for name in ("fc1_band", "fc2_band"):
             if not 0 <= getattr(self, name) <= 8 * groups.MAX_DIMENSION:  # twice the hidden units of the widest model
                 raise ConfigError(

@@ -55,7 +55,7 @@ MISTAKES = (
     mistake(
         "an operating system's error without a file is taken for the user's",
         "gpt2lab/errors.py",
-        "isinstance(error, OSError) and error.filename is not None:",
+        "isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):",
         "isinstance(error, OSError):",
         "test_errors.py",
     ),
