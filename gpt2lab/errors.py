@@ -108,7 +108,8 @@ def error_line(codes: list[int], *, show: Callable[[str], str] = str) -> Iterato
 
 def no_memory(error: MemoryError) -> EngineError:
     """Return the user's error for memory that did not suffice."""
-    return EngineError(f"out of memory: {error}; choose a smaller model, or a smaller train.micro_batch_size")
+    what = f"out of memory: {error}" if str(error) else "out of memory"
+    return EngineError(f"{what}; free some, or choose a smaller model or a smaller train.micro_batch_size")
 
 
 def is_closed_pipe(error: BaseException) -> bool:

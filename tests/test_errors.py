@@ -86,13 +86,13 @@ def test_too_little_memory_is_no_fault_of_ours(error, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TorchEngine, "_backward", fail)
     assert main([*TINY, "hydra.run.dir=here"]) == 2
-    assert capsys.readouterr().err.startswith(f"gpt2lab: out of memory: {error}; choose a smaller model")
+    assert capsys.readouterr().err.startswith(f"gpt2lab: out of memory: {error}; free some")
     assert not Path("here/traceback.txt").exists()
 
 
 def test_an_array_too_large_for_memory_is_no_fault_of_ours():
     line, code = describe_error(MemoryError("Unable to allocate 4.00 GiB"))
-    assert code == 2 and line.startswith("out of memory: Unable to allocate 4.00 GiB; choose")
+    assert code == 2 and line.startswith("out of memory: Unable to allocate 4.00 GiB; free")
 
 
 def test_a_users_error_leaves_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_the_wheel_carries_nothing_else(built_wheel: Path, tracked_files: list[s
 
 @pytest.mark.slow
 def test_the_installed_package_is_the_one_that_is_imported(installed_bin: Path, tmp_path: Path) -> None:
-    code = "import gpt2lab, gpt2lab.compose as c; print(gpt2lab.__file__, c.CONF)"
+    code = "import gpt2lab, gpt2lab.compose.configs as c; print(gpt2lab.__file__, c.CONF)"
     for path in run_command([str(installed_bin / "python"), "-c", code], tmp_path).split():
         assert Path(path).is_relative_to(installed_bin.parent)
 

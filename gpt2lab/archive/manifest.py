@@ -41,7 +41,8 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     check_version(path, manifest.get("version", VERSION), VERSION)
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
-        isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys() for entry in files.values()
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("bytes"), int)
+        for entry in files.values()
     ):
         raise ArchiveError(f"{path}: damaged, it does not list the files of the experiment")
     return files

@@ -43,6 +43,7 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
             missing = [name for name in names if name not in there]
             if whole and missing:
                 whole = _append_columns(whole, missing)
+                _header(path, whole)
                 write_atomic(path, whole)
             os.truncate(path, len(whole))
             # Unbuffered: a row is handed to the system in the one call that wrote it.

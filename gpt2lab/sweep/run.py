@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2lab.compose import Grid, launch
-from gpt2lab.errors import ConfigError
+from gpt2lab.errors import ConfigError, error_line
 from gpt2lab.record.columns import result_names
 from gpt2lab.record.identity import code_hash
 from gpt2lab.record.lock import held
@@ -19,7 +19,7 @@ from gpt2lab.record.sweep import Sweep, SweepJob, read_state, write_sweep
 from gpt2lab.schema import RunConfig, SweepMode
 from gpt2lab.sweep.board import Board
 from gpt2lab.sweep.plan import Agenda, find_earlier, list_jobs, new_directory, plan_sweep
-from gpt2lab.sweep.worker import Execute, Worker
+from gpt2lab.sweep.worker import STOPS, Execute, Worker
 
 ROOT = Path("runs/sweeps")
 PATIENCE_S = 60.0  # while another start looks for its directory
@@ -64,9 +64,11 @@ def run_sweep(
             fail_fast=config.sweep.fail_fast,
             parallel=grid.parallel,
         )
-        stop_code = _hand_out(agenda, worker, grid, board, console)
+        with ExitStack() as stack:
+            codes = stack.enter_context(_watched(board)) if grid.parallel else []
+            stop_code = _hand_out(agenda, worker, grid, console)
         board.say_end()
-        return _result(agenda, stop_code)
+        return _result(agenda, stop_code or (codes[-1] if codes else 0))
 
 
 @contextmanager
@@ -88,31 +90,42 @@ def _planned(grid: Grid, config: RunConfig, jobs: list[SweepJob], code: str) -> 
         yield agenda
 
 
-def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, board: Board, console: Console) -> int:
+def _hand_out(agenda: Agenda, worker: Worker, grid: Grid, console: Console) -> int:
     """Run the pending jobs; return the exit code of what stopped them, 0 when nothing did."""
-    done = threading.Event()
-    watcher = threading.Thread(target=board.watch, args=(done,), daemon=True)
-    if grid.parallel:
-        watcher.start()
     waiting = list(agenda.pending)
+    while waiting:
+        try:
+            launch(worker, [(job.overrides, job.folder) for job in waiting], agenda.sweep.path, grid.of_hydra)
+            return 0
+        except KeyboardInterrupt:
+            return 130
+        except SystemExit as stop:
+            if stop.code not in STOPS:
+                raise
+            return int(stop.code)
+        except Exception as error:  # a killed worker ends the launcher; the other jobs still run
+            console.print(f"the launcher ended with {type(error).__name__}: {error}")
+        left = [job for job in waiting if read_state(agenda.sweep.run_dir(job)).word == "not started"]
+        waiting = left if len(left) < len(waiting) else []
+    return 0
+
+
+@contextmanager
+def _watched(board: Board) -> Iterator[list[int]]:
+    """Print the progress of jobs in other processes; the list gets CLOSED_PIPE when nobody reads that."""
+    codes: list[int] = []
+
+    def watch() -> None:
+        with error_line(codes):
+            board.watch(done)
+
+    done, watcher = threading.Event(), threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        while waiting:
-            try:
-                launch(worker, [(job.overrides, job.folder) for job in waiting], agenda.sweep.path, grid.of_hydra)
-                return 0
-            except KeyboardInterrupt:
-                return 130
-            except SystemExit as stop:
-                return int(stop.code or 0)
-            except Exception as error:  # a killed worker ends the launcher; the other jobs still run
-                console.print(f"the launcher ended with {type(error).__name__}: {error}")
-            left = [job for job in waiting if read_state(agenda.sweep.run_dir(job)).word == "not started"]
-            waiting = left if len(left) < len(waiting) else []
-        return 0
+        yield codes
     finally:
         done.set()
-        if grid.parallel:
-            watcher.join()
+        watcher.join()
 
 
 def _result(agenda: Agenda, code: int) -> SweepResult:
