@@ -114,9 +114,8 @@ def no_memory(error: MemoryError) -> EngineError:
 
 def is_closed_pipe(error: BaseException) -> bool:
     """Whether an exception says that nobody reads the output any more; rich raises SystemExit for it."""
-    return isinstance(error, BrokenPipeError) or (
-        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
-    )
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, BrokenPipeError)
 
 
 def discard_output() -> int:

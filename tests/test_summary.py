@@ -10,7 +10,7 @@ import run_records
 
 from gpt2lab.errors import ArchiveError
 from gpt2lab.model import bands
-from gpt2lab.report import summarise
+from gpt2lab.report.summary import summarise
 
 
 @pytest.fixture

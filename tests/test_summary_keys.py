@@ -14,7 +14,7 @@ from tests.run_records import write_text_run
 from tests.sweep_records import write_grokking_sweep
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-NAMES = {key.name for key in SUMMARY_KEYS}
+NAMES = set(SUMMARY_KEYS)
 
 
 def columns(directory: Path) -> set[str]:
@@ -40,10 +40,11 @@ def test_no_meaning_is_of_a_key_that_no_summary_has(tmp_path):
     assert {name for name in NAMES - columns(run) - columns(sweep) if not name.startswith("jobs.")} == {"density"}
 
 
-def test_the_meanings_are_short_unique_and_listed_with_the_tables():
-    assert len(NAMES) == len(SUMMARY_KEYS)
+def test_the_meanings_are_short_and_listed_with_the_tables():
     metrics = {column.name for column in COLUMNS}
-    assert all(len(key.meaning) <= 60 for key in SUMMARY_KEYS if key.name not in metrics)  # a terminal shows no more
+    assert all(
+        len(meaning) <= 60 for name, (_, meaning) in SUMMARY_KEYS.items() if name not in metrics
+    )  # a terminal shows no more
     described = {row[:2]: row[4:] for row in describe(list_experiments(EXPERIMENTS)).rows}
     assert described["experiments", "delay"] == ("updates", "steps_to_val_accuracy minus steps_to_train_accuracy")
     assert described["runs", "run"] == (None, "4, or 4/12 for job 12 of a sweep")

@@ -124,7 +124,10 @@ def metrics_table() -> str:
 
 
 def summary_table() -> str:
-    return table(("column", "unit", "meaning"), ((f"`{key.name}`", key.unit, key.meaning) for key in SUMMARY_KEYS))
+    return table(
+        ("column", "unit", "meaning"),
+        ((f"`{name}`", unit or "", meaning) for name, (unit, meaning) in SUMMARY_KEYS.items()),
+    )
 
 
 def commands_table() -> str:

@@ -40,7 +40,6 @@ _JSON_TABLES = ("json_each", "json_tree")
 
 
 _OF_METRICS = {entry.name: (entry.unit or None, entry.description) for entry in METRICS}
-_OF_SUMMARY = {key.name: (key.unit or None, key.meaning) for key in SUMMARY_KEYS}
 _IDENTITY = {
     "number": (None, "number of the experiment"),
     "slug": (None, "its name as in the name of its folder"),
@@ -99,7 +98,7 @@ def describe(experiments: list[Listed]) -> QueryResult:
     tables = Tables(experiments, names=RUN_TABLES, every_config=True)
     rows = []
     for table, columns in tables.columns().items():
-        meanings = _IDENTITY | (_OF_SUMMARY if table == "experiments" else _OF_METRICS)
+        meanings = _IDENTITY | (SUMMARY_KEYS if table == "experiments" else _OF_METRICS)
         for name in columns:
             values = [row[name] for row in tables.rows[table] if row.get(name) is not None]
             example = values[-1] if values else None

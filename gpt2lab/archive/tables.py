@@ -26,7 +26,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "runs": ("run", "number", "job", "label", "status"),
     "metrics": ("run", "number", "job", "step"),
 }
-SUMMARY_NAMES = tuple(key.name for key in SUMMARY_KEYS)
 RUN_TABLES = {"runs", "metrics"}
 MAX_NAMES = 300  # of columns that one file gives
 # None begins with the underscore of SQLite's _rowid_.
@@ -52,7 +51,7 @@ class Tables:
 
     def columns(self) -> dict[str, tuple[str, ...]]:
         """Return {table: columns}; those of summaries also where no experiment has a value."""
-        documented = {"experiments": SUMMARY_NAMES, "runs": (), "metrics": ()}
+        documented = {"experiments": SUMMARY_KEYS, "runs": (), "metrics": ()}
         return {
             table: tuple(dict.fromkeys([*COLUMNS[table], *documented[table], *(name for row in rows for name in row)]))
             for table, rows in self.rows.items()
@@ -63,7 +62,7 @@ class Tables:
         for experiment, row in zip(self.experiments, rows, strict=True):
             with self._noting_damage():
                 row |= flat(experiment.path / "summary.json", experiment.summary, row)
-        asked = self.names & {*SUMMARY_NAMES, *(name for row in rows for name in row)}
+        asked = self.names & {*SUMMARY_KEYS, *(name for row in rows for name in row)}
         for experiment, row in zip(self.experiments, rows, strict=True):
             missing = asked - row.keys()
             if missing or self.every_config:

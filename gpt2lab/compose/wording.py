@@ -39,7 +39,8 @@ def _explain(error: Exception) -> str:
     if re.search(r"not in struct|Key '[^']*' (is )?not in", f"{text} {cause}"):
         close = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.6)
         close = close or [name for name in known_keys() if name.split(".")[-1] == key.split(".")[-1]]
-        return f"unknown key {key}: {f'did you mean {_either(close)}?' if close else 'see --cfg job for every key'}"
+        hint = f"did you mean {' or '.join(close)}?" if close else "see --cfg job for every key"
+        return f"unknown key {key}: {hint}"
     missing = re.search(r"Could not find '([^']+)'.*?Available options in '[^']+':(.*?)(Config search|$)", text, re.S)
     if missing:
         group, _, option = missing[1].rpartition("/")
@@ -80,10 +81,6 @@ def _expected(reason: str) -> str:
     if "Union[int, str]" in first:
         return "expected a whole number or a word"
     return "expected a value, not null" if "is not Optional" in first else first
-
-
-def _either(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + (" or " if len(names) > 1 else "") + names[-1]
 
 
 def known_keys() -> list[str]:

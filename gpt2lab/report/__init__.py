@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from gpt2lab.report.summary import summarise
-
 
 def write_report(directory: Path, title: str) -> None:
     """Write summary.json, figures/ and README.md of the record in `directory`. Raises ArchiveError."""

@@ -163,9 +163,11 @@ def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
 
 def _check_alike(first: ModelOnTask, cell: ModelOnTask) -> None:
     """Raise ConfigError when two models would not see the same tokens of a task, cut and counted in the same way."""
+    counted = [c.spec.counted for c in (first, cell)]
+    spans = tuple("all" if positions is None else f"{positions[0]} to {positions[-1]}" for positions in counted)
     for what, key, values in (
         ("positions a sequence", "train.seq_len", (first.spec.seq_len, cell.spec.seq_len)),
-        ("counted positions", "task_position", tuple(_span(c.spec.counted) for c in (first, cell))),
+        ("counted positions", "task_position", spans),
         ("tokenizer", "data.tokenizer", (first.source.tokenizer.name, cell.source.tokenizer.name)),
         ("data files", "data", (first.source.files, cell.source.files)),
     ):
@@ -175,10 +177,6 @@ def _check_alike(first: ModelOnTask, cell: ModelOnTask) -> None:
                 f"{first.model.name} and {cell.model.name} on {cell.task}: their {what} differ{shown}, so their "
                 f"numbers could not be compared; name {key} in --on, or evaluate them apart"
             )
-
-
-def _span(counted: tuple[int, ...] | None) -> str:
-    return "all" if counted is None else f"{counted[0]} to {counted[-1]}"
 
 
 def _batches(cell: ModelOnTask, split: str, count: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
