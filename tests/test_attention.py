@@ -28,7 +28,7 @@ FEW = [case for case in attention.CASES if case.HS in (20, 64) and (case.positio
 MODES = [
     pytest.param({"checked": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
     ({}, Precision.bf16, FEW),
-    ({"float64": True}, Precision.fp32, FEW),
+    pytest.param({"float64": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
     *(pytest.param({"checked": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
     *(pytest.param({}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
     *(pytest.param({"reverse": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),

@@ -187,7 +187,7 @@ def test_gradients_equal_finite_differences_in_float64(kind, n_layer, counted):
             assert gradient[i] == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5, abs=1e-9), name
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("counted", [None, (1, 3)], ids=str)
 @pytest.mark.parametrize("kind", ["shared beginnings", "nothing shared"])
 def test_every_access_is_in_bounds_ordered_and_initialised(precision, counted, kind):

@@ -61,6 +61,7 @@ def test_what_does_not_fit_is_refused_before_parameters_are_drawn(monkeypatch):
         prepare_parts(config)
 
 
+@pytest.mark.slow
 def test_a_run_can_watch_every_access_of_its_kernels(monkeypatch, tmp_path):
     cuda = tmp_path / "cuda"
     shutil.copytree(find_cuda_folder(), cuda)

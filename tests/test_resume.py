@@ -194,6 +194,7 @@ def test_a_continuation_says_what_is_not_as_it_was(workplace, capsys):
     assert "the code has changed" not in capsys.readouterr().out  # since the last time
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_after_it_was_archived_is_archived_again(workplace, capsys):
     overrides = [item for item in QUIET if item != "archive.mode=off"]
     path = run(*overrides, "train.max_steps=4", "schedule=constant", "name=long")

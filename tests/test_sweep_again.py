@@ -142,6 +142,7 @@ def test_a_sweep_goes_on_after_an_edit_of_the_readme_and_mixes_no_other_code(che
     assert "job 0 (seed=5) runs again: the code has changed since" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_job_that_was_resumed_by_hand_with_other_code_runs_again(checkout, capsys):
     grid = ["-m", *SHORT, "seed=5,6", "hydra.sweep.dir=s"]
     assert main(grid) == 0
