@@ -27,7 +27,7 @@ def failed(checks) -> list[str]:
 FEW = [case for case in attention.CASES if case.HS in (20, 64) and (case.positions is None or case.T > 32)]
 MODES = [
     pytest.param({"checked": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
-    ({}, Precision.bf16, FEW),
+    pytest.param({}, Precision.bf16, FEW, marks=pytest.mark.slow),
     pytest.param({"float64": True}, Precision.fp32, FEW, marks=pytest.mark.slow),
     *(pytest.param({"checked": True}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),
     *(pytest.param({}, precision, attention.CASES, marks=pytest.mark.slow) for precision in BOTH),

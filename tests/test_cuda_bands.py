@@ -94,6 +94,7 @@ def allowed(shape: GPTConfig, *, rows: int, precision: str = "fp32") -> float:
     return (2 * shape.n_layer + 1) * tolerance(terms=longest, store=precision, roundings=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("counted", [pytest.param(None, marks=pytest.mark.slow), (-1,)])
 def test_every_precision_agrees_with_the_reference(counted, precision):

@@ -120,7 +120,7 @@ def test_gradients_equal_finite_differences_in_float64(changes, counted):
 @pytest.mark.parametrize(
     ("length", "precision"),
     [
-        (40, Precision.fp32),
+        pytest.param(40, Precision.fp32, marks=pytest.mark.slow),
         pytest.param(5, Precision.bf16, marks=pytest.mark.slow),
         pytest.param(5, Precision.fp32, marks=pytest.mark.slow),
         pytest.param(40, Precision.bf16, marks=pytest.mark.slow),

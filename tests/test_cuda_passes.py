@@ -313,6 +313,7 @@ def test_sizes_of_a_tree_that_differ_a_little_are_padded_to_few():
     assert len(shapes) <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [pytest.param(None, marks=pytest.mark.slow), (1, 3)], ids=str)
 def test_passes_go_with_banded_products(counted):
     model = shape_of(fc1_band=6, fc2_band=9)

@@ -22,7 +22,7 @@ from gpt2lab.schema import OptimConfig, Precision
 CUDA = Path(__file__).parent.parent / "cuda"
 PROOFS = [embedding, layer_norm, positions, cross_entropy, grad_norm, adamw]
 DEVICES = [
-    ({"checked": True}, Precision.fp32),
+    pytest.param({"checked": True}, Precision.fp32, marks=pytest.mark.slow),
     ({}, Precision.bf16),
     pytest.param({"float64": True}, Precision.fp32, marks=pytest.mark.slow),
     pytest.param({}, Precision.fp32, marks=pytest.mark.slow),

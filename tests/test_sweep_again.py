@@ -121,6 +121,7 @@ def checkout(workplace, monkeypatch) -> Path:
     return workplace / "checkout"
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_an_edit_of_the_readme_and_mixes_no_other_code(checkout, monkeypatch, capsys):
     grid = ["-m", *SHORT, "seed=5,6", "hydra.sweep.dir=s"]
     with monkeypatch.context() as patch:
